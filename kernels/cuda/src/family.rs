@@ -1,0 +1,131 @@
+//! The contract between kernel families and the compiler: a family proposes tactics for a problem, and builds one
+//! into CUDA C++ sources and launches. It never sees a graph, an ONNX node or a GPU.
+
+use crate::dim::{Dim, Symbols};
+use crate::tactic::Tactic;
+use crate::target::Target;
+use bakelite_host::Problem;
+
+/// A kernel family: one algorithm with declared tactics.
+pub trait Family: Sync {
+    /// Its name, such as `gemm.mma`: the first word of its tactics.
+    fn name(&self) -> &'static str;
+
+    /// Changes whenever the same tactic would mean other code.
+    fn version(&self) -> u32;
+
+    /// The tactics worth timing for `problem` on `target`, at most some dozens; empty where the family cannot.
+    fn tactics(&self, problem: &Problem<Dim>, symbols: &Symbols, target: &Target) -> Vec<Tactic>;
+
+    /// Estimated time in µs, for ranking where there is no GPU. Comparable across families.
+    fn cost(&self, problem: &Problem<Dim>, tactic: &Tactic, symbols: &Symbols, target: &Target) -> f64;
+
+    /// The code of `tactic`, or why it does not fit `problem` (a tactic may come from a file).
+    fn build(
+        &self,
+        problem: &Problem<Dim>,
+        tactic: &Tactic,
+        symbols: &Symbols,
+        target: &Target,
+    ) -> Result<Build, String>;
+}
+
+/// What a tactic turns a problem into: kernels and the launches that run them in order.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Build {
+    /// Complete CUDA C++ sources, one kernel each, which NVRTC compiles as they are once [`KERNEL_NAME`] is replaced.
+    pub kernels: Vec<String>,
+    /// In order; each waits for the one before.
+    pub launches: Vec<Launch>,
+    /// Scratch memory in bytes, 256-byte aligned, contents undefined at the start.
+    pub workspace: Dim,
+    /// For each operand of the problem: how constant data must be rearranged at compile time before it is uploaded.
+    /// `None`: as it is. A family that returns `Some` requires it: the operand must be a constant.
+    pub packs: Vec<Option<Pack>>,
+}
+
+/// Stands for the kernel's name in a source; the compiler puts the final name there.
+pub const KERNEL_NAME: &str = "KERNEL_NAME";
+
+/// One launch.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Launch {
+    /// Index into [`Build::kernels`].
+    pub kernel: usize,
+    /// Blocks; expressions over symbols for dynamic sizes.
+    pub grid: [Dim; 3],
+    /// Threads.
+    pub block: [u32; 3],
+    /// Dynamic shared memory, bytes.
+    pub shared: u32,
+    /// Blocks in a cluster (sm_90 and later).
+    pub cluster: Option<[u32; 3]>,
+    /// The kernel signals and waits with griddepcontrol itself.
+    pub programmatic: bool,
+    /// Kernel parameters in order.
+    pub args: Vec<Arg>,
+}
+
+/// A kernel parameter.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Arg {
+    /// Pointer to the problem's operand i.
+    Input(usize),
+    /// Pointer to the problem's result i.
+    Output(usize),
+    /// Pointer to the workspace plus this many bytes.
+    Workspace(Dim),
+    /// A 32-bit signed integer: the value of a symbol or of any size.
+    Size(Dim),
+}
+
+/// A compile-time rearrangement of one constant operand: element `i` of the packed data is element
+/// `offset + Σ index[d] · strides[d]` of the original, or zero where some index is past its limit.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Pack {
+    /// Shape of the packed data, row-major.
+    pub shape: Vec<usize>,
+    /// For each packed dimension, how far it moves in the original, in elements.
+    pub strides: Vec<usize>,
+    /// Zero-fill rules: the sum of `index[d] · weight` over the listed dimensions must stay below the limit.
+    pub limits: Vec<Limit>,
+}
+
+/// One zero-fill rule of a [`Pack`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct Limit {
+    /// (dimension, weight)
+    pub terms: Vec<(usize, usize)>,
+    /// First value that is out of bounds.
+    pub below: usize,
+}
+
+impl Pack {
+    /// Applies the rearrangement to elements of `size` bytes.
+    pub fn apply(&self, original: &[u8], size: usize) -> Result<Vec<u8>, String> {
+        let count: usize = self.shape.iter().product();
+        let mut packed = vec![0u8; count * size];
+        let mut index = vec![0usize; self.shape.len()];
+        for out in packed.chunks_exact_mut(size.max(1)) {
+            let inside = self
+                .limits
+                .iter()
+                .all(|l| l.terms.iter().map(|(d, w)| index[*d] * w).sum::<usize>() < l.below);
+            if inside {
+                let at: usize = index.iter().zip(&self.strides).map(|(i, s)| i * s).sum();
+                let from = original.get(at * size..(at + 1) * size);
+                out.copy_from_slice(
+                    from.ok_or_else(|| format!("packing reads element {at} of {}", original.len() / size))?,
+                );
+            }
+            for d in (0..index.len()).rev() {
+                index[d] += 1;
+                if index[d] < self.shape[d] {
+                    break;
+                }
+                index[d] = 0;
+            }
+        }
+        Ok(packed)
+    }
+}
