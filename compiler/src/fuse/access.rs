@@ -5,6 +5,7 @@ use crate::ir::types::{Type, dense_strides};
 use crate::ops::{Broadcast, Op, Slice, Transpose};
 use bakelite_host::problem::Access;
 use bakelite_kernels::Dim;
+use bakelite_kernels::dim::product;
 
 /// A step between a value and where it is read: each turns an access over the value's shape into one over the reader's.
 #[derive(Clone, Debug, PartialEq)]
@@ -12,7 +13,15 @@ pub(super) enum Transform {
     Transpose(Transpose),
     Slice(Slice),
     /// From a shape to one it broadcasts to.
-    Broadcast { from: Vec<Dim>, to: Vec<Dim> },
+    Broadcast {
+        from: Vec<Dim>,
+        to: Vec<Dim>,
+    },
+    /// The same dense elements grouped otherwise.
+    Reshape {
+        from: Vec<Dim>,
+        to: Vec<Dim>,
+    },
 }
 
 impl Transform {
@@ -21,20 +30,42 @@ impl Transform {
         match op {
             Op::Transpose(t) => Some(Transform::Transpose(t.clone())),
             Op::Slice(s) => Some(Transform::Slice(s.clone())),
-            Op::Broadcast(Broadcast { shape }) => Some(Transform::Broadcast { from: input.shape.clone(), to: shape.clone() }),
+            Op::Reshape(r) => Some(Transform::Reshape { from: input.shape.clone(), to: r.shape.clone() }),
+            Op::Broadcast(Broadcast { shape }) => {
+                Some(Transform::Broadcast { from: input.shape.clone(), to: shape.clone() })
+            }
             _ => None,
         }
     }
 
-    fn apply(&self, inner: &Access<Dim>) -> Access<Dim> {
-        let strides = &inner.strides;
+    /// Whether element i of the value is element i of the reader: only the grouping changes.
+    pub(super) fn keeps_order(&self) -> bool {
         match self {
-            Transform::Transpose(t) => {
-                Access { offset: inner.offset.clone(), strides: t.perm.iter().map(|p| strides[*p].clone()).collect() }
-            }
+            Transform::Reshape { .. } => true,
+            Transform::Broadcast { from, to } => product(from) == product(to),
+            _ => false,
+        }
+    }
+
+    fn apply(&self, inner: &Access<Dim>) -> Option<Access<Dim>> {
+        let strides = &inner.strides;
+        Some(match self {
+            Transform::Reshape { from, to } => return regroup(inner, from, to),
+            Transform::Transpose(t) => Access {
+                offset: inner.offset.clone(),
+                strides: t.perm.iter().map(|p| strides[*p].clone()).collect(),
+            },
             Transform::Slice(s) => Access {
-                offset: s.starts.iter().zip(strides).fold(inner.offset.clone(), |sum, (start, stride)| sum + start * stride),
-                strides: strides.iter().zip(&s.steps).map(|(stride, step)| stride * Dim::from(*step)).collect(),
+                offset: s
+                    .starts
+                    .iter()
+                    .zip(strides)
+                    .fold(inner.offset.clone(), |sum, (start, stride)| sum + start * stride),
+                strides: strides
+                    .iter()
+                    .zip(&s.steps)
+                    .map(|(stride, step)| stride * Dim::from(*step))
+                    .collect(),
             },
             Transform::Broadcast { from, to } => {
                 let skip = to.len() - from.len();
@@ -44,21 +75,26 @@ impl Transform {
                 };
                 Access { offset: inner.offset.clone(), strides: (0..to.len()).map(stride).collect() }
             }
-        }
+        })
     }
 }
 
-/// How a dense tensor is read through `transforms`, the one nearest the reader first.
-pub(super) fn through(ty: &Type, transforms: &[Transform]) -> Access<Dim> {
+/// How a dense tensor is read through `transforms`, the one nearest the reader first; `None` where no access can say it.
+pub(super) fn through(ty: &Type, transforms: &[Transform]) -> Option<Access<Dim>> {
     let dense = Access { offset: Dim::from(0), strides: dense_strides(&ty.shape) };
-    transforms.iter().rev().fold(dense, |inner, t| t.apply(&inner))
+    transforms.iter().rev().try_fold(dense, |inner, t| t.apply(&inner))
 }
 
 /// The access over `from` said over `to`, another grouping of the same dense elements: `None` where the strides do not go
 /// together. Sizes of 1 do not matter.
 pub(super) fn regroup(access: &Access<Dim>, from: &[Dim], to: &[Dim]) -> Option<Access<Dim>> {
-    let mut dims: Vec<(Dim, Dim)> =
-        from.iter().cloned().zip(access.strides.iter().cloned()).filter(|(size, _)| !size.is(1)).rev().collect();
+    let mut dims: Vec<(Dim, Dim)> = from
+        .iter()
+        .cloned()
+        .zip(access.strides.iter().cloned())
+        .filter(|(size, _)| !size.is(1))
+        .rev()
+        .collect();
     let mut strides = Vec::new();
     for size in to {
         if size.is(1) {
@@ -67,8 +103,8 @@ pub(super) fn regroup(access: &Access<Dim>, from: &[Dim], to: &[Dim]) -> Option<
         }
         let (mut grown, mut stride) = dims.pop()?;
         while &grown != size {
-            if let Some(rest) = grown.exact_div(size).filter(|_| grown.as_const().is_some() || !rest_is_symbolic(&grown, size)) {
-                // Split a larger dimension: the outer part first, the rest goes back.
+            // A dimension larger than wanted splits: its inner part goes back.
+            if let Some(rest) = grown.exact_div(size) {
                 let outer = &stride * &rest;
                 dims.push((rest, stride));
                 (grown, stride) = (size.clone(), outer);
@@ -83,11 +119,6 @@ pub(super) fn regroup(access: &Access<Dim>, from: &[Dim], to: &[Dim]) -> Option<
         strides.push(stride);
     }
     dims.is_empty().then_some(Access { offset: access.offset.clone(), strides })
-}
-
-// A symbolic dimension splits only when what remains is a constant or itself shows up later: keep to the simple case.
-fn rest_is_symbolic(grown: &Dim, size: &Dim) -> bool {
-    grown.exact_div(size).is_none_or(|r| r.as_const().is_none())
 }
 
 #[cfg(test)]
@@ -105,7 +136,11 @@ mod tests {
     #[test]
     fn regrouping_merges_splits_and_refuses() {
         let check = |strides: &str, from: &str, to: &str, expected: Option<&str>| {
-            assert_eq!(regroup(&access(strides), &dims(from), &dims(to)), expected.map(access), "{strides} {from} {to}");
+            assert_eq!(
+                regroup(&access(strides), &dims(from), &dims(to)),
+                expected.map(access),
+                "{strides} {from} {to}"
+            );
         };
         check("0,0,1", "batch,128,768", "1,128*batch,768", Some("0,0,1"));
         check("0,64,1", "128,12,64", "128,768", Some("0,1"));
@@ -122,6 +157,6 @@ mod tests {
         let slice = Slice { starts: dims("1,2"), steps: vec![1, 2], shape: dims("3,2") };
         let moves = [Transform::Transpose(Transpose { perm: vec![1, 0] }), Transform::Slice(slice)];
         // out[i, j] = slice[j, i] = x[1 + j, 2 + 2i]
-        assert_eq!(through(&ty, &moves), Access { offset: Dim::from(8), strides: dims("2,6") });
+        assert_eq!(through(&ty, &moves), Some(Access { offset: Dim::from(8), strides: dims("2,6") }));
     }
 }

@@ -19,7 +19,8 @@ pub(super) fn from_anchor(graph: &Graph, anchor: NodeId, taken: &HashSet<NodeId>
     let op = node.op().ok_or("not an operator")?;
     let plain = op.lower(&types, &node.types)?;
     let own: Vec<Value> = node.inputs.iter().map(|v| root(graph, *v)).collect();
-    let results: Vec<Value> = (0..node.types.len() as u32).map(|result| Value { node: anchor, result }).collect();
+    let results: Vec<Value> =
+        (0..node.types.len() as u32).map(|result| Value { node: anchor, result }).collect();
     let bare = Region {
         name: node.name.clone(),
         nodes: vec![anchor],
@@ -111,8 +112,8 @@ fn with_epilogue(
     own: &[Value],
 ) -> Option<Region> {
     let mut problem = plain.clone();
-    let shape = crate::plan::output_shape(&problem)?;
-    let epilogue = crate::plan::epilogue_mut(&mut problem)?;
+    let shape = super::shape::of_output(&problem)?;
+    let epilogue = problem.epilogue_mut()?;
     let mut builder = Builder::new(graph, members.iter().copied().collect());
     builder.give(anchor.into(), epilogue.program.inputs[0]);
     let result = builder.register(sink.into(), &[]).ok()?;
@@ -123,7 +124,8 @@ fn with_epilogue(
         return None;
     }
     // Over the sink's own shape each operand was read; over the problem's it must be sayable too.
-    let accesses: Option<Vec<_>> = builder.operands.iter().map(|(_, a)| regroup(a, &ty.shape, &shape)).collect();
+    let accesses: Option<Vec<_>> =
+        builder.operands.iter().map(|(_, a)| regroup(a, &ty.shape, &shape)).collect();
     *epilogue = Epilogue { program: builder.program, operands: accesses? };
     let inputs = own.iter().copied().chain(builder.operands.iter().map(|(v, _)| *v)).collect();
     let mut nodes = vec![anchor];

@@ -16,27 +16,36 @@ pub(super) struct Builder<'a> {
     members: HashSet<NodeId>,
     /// The program so far.
     pub(super) program: Program,
-    /// What each program input past `given` is, and how it is read over the iteration space.
+    /// What each program input past the given ones is, and how it is read over the iteration space.
     pub(super) operands: Vec<(Value, Access<Dim>)>,
-    given: usize,
+    given: Vec<Value>,
     cache: Vec<(Value, Vec<Transform>, Reg)>,
 }
 
 impl<'a> Builder<'a> {
     pub(super) fn new(graph: &'a Graph, members: HashSet<NodeId>) -> Builder<'a> {
-        Builder { graph, members, program: Program::default(), operands: vec![], given: 0, cache: vec![] }
+        Builder {
+            graph,
+            members,
+            program: Program::default(),
+            operands: vec![],
+            given: vec![],
+            cache: vec![],
+        }
     }
 
     /// Makes `value` the next program input, given by the caller (an anchor's accumulator).
     pub(super) fn give(&mut self, value: Value, dtype: DType) {
         let reg = self.program.add_input(dtype);
-        self.given += 1;
+        self.given.push(value);
         self.cache.push((value, vec![], reg));
     }
 
     /// The register that holds `value`, read through `path` (nearest the reader first).
     pub(super) fn register(&mut self, value: Value, path: &[Transform]) -> Result<Reg, String> {
-        if let Some((_, _, reg)) = self.cache.iter().find(|(v, p, _)| *v == value && p == path) {
+        let given = |v: &Value| self.given.contains(v) && path.iter().all(Transform::keeps_order);
+        if let Some((_, _, reg)) = self.cache.iter().find(|(v, p, _)| *v == value && (p == path || given(v)))
+        {
             return Ok(*reg);
         }
         let graph = self.graph;
@@ -62,7 +71,9 @@ impl<'a> Builder<'a> {
                         *r += 1;
                     }
                 }
-                self.operands.push((root(graph, value), through(ty, path)));
+                let access =
+                    through(ty, path).ok_or_else(|| format!("{value} cannot be read through its moves"))?;
+                self.operands.push((root(graph, value), access));
                 reg
             }
         };
@@ -98,12 +109,16 @@ impl<'a> Builder<'a> {
                 for (v, p) in inputs.iter().zip(&paths) {
                     self.register(*v, p)?;
                 }
-                let args = inputs.iter().zip(&paths).map(|(v, p)| self.register(*v, p)).collect::<Result<Vec<_>, _>>()?;
+                let args = inputs
+                    .iter()
+                    .zip(&paths)
+                    .map(|(v, p)| self.register(*v, p))
+                    .collect::<Result<Vec<_>, _>>()?;
                 Ok(self.program.push(Instr::Apply(apply.op, args)))
             }
-            Op::Reshape(_) => self.register(inputs[0], path),
             _ => {
-                let step = Transform::of(op, graph.ty(inputs[0])).ok_or_else(|| format!("{} is not pointwise", op.name()))?;
+                let step = Transform::of(op, graph.ty(inputs[0]))
+                    .ok_or_else(|| format!("{} is not pointwise", op.name()))?;
                 let mut longer = path.to_vec();
                 longer.push(step);
                 self.register(inputs[0], &longer)
@@ -126,13 +141,19 @@ pub(super) fn from_sink(graph: &Graph, sink: NodeId, taken: &HashSet<NodeId>) ->
             continue;
         }
         members.insert(value.node);
-        if operand_count(graph, &members, sink) > MOST_OPERANDS {
+        if operand_count(graph, &members) > MOST_OPERANDS {
             members.remove(&value.node);
             continue;
         }
         // A new member may make a shared producer wholly inside: look at all operands again.
         seen.retain(|n| members.contains(n));
-        queue.extend(members.iter().collect::<std::collections::BTreeSet<_>>().into_iter().flat_map(|m| graph.node(*m).inputs.clone()));
+        queue.extend(
+            members
+                .iter()
+                .collect::<std::collections::BTreeSet<_>>()
+                .into_iter()
+                .flat_map(|m| graph.node(*m).inputs.clone()),
+        );
     }
     let mut builder = Builder::new(graph, members.clone());
     let result = builder.register(sink.into(), &[])?;
@@ -152,7 +173,13 @@ pub(super) fn from_sink(graph: &Graph, sink: NodeId, taken: &HashSet<NodeId>) ->
 }
 
 // Whether the producer of `value` may be evaluated inside the region.
-fn joins(graph: &Graph, value: Value, sink: NodeId, members: &HashSet<NodeId>, taken: &HashSet<NodeId>) -> bool {
+fn joins(
+    graph: &Graph,
+    value: Value,
+    sink: NodeId,
+    members: &HashSet<NodeId>,
+    taken: &HashSet<NodeId>,
+) -> bool {
     let id = value.node;
     let Some(op) = graph.node(id).op() else { return false };
     if members.contains(&id) || taken.contains(&id) || graph.is_output(value) {
@@ -161,7 +188,7 @@ fn joins(graph: &Graph, value: Value, sink: NodeId, members: &HashSet<NodeId>, t
     let only_here = graph.users(value).iter().all(|(user, _)| members.contains(user));
     let same_count = graph.ty(value).count() == graph.ty(sink.into()).count();
     match op.role() {
-        Role::Pointwise => only_here && same_count && same_dims_for_all(graph, value, members),
+        Role::Pointwise => only_here && same_count,
         // Reading through a broadcast or a slice costs nothing, so many may do it.
         Role::Move => match op {
             Op::Transpose(_) => only_here,
@@ -171,12 +198,7 @@ fn joins(graph: &Graph, value: Value, sink: NodeId, members: &HashSet<NodeId>, t
     }
 }
 
-// A view between a producer and its reader changes the index space, which an access cannot follow: only direct reads join.
-fn same_dims_for_all(graph: &Graph, value: Value, members: &HashSet<NodeId>) -> bool {
-    graph.users(value).iter().all(|(user, _)| members.contains(user) && graph.node(*user).op().is_some_and(|o| o.role() != Role::View))
-}
-
-fn operand_count(graph: &Graph, members: &HashSet<NodeId>, _: NodeId) -> usize {
+fn operand_count(graph: &Graph, members: &HashSet<NodeId>) -> usize {
     let mut leaves: HashMap<Value, ()> = HashMap::new();
     for m in members {
         for v in &graph.node(*m).inputs {

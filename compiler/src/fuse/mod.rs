@@ -7,6 +7,7 @@
 mod access;
 mod grow;
 mod inline;
+mod shape;
 
 use crate::error::{Error, Result, Stage};
 use crate::ir::{Graph, NodeId, Value};
@@ -52,14 +53,18 @@ pub fn regions(graph: Graph) -> Result<Regions> {
     // Anchors take their epilogues first, in order; then what pointwise operators and moves remain, from the end, so
     // that each takes the producers that only it reads.
     for &id in &order {
-        if matches!(graph.node(id).op().map(Op::role), Some(Role::Anchor | Role::Opaque)) && !taken.contains(&id) {
+        if matches!(graph.node(id).op().map(Op::role), Some(Role::Anchor | Role::Opaque))
+            && !taken.contains(&id)
+        {
             let region = grow::from_anchor(&graph, id, &taken).map_err(|what| at_node(&graph, id, what))?;
             taken.extend(&region.nodes);
             found.push((last_position(&position, &region.nodes), region));
         }
     }
     for &id in order.iter().rev() {
-        if matches!(graph.node(id).op().map(Op::role), Some(Role::Pointwise | Role::Move)) && !taken.contains(&id) {
+        if matches!(graph.node(id).op().map(Op::role), Some(Role::Pointwise | Role::Move))
+            && !taken.contains(&id)
+        {
             let region = inline::from_sink(&graph, id, &taken).map_err(|what| at_node(&graph, id, what))?;
             taken.extend(&region.nodes);
             found.push((last_position(&position, &region.nodes), region));
@@ -91,7 +96,8 @@ pub fn root(graph: &Graph, mut value: Value) -> Value {
 
 /// A region's name: the anchor's, or the last node's, and how many more are inside.
 fn name_of(graph: &Graph, nodes: &[NodeId], main: NodeId) -> String {
-    let more = nodes.iter().filter(|n| graph.node(**n).op().is_some_and(|op| op.role() != Role::View)).count();
+    let more =
+        nodes.iter().filter(|n| graph.node(**n).op().is_some_and(|op| op.role() != Role::View)).count();
     let name = &graph.node(main).name;
     if more > 1 { format!("{name} +{}", more - 1) } else { name.clone() }
 }
@@ -116,10 +122,13 @@ pub fn verify(regions: &Regions) -> Result<()> {
                 return fail(&region.name, format!("operand {value} is not made before it"));
             }
         }
-        let (inputs, outputs) = crate::plan::arity(&region.problem);
+        let (inputs, outputs) = region.problem.arity();
         if region.inputs.len() != inputs || region.outputs.len() != outputs {
             let has = format!("{} operands and {} results", region.inputs.len(), region.outputs.len());
-            return fail(&region.name, format!("has {has}, but its problem takes {inputs} and gives {outputs}"));
+            return fail(
+                &region.name,
+                format!("has {has}, but its problem takes {inputs} and gives {outputs}"),
+            );
         }
         made.extend(region.outputs.iter().copied());
     }

@@ -2,7 +2,7 @@
 //! problem it stands for, and its role in fusion. There is no per-operator evaluation: every operator evaluates as its
 //! problem does on the host ([`crate::ops::eval`]), so the reference semantics have one home.
 
-use crate::ir::attribute::{Attribute, Attributes};
+use crate::ir::attribute::Attributes;
 use crate::ir::types::Type;
 use bakelite_host::Problem;
 use bakelite_kernels::Dim;

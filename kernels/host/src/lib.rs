@@ -36,6 +36,7 @@ pub mod reduce;
 pub mod resize;
 pub mod run;
 pub mod softmax;
+pub mod text;
 pub mod top_k;
 pub mod view;
 pub mod walk;
