@@ -2,6 +2,7 @@
 
 pub mod error;
 pub mod ir;
+pub mod onnx;
 pub mod ops;
 
 pub use error::{Error, Result, Stage};

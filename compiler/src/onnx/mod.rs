@@ -1,0 +1,14 @@
+//! ONNX in: [`decode`] takes a file's bytes to a [`Model`], and `import` a model to a graph. Everything here treats the
+//! file as hostile: no panic, no allocation that the file's size does not bound, no path outside its folder.
+
+pub mod attributes;
+pub mod external;
+mod function;
+pub mod model;
+#[allow(missing_docs, unreachable_pub, clippy::all)]
+pub mod proto;
+mod tensor;
+
+pub use attributes::{Attribute, Attributes};
+pub use external::Folder;
+pub use model::{ExternalData, Model, Node, Scope, Source, ValueType, decode};
