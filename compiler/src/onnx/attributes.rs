@@ -5,6 +5,9 @@ use super::model::Scope;
 use crate::ir::Tensor;
 use indexmap::IndexMap;
 
+/// The largest kernel, stride or padding: sums of a few of them cannot overflow.
+const MOST: i64 = i32::MAX as i64;
+
 /// An attribute's value.
 #[derive(Clone, Debug)]
 #[allow(missing_docs)]
@@ -114,7 +117,10 @@ impl Attributes {
             return Err(format!("attribute `{name}` has {} numbers, expected {n}", ints.len()));
         }
         ints.iter()
-            .map(|i| usize::try_from(*i).map_err(|_| format!("attribute `{name}` has the negative number {i}")))
+            .map(|i| match u32::try_from(*i) {
+                Ok(size) if *i <= MOST => Ok(size as usize),
+                _ => Err(format!("attribute `{name}` has the number {i}, which is not in 0..={MOST}")),
+            })
             .collect()
     }
 }
