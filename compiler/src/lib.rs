@@ -3,6 +3,7 @@
 pub mod error;
 pub mod fuse;
 pub mod ir;
+pub mod onnx;
 pub mod ops;
 
 pub use error::{Error, Result, Stage};
