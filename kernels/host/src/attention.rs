@@ -34,7 +34,7 @@ pub fn attention<T: Real>(
         .into_par_iter()
         .map_init(Vec::new, |scores, job| {
             let (b, h, first) = (job / blocks / p.heads, job / blocks % p.heads, job % blocks * BLOCK);
-            block(p, [b, h, first], (&q, &k, &v, mask.as_deref()), scores)
+            block(p, [b, h, first], [&q, &k, &v], mask.as_deref(), scores)
         })
         .collect_into_vec(&mut parts);
     let row = |b: usize, h: usize, i: usize| {
@@ -69,7 +69,8 @@ fn addends<A: Float>(mask: View<'_>) -> Result<Vec<A>, RunError> {
 fn block<A: Float + Lane>(
     p: &Attention<usize>,
     [b, h, first]: [usize; 3],
-    (q, k, v, mask): (&[A], &[A], &[A], Option<&[A]>),
+    [q, k, v]: [&[A]; 3],
+    mask: Option<&[A]>,
     scores: &mut Vec<A>,
 ) -> Vec<A> {
     let rows = BLOCK.min(p.seq_q - first);

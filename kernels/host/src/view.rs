@@ -125,10 +125,7 @@ impl<'a> ViewMut<'a> {
     }
 
     /// The elements; an error for another type or misaligned bytes. Bytes that are no bool read as false.
-    pub fn as_mut_slice<T: Element>(&mut self) -> Result<&mut [T], RunError>
-    where
-        T: bytemuck::NoUninit + bytemuck::CheckedBitPattern,
-    {
+    pub fn as_mut_slice<T: Element>(&mut self) -> Result<&mut [T], RunError> {
         if self.dtype != T::DTYPE {
             return Err(mismatch::<T>(self.dtype));
         }
