@@ -44,7 +44,8 @@ pub struct Region {
 const MOST_OPERANDS: usize = 8;
 
 /// Divides the graph. Dead nodes must be gone.
-pub fn regions(graph: Graph) -> Result<Regions> {
+pub fn regions(mut graph: Graph) -> Result<Regions> {
+    separate_outputs(&mut graph).map_err(|what| Error::new(Stage::Fuse, "outputs", what))?;
     let order = graph.order();
     let position: HashMap<NodeId, usize> = order.iter().enumerate().map(|(i, id)| (*id, i)).collect();
     let mut taken: HashSet<NodeId> = HashSet::new();
@@ -74,6 +75,22 @@ pub fn regions(graph: Graph) -> Result<Regions> {
     let regions = Regions { graph, regions: found.into_iter().map(|(_, r)| r).collect() };
     verify(&regions)?;
     Ok(regions)
+}
+
+// Every output gets a value, and so later a buffer, of its own: a copy where it is an input or a constant, or is given
+// out under two names. The copy is a cast that changes nothing.
+fn separate_outputs(graph: &mut Graph) -> Result<(), String> {
+    let mut seen: HashSet<Value> = HashSet::new();
+    for at in 0..graph.outputs.len() {
+        let (name, value) = graph.outputs[at].clone();
+        let source = root(graph, value);
+        if graph.op(source).is_none() || !seen.insert(source) {
+            let to = graph.ty(value).dtype;
+            graph.outputs[at].1 =
+                graph.add(crate::ops::Cast { to }, &[value], format!("copy to {name}"))?.into();
+        }
+    }
+    Ok(())
 }
 
 fn at_node(graph: &Graph, id: NodeId, what: String) -> Error {

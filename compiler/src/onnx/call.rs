@@ -46,7 +46,11 @@ pub(super) struct Call<'a> {
 }
 
 impl<'a> Call<'a> {
-    pub(super) fn new(importer: &'a mut Importer, node: &'a Node, operands: Vec<Option<Operand>>) -> Call<'a> {
+    pub(super) fn new(
+        importer: &'a mut Importer,
+        node: &'a Node,
+        operands: Vec<Option<Operand>>,
+    ) -> Call<'a> {
         let own = if node.name.is_empty() { node.outputs.first() } else { Some(&node.name) };
         let name = format!("{} ({})", own.map_or("", String::as_str), node.op);
         Call { importer, node, operands, name }
@@ -86,7 +90,10 @@ impl<'a> Call<'a> {
     /// Operand `i` as it is.
     pub(super) fn operand(&self, i: usize) -> Result<Operand, String> {
         self.operands.get(i).cloned().flatten().ok_or_else(|| {
-            format!("operand {i} is missing: there are {}", self.operands.iter().filter(|o| o.is_some()).count())
+            format!(
+                "operand {i} is missing: there are {}",
+                self.operands.iter().filter(|o| o.is_some()).count()
+            )
         })
     }
 
@@ -130,7 +137,9 @@ impl<'a> Call<'a> {
     pub(super) fn need_sizes(&self, i: usize, what: &str) -> Result<Vec<Dim>, String> {
         self.operand(i)?;
         let sizes = self.sizes(i);
-        sizes.map(|s| s.dims).ok_or_else(|| format!("{what} \"{}\" depends on data, which is not supported", self.node.inputs[i]))
+        sizes.map(|s| s.dims).ok_or_else(|| {
+            format!("{what} \"{}\" depends on data, which is not supported", self.node.inputs[i])
+        })
     }
 
     /// Contents of operand `i`, which must be numbers.
@@ -154,7 +163,9 @@ impl<'a> Call<'a> {
     pub(super) fn need_floats(&mut self, i: usize, what: &str) -> Result<Vec<f64>, String> {
         let value = self.value(i)?;
         let data = self.data(value).map(Tensor::to_f64);
-        data.ok_or_else(|| format!("{what} \"{}\" depends on data, which is not supported", self.node.inputs[i]))
+        data.ok_or_else(|| {
+            format!("{what} \"{}\" depends on data, which is not supported", self.node.inputs[i])
+        })
     }
 
     /// Contents of every operand, if all are known and at least one exists only as sizes: then the node is shape
@@ -257,8 +268,11 @@ impl<'a> Call<'a> {
         let outputs = op.infer(&types.iter().collect::<Vec<_>>()).ok()?;
         let [output] = outputs.as_slice() else { return None };
         let view = matches!(op, Op::Reshape(_));
-        let small = |ty: &Type| ty.rank() <= RANK && ty.bytes().as_const().is_some_and(|b| (0..=FOLD).contains(&b));
-        if !view && !(small(output) && types.iter().all(|t| t.bytes().as_const().is_some_and(|b| b <= 16 * FOLD))) {
+        let small =
+            |ty: &Type| ty.rank() <= RANK && ty.bytes().as_const().is_some_and(|b| (0..=FOLD).contains(&b));
+        if !view
+            && !(small(output) && types.iter().all(|t| t.bytes().as_const().is_some_and(|b| b <= 16 * FOLD)))
+        {
             return None;
         }
         eval::eval(op, &inputs).ok()?.into_iter().next()

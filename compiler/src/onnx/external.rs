@@ -43,7 +43,8 @@ impl Folder {
 
 impl ExternalData for Folder {
     fn open(&self, location: &str) -> Result<Bytes, String> {
-        let refuse = |why: &str| Err(format!("external data \"{}\" are refused: {why}", location.escape_debug()));
+        let refuse =
+            |why: &str| Err(format!("external data \"{}\" are refused: {why}", location.escape_debug()));
         if location.contains('\0') || location.contains('\\') || location.contains(':') {
             return refuse("a location may not contain NUL, `\\` or `:`");
         }
@@ -60,12 +61,16 @@ impl ExternalData for Folder {
         let path = self.root.join(location);
         let named = match path.symlink_metadata() {
             Ok(m) => m,
-            Err(e) => return Err(format!("external data \"{location}\" in \"{}\": {e}", self.root.display())),
+            Err(e) => {
+                return Err(format!("external data \"{location}\" in \"{}\": {e}", self.root.display()));
+            }
         };
         // With no link on the way the resolved path is the path itself.
         let resolved = path.canonicalize().map_err(|e| format!("external data \"{location}\": {e}"))?;
         if named.is_symlink() || resolved != path {
-            return refuse("the path goes through a symbolic link; put the file itself into the model's folder");
+            return refuse(
+                "the path goes through a symbolic link; put the file itself into the model's folder",
+            );
         }
         if !named.is_file() {
             return refuse("it is not a regular file");

@@ -16,7 +16,11 @@ const DEPTH: usize = 64;
 const BYTES: usize = 1 << 28;
 
 /// Takes the nodes out of `graph`, calls expanded; also those of its subgraphs.
-pub(super) fn inline(graph: &mut GraphProto, functions: Vec<FunctionProto>, opset: i64) -> Result<Vec<Placed>> {
+pub(super) fn inline(
+    graph: &mut GraphProto,
+    functions: Vec<FunctionProto>,
+    opset: i64,
+) -> Result<Vec<Placed>> {
     let mut table = HashMap::new();
     for f in functions {
         let key = (f.domain().to_owned(), f.name().to_owned(), f.overload().to_owned());
@@ -28,7 +32,8 @@ pub(super) fn inline(graph: &mut GraphProto, functions: Vec<FunctionProto>, opse
     if !table.is_empty() {
         collect_names(graph, &mut used);
     }
-    let mut inliner = Inliner { functions: &table, used, counters: HashMap::new(), depth: 0, nodes: 0, bytes: 0 };
+    let mut inliner =
+        Inliner { functions: &table, used, counters: HashMap::new(), depth: 0, nodes: 0, bytes: 0 };
     let nodes = std::mem::take(&mut graph.node);
     inliner.expand(nodes, opset, &mut Vec::new(), &Call::default())
 }
@@ -69,10 +74,19 @@ struct Call {
 
 impl Inliner<'_> {
     /// `stack` holds the functions being expanded, outermost first.
-    fn expand(&mut self, nodes: Vec<NodeProto>, opset: i64, stack: &mut Vec<Key>, call: &Call) -> Result<Vec<Placed>> {
+    fn expand(
+        &mut self,
+        nodes: Vec<NodeProto>,
+        opset: i64,
+        stack: &mut Vec<Key>,
+        call: &Call,
+    ) -> Result<Vec<Placed>> {
         self.depth += 1;
         if self.depth > DEPTH {
-            return Err(error("the model's functions", format!("functions and subgraphs nest deeper than {DEPTH}")));
+            return Err(error(
+                "the model's functions",
+                format!("functions and subgraphs nest deeper than {DEPTH}"),
+            ));
         }
         let mut out = Vec::with_capacity(nodes.len());
         for mut node in nodes {
@@ -86,7 +100,9 @@ impl Inliner<'_> {
                 None => {
                     let mut bodies = Vec::new();
                     for a in &mut node.attribute {
-                        if is_graph(a) && let Some(g) = a.g.as_mut() {
+                        if is_graph(a)
+                            && let Some(g) = a.g.as_mut()
+                        {
                             let inner = std::mem::take(&mut g.node);
                             // The body was renamed with its node; only calls inside it are left to expand.
                             bodies.push(self.expand(inner, opset, stack, &Call::default())?);
@@ -174,12 +190,19 @@ impl Inliner<'_> {
     }
 
     fn count(&mut self, node: &NodeProto) -> Result<()> {
-        let raw: usize =
-            node.attribute.iter().filter_map(|a| a.t.as_ref()).map(|t| t.raw_data.as_ref().map_or(0, |r| r.len())).sum();
+        let raw: usize = node
+            .attribute
+            .iter()
+            .filter_map(|a| a.t.as_ref())
+            .map(|t| t.raw_data.as_ref().map_or(0, |r| r.len()))
+            .sum();
         self.nodes += 1;
         self.bytes += node.encoded_len().saturating_sub(raw);
         if self.nodes > NODES || self.bytes > BYTES {
-            return Err(error("the model's functions", format!("they expand to more than {NODES} nodes or {BYTES} bytes")));
+            return Err(error(
+                "the model's functions",
+                format!("they expand to more than {NODES} nodes or {BYTES} bytes"),
+            ));
         }
         Ok(())
     }
@@ -221,7 +244,10 @@ fn rename(node: &mut NodeProto, call: &Call) -> Result<()> {
             if is_graph(given) {
                 // It would bring names of one scope into another, and can nest without end.
                 let at = place(&name, node.op_type(), &node.output);
-                return Err(error(at, "it takes a graph from an attribute of its function, which is not supported"));
+                return Err(error(
+                    at,
+                    "it takes a graph from an attribute of its function, which is not supported",
+                ));
             }
             a = AttributeProto { name: a.name.take(), ref_attr_name: None, ..given.clone() };
         }

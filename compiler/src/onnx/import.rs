@@ -94,17 +94,23 @@ fn refuse_unknown(model: &Model) -> Result<()> {
     let lines: Vec<String> = unknown
         .iter()
         .map(|(op, nodes)| {
-            let names: Vec<&str> = nodes
-                .iter()
-                .take(3)
-                .map(|n| if n.name.is_empty() { n.outputs.first().map_or("", String::as_str) } else { &n.name })
-                .collect();
+            let names: Vec<&str> =
+                nodes
+                    .iter()
+                    .take(3)
+                    .map(|n| {
+                        if n.name.is_empty() { n.outputs.first().map_or("", String::as_str) } else { &n.name }
+                    })
+                    .collect();
             let more = if nodes.len() > 3 { ", ..." } else { "" };
             format!("{op} ×{} ({}{more})", nodes.len(), names.join(", "))
         })
         .collect();
     let all: usize = unknown.values().map(Vec::len).sum();
-    Err(error(format!("\"{}\"", model.name), format!("{all} nodes have unsupported operators: {}", lines.join("; "))))
+    Err(error(
+        format!("\"{}\"", model.name),
+        format!("{all} nodes have unsupported operators: {}", lines.join("; ")),
+    ))
 }
 
 /// The graph under construction and the names that stand for its values.
@@ -150,7 +156,9 @@ impl Importer {
     /// Imports a branch of control flow that is always taken, and gives its outputs.
     pub(super) fn inline(&mut self, scope: &Scope) -> Result<Vec<Operand>, String> {
         self.scopes.push(HashMap::new());
-        let done = self.run(scope).map_err(|e| if e.at.is_empty() { e.what } else { format!("{}: {}", e.at, e.what) });
+        let done = self
+            .run(scope)
+            .map_err(|e| if e.at.is_empty() { e.what } else { format!("{}: {}", e.at, e.what) });
         let outputs = scope.outputs.iter().map(|(name, _)| {
             self.look_up(name).ok_or_else(|| format!("the branch's output \"{name}\" is made by no node"))
         });
@@ -161,14 +169,17 @@ impl Importer {
 
     fn node(&mut self, node: &Node) -> Result<()> {
         let at = node.place();
-        let import = ops::find(&node.domain, &node.op)
-            .ok_or_else(|| error(&at, format!("the operator {} is not supported", ops::key(&node.domain, &node.op))))?;
+        let import = ops::find(&node.domain, &node.op).ok_or_else(|| {
+            error(&at, format!("the operator {} is not supported", ops::key(&node.domain, &node.op)))
+        })?;
         let operands = node.inputs.iter().map(|name| {
             if name.is_empty() {
                 return Ok(None);
             }
             let found = self.look_up(name);
-            found.map(Some).ok_or_else(|| error(&at, format!("its operand \"{name}\" is defined by nothing before it")))
+            found
+                .map(Some)
+                .ok_or_else(|| error(&at, format!("its operand \"{name}\" is defined by nothing before it")))
         });
         let operands = operands.collect::<Result<Vec<_>>>()?;
         let results = import(&mut Call::new(self, node, operands)).map_err(|e| error(&at, e))?;
@@ -195,7 +206,10 @@ impl Importer {
         };
         let sizes = ty.shape.as_ref().ok_or_else(|| error(&at, "its number of dimensions is not stated"))?;
         if sizes.len() > RANK {
-            return Err(error(at, format!("it has {} dimensions; at most {RANK} are supported", sizes.len())));
+            return Err(error(
+                at,
+                format!("it has {} dimensions; at most {RANK} are supported", sizes.len()),
+            ));
         }
         let mut shape = Vec::with_capacity(sizes.len());
         for (axis, size) in sizes.iter().enumerate() {
@@ -260,13 +274,20 @@ impl Importer {
             return Ok(self.graph.constant(tensor, name));
         }
         if sizes.dims.len() > 16 {
-            return Err(format!("{} symbolic sizes are used as data; at most 16 are supported", sizes.dims.len()));
+            return Err(format!(
+                "{} symbolic sizes are used as data; at most 16 are supported",
+                sizes.dims.len()
+            ));
         }
         let mut parts = Vec::with_capacity(sizes.dims.len());
         for dim in &sizes.dims {
             let (lo, hi) = dim.bounds(&self.graph.symbols);
             let first = self.counting(sizes.dtype, lo, hi)?;
-            let slice = crate::ops::Slice { starts: vec![dim - Dim::from(lo)], steps: vec![1], shape: vec![Dim::from(1)] };
+            let slice = crate::ops::Slice {
+                starts: vec![dim - Dim::from(lo)],
+                steps: vec![1],
+                shape: vec![Dim::from(1)],
+            };
             parts.push(self.graph.add(slice, &[first], name)?.into());
         }
         let joined = match parts.as_slice() {
@@ -281,7 +302,9 @@ impl Importer {
     pub(super) fn counting(&mut self, dtype: DType, lo: i64, hi: i64) -> Result<Value, String> {
         const MOST: i64 = 1 << 20;
         let count = hi.checked_sub(lo).and_then(|c| c.checked_add(1)).filter(|c| (0..=MOST).contains(c));
-        let count = count.ok_or_else(|| format!("sizes from {lo} to {hi} are used as data; at most {MOST} are supported"))?;
+        let count = count.ok_or_else(|| {
+            format!("sizes from {lo} to {hi} are used as data; at most {MOST} are supported")
+        })?;
         if let Some(value) = self.counting.get(&(dtype, lo, count)) {
             return Ok(*value);
         }
@@ -296,14 +319,99 @@ impl Importer {
 /// Words that cannot name a variable in the generated Rust or CUDA C++.
 fn is_reserved(word: &str) -> bool {
     const WORDS: &[&str] = &[
-        "abstract", "as", "asm", "async", "auto", "await", "become", "bool", "box", "break", "case", "catch", "char",
-        "class", "const", "continue", "crate", "default", "delete", "do", "double", "dyn", "else", "enum", "explicit",
-        "extern", "false", "final", "float", "fn", "for", "friend", "gen", "goto", "if", "impl", "in", "inline", "int",
-        "let", "long", "loop", "macro", "match", "max", "min", "mod", "move", "mut", "mutable", "namespace", "new",
-        "operator", "override", "priv", "private", "protected", "pub", "public", "ref", "register", "return", "self",
-        "Self", "short", "signed", "sizeof", "static", "struct", "super", "switch", "template", "this", "throw", "trait",
-        "true", "try", "type", "typedef", "typename", "typeof", "union", "unsafe", "unsigned", "unsized", "use", "using",
-        "virtual", "void", "volatile", "where", "while", "yield",
+        "abstract",
+        "as",
+        "asm",
+        "async",
+        "auto",
+        "await",
+        "become",
+        "bool",
+        "box",
+        "break",
+        "case",
+        "catch",
+        "char",
+        "class",
+        "const",
+        "continue",
+        "crate",
+        "default",
+        "delete",
+        "do",
+        "double",
+        "dyn",
+        "else",
+        "enum",
+        "explicit",
+        "extern",
+        "false",
+        "final",
+        "float",
+        "fn",
+        "for",
+        "friend",
+        "gen",
+        "goto",
+        "if",
+        "impl",
+        "in",
+        "inline",
+        "int",
+        "let",
+        "long",
+        "loop",
+        "macro",
+        "match",
+        "max",
+        "min",
+        "mod",
+        "move",
+        "mut",
+        "mutable",
+        "namespace",
+        "new",
+        "operator",
+        "override",
+        "priv",
+        "private",
+        "protected",
+        "pub",
+        "public",
+        "ref",
+        "register",
+        "return",
+        "self",
+        "Self",
+        "short",
+        "signed",
+        "sizeof",
+        "static",
+        "struct",
+        "super",
+        "switch",
+        "template",
+        "this",
+        "throw",
+        "trait",
+        "true",
+        "try",
+        "type",
+        "typedef",
+        "typename",
+        "typeof",
+        "union",
+        "unsafe",
+        "unsigned",
+        "unsized",
+        "use",
+        "using",
+        "virtual",
+        "void",
+        "volatile",
+        "where",
+        "while",
+        "yield",
     ];
     WORDS.contains(&word)
 }

@@ -149,8 +149,9 @@ pub fn decode(source: Source) -> Result<Model> {
     let size = bytes.len();
     let refuse = |what: String| error(file.clone(), what);
     let mut model = ModelProto::decode(bytes).map_err(|e| {
-        refuse(format!("not an ONNX model, or a damaged one ({size} bytes): {e}"))
-            .help("check that the file was downloaded completely, and is not a Git LFS pointer or a PyTorch file")
+        refuse(format!("not an ONNX model, or a damaged one ({size} bytes): {e}")).help(
+            "check that the file was downloaded completely, and is not a Git LFS pointer or a PyTorch file",
+        )
     })?;
     let missing = [
         ("ir_version", model.ir_version.is_none()),
@@ -232,8 +233,12 @@ fn refuse_domains(file: &str, nodes: &[Placed]) -> Result<()> {
 fn scope(graph: proto::GraphProto, nodes: Vec<Placed>, tensors: &mut Tensors<'_>) -> Result<Scope> {
     let mut scope = Scope { name: graph.name().to_owned(), ..Scope::default() };
     if !graph.sparse_initializer.is_empty() {
-        let names: Vec<&str> =
-            graph.sparse_initializer.iter().take(8).map(|s| s.values.as_ref().map_or("", |v| v.name())).collect();
+        let names: Vec<&str> = graph
+            .sparse_initializer
+            .iter()
+            .take(8)
+            .map(|s| s.values.as_ref().map_or("", |v| v.name()))
+            .collect();
         return Err(error(
             format!("initializer \"{}\"", names.join("\", \"")),
             "sparse initializers are not supported",
@@ -302,7 +307,12 @@ fn attribute(
         Ok(T::Undefined) if !a.ints.is_empty() => T::Ints,
         Ok(T::Undefined) if !a.strings.is_empty() => T::Strings,
         Ok(kind) => kind,
-        Err(_) => return Err(error(at, format!("attribute `{key}` has the unknown type {}", a.r#type.unwrap_or(0)))),
+        Err(_) => {
+            return Err(error(
+                at,
+                format!("attribute `{key}` has the unknown type {}", a.r#type.unwrap_or(0)),
+            ));
+        }
     };
     Ok(match kind {
         T::Float => Attribute::Float(a.f.unwrap_or(0.0)),

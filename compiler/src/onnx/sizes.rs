@@ -56,7 +56,8 @@ impl Sizes {
 
     /// The same contents under another shape.
     pub(super) fn reshaped(self, shape: &[Dim]) -> Option<Sizes> {
-        let shape: Vec<usize> = shape.iter().map(|d| usize::try_from(d.as_const()?).ok()).collect::<Option<_>>()?;
+        let shape: Vec<usize> =
+            shape.iter().map(|d| usize::try_from(d.as_const()?).ok()).collect::<Option<_>>()?;
         (shape.iter().product::<usize>() == self.dims.len()).then_some(Sizes { shape, ..self })
     }
 

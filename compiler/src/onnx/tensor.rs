@@ -12,7 +12,8 @@ use std::collections::BTreeMap;
 /// The element type of a number in the schema's list, or the sentence that says which one it is and that it is not supported.
 pub(super) fn dtype(number: i32) -> Result<DType, String> {
     use tensor_proto::DataType as T;
-    let kind = T::try_from(number).map_err(|_| format!("its element type has the unknown number {number}"))?;
+    let kind =
+        T::try_from(number).map_err(|_| format!("its element type has the unknown number {number}"))?;
     Ok(match kind {
         T::Float => DType::F32,
         T::Float16 => DType::F16,
@@ -63,7 +64,8 @@ impl<'a> Tensors<'a> {
         let mut shape = Vec::with_capacity(proto.dims.len());
         let mut count = 1usize;
         for d in &proto.dims {
-            let size = usize::try_from(*d).map_err(|_| format!("its shape {:?} has the size {d}", proto.dims))?;
+            let size =
+                usize::try_from(*d).map_err(|_| format!("its shape {:?} has the size {d}", proto.dims))?;
             count = count
                 .checked_mul(size)
                 .filter(|c| c.checked_mul(dtype.size()).is_some_and(|b| isize::try_from(b).is_ok()))
@@ -94,7 +96,8 @@ impl<'a> Tensors<'a> {
         };
         let number = |key: &str| {
             let parse = |v: &str| {
-                v.parse::<usize>().map_err(|_| format!("its external data have the {key} \"{v}\", which is no size"))
+                v.parse::<usize>()
+                    .map_err(|_| format!("its external data have the {key} \"{v}\", which is no size"))
             };
             entry(key)?.map(parse).transpose()
         };
@@ -132,7 +135,10 @@ fn typed(proto: &TensorProto, dtype: DType, count: usize) -> Result<Bytes, Strin
         if have == count {
             Ok(())
         } else {
-            Err(format!("{dtype}{:?} needs {count} elements, but {field} has {have} and there is no raw_data", proto.dims))
+            Err(format!(
+                "{dtype}{:?} needs {count} elements, but {field} has {have} and there is no raw_data",
+                proto.dims
+            ))
         }
     };
     macro_rules! narrow {

@@ -56,7 +56,9 @@ impl Build {
 
 pub(crate) fn node(outputs: &str, op: &str, inputs: &str, attributes: &[(&str, A)]) -> NodeProto {
     let names = |text: &str| {
-        text.split_whitespace().map(|n| if n == "_" { String::new() } else { n.to_owned() }).collect::<Vec<_>>()
+        text.split_whitespace()
+            .map(|n| if n == "_" { String::new() } else { n.to_owned() })
+            .collect::<Vec<_>>()
     };
     let (domain, op) = op.split_once(':').unwrap_or(("", op));
     NodeProto {
@@ -83,8 +85,7 @@ pub(crate) fn info(name: &str, dtype: DataType, sizes: &str) -> ValueInfoProto {
             denotation: None,
         })
         .collect();
-    let tensor =
-        type_proto::Tensor { elem_type: Some(dtype as i32), shape: Some(TensorShapeProto { dim }) };
+    let tensor = type_proto::Tensor { elem_type: Some(dtype as i32), shape: Some(TensorShapeProto { dim }) };
     let ty = TypeProto { value: Some(type_proto::Value::TensorType(tensor)), denotation: None };
     ValueInfoProto { name: Some(name.into()), r#type: Some(ty), ..Default::default() }
 }
@@ -175,7 +176,13 @@ pub(crate) fn external(dtype: DataType, dims: &[i64], entries: &[(&str, &str)]) 
     }
 }
 
-pub(crate) fn function(domain: &str, name: &str, inputs: &str, outputs: &str, nodes: Vec<NodeProto>) -> FunctionProto {
+pub(crate) fn function(
+    domain: &str,
+    name: &str,
+    inputs: &str,
+    outputs: &str,
+    nodes: Vec<NodeProto>,
+) -> FunctionProto {
     let names = |t: &str| t.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
     FunctionProto {
         name: Some(name.into()),

@@ -42,7 +42,9 @@ fn what_is_no_model_is_refused() {
         // A cut between two fields may leave a decodable message; it never panics.
         let _ = decode(Source::memory(whole[..cut].to_vec(), "cut.onnx"));
     }
-    for bytes in [&b""[..], b"\x00", b"PK\x03\x04 zip", b"version https://git-lfs.github.com/spec/v1\n", &[0xff; 40]] {
+    for bytes in
+        [&b""[..], b"\x00", b"PK\x03\x04 zip", b"version https://git-lfs.github.com/spec/v1\n", &[0xff; 40]]
+    {
         let error = decode(Source::memory(bytes.to_vec(), "junk.onnx")).unwrap_err().to_string();
         assert!(error.contains("not an ONNX model"), "{error}");
     }
@@ -73,7 +75,12 @@ fn unknown_domains_are_listed_only_when_used() {
     let mut m = relu(17);
     m.model.opset_import.push(opset_id("org.example", 1));
     assert!(read(&m).is_ok());
-    let m = m.node("a", "org.example:Foo", "x", &[]).node("b", "org.example:Foo", "x", &[]).node("c", "z:Bar", "x", &[]);
+    let m = m.node("a", "org.example:Foo", "x", &[]).node("b", "org.example:Foo", "x", &[]).node(
+        "c",
+        "z:Bar",
+        "x",
+        &[],
+    );
     refused(&m, "unknown domains: org.example (Foo ×2); z (Bar ×1)");
 }
 
@@ -93,7 +100,9 @@ fn every_element_type_decodes_from_raw_and_from_typed_fields() {
         t
     };
     use DataType::*;
-    for d in [Float, Float16, Bfloat16, Double, Int8, Int16, Int32, Int64, Uint8, Uint16, Uint32, Uint64, Bool] {
+    for d in
+        [Float, Float16, Bfloat16, Double, Int8, Int16, Int32, Int64, Uint8, Uint16, Uint32, Uint64, Bool]
+    {
         let m = read(&relu(17).init("w", typed(d))).unwrap();
         let w = &m.graph.initializers["w"];
         assert_eq!(w.to_f64(), [1.0, 0.0], "{d:?}");
@@ -107,10 +116,17 @@ fn every_element_type_decodes_from_raw_and_from_typed_fields() {
 #[test]
 fn unsupported_element_types_are_named() {
     use DataType::*;
-    for (d, name) in
-        [(String, "string"), (Complex64, "complex64"), (Float8e4m3fn, "float8e4m3fn"), (Int4, "int4"), (Float4e2m1, "float4e2m1")]
-    {
-        refused(&relu(17).init("w", raw(d, &[1], &[0])), &format!("initializer \"w\": its element type {name} is not supported"));
+    for (d, name) in [
+        (String, "string"),
+        (Complex64, "complex64"),
+        (Float8e4m3fn, "float8e4m3fn"),
+        (Int4, "int4"),
+        (Float4e2m1, "float4e2m1"),
+    ] {
+        refused(
+            &relu(17).init("w", raw(d, &[1], &[0])),
+            &format!("initializer \"w\": its element type {name} is not supported"),
+        );
     }
     let mut t = raw(Float, &[1], &[0; 4]);
     t.data_type = Some(4711);
@@ -136,7 +152,10 @@ fn shapes_that_do_not_fit_the_data_are_refused_before_allocating() {
 
 #[test]
 fn names_may_not_repeat() {
-    refused(&relu(17).init("w", f32s(&[], &[1.0])).init("w", f32s(&[], &[1.0])), "two initializers have this name");
+    refused(
+        &relu(17).init("w", f32s(&[], &[1.0])).init("w", f32s(&[], &[1.0])),
+        "two initializers have this name",
+    );
     let m = relu(17).node("z", "Foo", "x", &[("a", A::I(1)), ("a", A::I(2))]);
     refused(&m, "node \"Foo_z\" (Foo): the attribute `a` is given twice");
 }
@@ -162,7 +181,10 @@ fn functions_are_inlined_with_their_attributes() {
         "Inner",
         "a",
         "b",
-        vec![node("t", "Relu", "a", &[]), node("b", "LeakyRelu", "t", &[("alpha", A::Ref("slope", Kind::Float))])],
+        vec![
+            node("t", "Relu", "a", &[]),
+            node("b", "LeakyRelu", "t", &[("alpha", A::Ref("slope", Kind::Float))]),
+        ],
     );
     let mut outer = function(
         "f",
@@ -184,9 +206,10 @@ fn functions_are_inlined_with_their_attributes() {
         .node("z", "f:Outer", "y x", &[("s", A::F(0.5))]);
     let m = read(&with_functions(m, vec![inner, outer])).unwrap();
     let nodes = &m.graph.nodes;
-    assert_eq!(nodes.iter().map(|n| n.op.as_str()).collect::<Vec<_>>(), [
-        "Relu", "LeakyRelu", "Relu", "LeakyRelu", "Sum", "Relu", "LeakyRelu", "Relu", "LeakyRelu", "Sum"
-    ]);
+    assert_eq!(
+        nodes.iter().map(|n| n.op.as_str()).collect::<Vec<_>>(),
+        ["Relu", "LeakyRelu", "Relu", "LeakyRelu", "Sum", "Relu", "LeakyRelu", "Relu", "LeakyRelu", "Sum"]
+    );
     let alpha = |i: usize| nodes[i].attributes.find_float("alpha").unwrap();
     assert_eq!([alpha(1), alpha(3), alpha(6), alpha(8)], [Some(0.25), None, Some(0.5), None]);
     assert_eq!(nodes[4].outputs, ["y"]);
@@ -228,7 +251,10 @@ fn subgraphs_in_functions_see_the_functions_values() {
     );
     let m = relu(17).node("z", "f:F", "y x", &[]);
     let m = read(&with_functions(m, vec![f])).unwrap();
-    let (t, branch) = (&m.graph.nodes[1].outputs[0], m.graph.nodes[2].attributes.find_graph("then_branch").unwrap().unwrap());
+    let (t, branch) = (
+        &m.graph.nodes[1].outputs[0],
+        m.graph.nodes[2].attributes.find_graph("then_branch").unwrap().unwrap(),
+    );
     assert_eq!(branch.nodes[0].inputs, ["y".to_owned(), t.clone()]);
     assert_eq!(branch.nodes[0].outputs, ["own"]);
 }
@@ -243,9 +269,13 @@ fn recursion_and_explosion_are_refused() {
         function("f", name, "t0", "b", nodes)
     };
     let call = || relu(17).node("z", "f:A", "y", &[]);
-    refused(&with_functions(call(), vec![f("A", "f:B", 1), f("B", "f:A", 1)]), "the function calls itself: A → B → A");
+    refused(
+        &with_functions(call(), vec![f("A", "f:B", 1), f("B", "f:A", 1)]),
+        "the function calls itself: A → B → A",
+    );
     let names = "ABCDEFGHIJKLMNOP".chars().map(String::from).collect::<Vec<_>>();
-    let bomb = names.windows(2).map(|w| f(&w[0], &format!("f:{}", w[1]), 10)).chain([f("P", "Relu", 10)]).collect();
+    let bomb =
+        names.windows(2).map(|w| f(&w[0], &format!("f:{}", w[1]), 10)).chain([f("P", "Relu", 10)]).collect();
     refused(&with_functions(call(), bomb), "expand to more than");
     let chain: Vec<_> = (0..5000)
         .map(|i| f(&if i == 0 { "A".into() } else { format!("A{i}") }, &format!("f:A{}", i + 1), 1))
@@ -282,7 +312,10 @@ fn load(dir: &tempfile::TempDir, entries: &[(&str, &str)]) -> Result<Vec<f64>, S
 fn external_data_load() {
     let dir = weights();
     assert_eq!(load(&dir, &[("location", "w.bin")]).unwrap(), [1.0, 2.0]);
-    assert_eq!(load(&dir, &[("location", "sub/w.bin"), ("offset", "8"), ("length", "8")]).unwrap(), [3.0, 4.0]);
+    assert_eq!(
+        load(&dir, &[("location", "sub/w.bin"), ("offset", "8"), ("length", "8")]).unwrap(),
+        [3.0, 4.0]
+    );
     let none = relu(17).init("w", external(DataType::Float, &[2], &[("location", "w.bin")]));
     refused(&none, "given without a folder");
 }
@@ -375,7 +408,9 @@ fn attribute_tensors_may_be_external_too_and_are_held_to_the_same_rules() {
         in_folder(&relu(17).node("c", "Constant", "", &[("value", A::T(t))]), &dir.path().join("model"))
     };
     let m = constant("w.bin").unwrap();
-    assert!(matches!(&m.graph.nodes[1].attributes.0["value"], Attribute::Tensor(t) if t.to_f64() == [1.0, 2.0]));
+    assert!(
+        matches!(&m.graph.nodes[1].attributes.0["value"], Attribute::Tensor(t) if t.to_f64() == [1.0, 2.0])
+    );
     assert!(constant("../secret.bin").unwrap_err().contains("attribute `value`"));
 }
 

@@ -11,7 +11,9 @@ fn split_heads(c: &mut Call<'_>, x: Value, heads: &str) -> Result<(Value, bool),
         [_, _, _, _] => Ok((x, false)),
         [batch, seq, width] => {
             let heads = Dim::from(c.attributes().need_int(heads)?);
-            let dim = width.exact_div(&heads).ok_or_else(|| format!("{width} does not divide into {heads} heads"))?;
+            let dim = width
+                .exact_div(&heads)
+                .ok_or_else(|| format!("{width} does not divide into {heads} heads"))?;
             Ok((c.reshape(x, vec![batch.clone(), seq.clone(), heads, dim])?, true))
         }
         _ => Err(format!("expected 3 or 4 dimensions, got {}", c.ty(x))),

@@ -1,7 +1,7 @@
 //! Nodes that compute nothing themselves: identity, dropout at inference, branches decided at compile time.
 
-use crate::onnx::call::{Call, Results, one};
 use crate::ir::Tensor;
+use crate::onnx::call::{Call, Results, one};
 use bakelite_host::DType;
 
 pub(super) fn identity(c: &mut Call<'_>) -> Results {
@@ -35,6 +35,7 @@ pub(super) fn if_(c: &mut Call<'_>) -> Results {
         ));
     };
     let branch = if *condition != 0 { "then_branch" } else { "else_branch" };
-    let body = c.attributes().find_graph(branch)?.ok_or_else(|| format!("the attribute `{branch}` is missing"))?;
+    let body =
+        c.attributes().find_graph(branch)?.ok_or_else(|| format!("the attribute `{branch}` is missing"))?;
     c.importer().inline(body)
 }

@@ -78,7 +78,9 @@ pub(super) fn gather_nd(c: &mut Call<'_>) -> Results {
 /// `select(position = index, on, off)`; an index outside counts from the back once, and then matches nothing.
 pub(super) fn one_hot(c: &mut Call<'_>) -> Results {
     let depth = c.need_sizes(1, "the depth")?;
-    let [depth] = depth.as_slice() else { return Err(format!("the depth has {} elements, expected 1", depth.len())) };
+    let [depth] = depth.as_slice() else {
+        return Err(format!("the depth has {} elements, expected 1", depth.len()));
+    };
     let indices = c.value(0)?;
     let indices = c.cast(indices, DType::I64)?;
     let values = c.value(2)?;
@@ -111,7 +113,9 @@ fn along(c: &mut Call<'_>, size: &Dim, axis: usize, rank: usize) -> Result<Value
 pub(super) fn trilu(c: &mut Call<'_>) -> Results {
     let x = c.value(0)?;
     let shape = c.shape(x);
-    let [.., rows, columns] = shape.as_slice() else { return Err(format!("expected 2 dimensions, got {}", text(&shape))) };
+    let [.., rows, columns] = shape.as_slice() else {
+        return Err(format!("expected 2 dimensions, got {}", text(&shape)));
+    };
     let k = if c.has(1) { c.need_int(1, "the diagonal")? } else { 0 };
     let row = along(c, rows, 0, 2)?;
     let diagonal = c.sizes_value(Sizes::scalar(Dim::from(k)))?;
@@ -144,7 +148,8 @@ pub(super) fn non_zero(c: &mut Call<'_>) -> Results {
         let tensor = integers(DType::I64, vec![shape.len(), hits.len()], &coordinates)?;
         return one(c.constant(tensor));
     }
-    if let (Some(Op::Broadcast(Broadcast { shape })), [from]) = (c.graph().op(x), c.graph().node(x.node).inputs.as_slice())
+    if let (Some(Op::Broadcast(Broadcast { shape })), [from]) =
+        (c.graph().op(x), c.graph().node(x.node).inputs.as_slice())
         && let ([size], Some(value)) = (shape.clone().as_slice(), c.data(*from).and_then(|t| t.uniform()))
         && value != 0.0
     {

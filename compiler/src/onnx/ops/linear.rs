@@ -69,7 +69,8 @@ pub(super) fn gemm(c: &mut Call<'_>) -> Results {
 
 /// Operands are contracted from left to right; each pair is one batched product.
 pub(super) fn einsum(c: &mut Call<'_>) -> Results {
-    let equation: String = c.attributes().text("equation", "")?.chars().filter(|c| !c.is_whitespace()).collect();
+    let equation: String =
+        c.attributes().text("equation", "")?.chars().filter(|c| !c.is_whitespace()).collect();
     let (left, right) = match equation.split_once("->") {
         Some((left, right)) => (left, Some(right)),
         None => (equation.as_str(), None),
@@ -78,16 +79,20 @@ pub(super) fn einsum(c: &mut Call<'_>) -> Results {
     let all: Vec<char> = terms.concat();
     let output: Vec<char> = right.map_or_else(
         || {
-            let mut once: Vec<char> = all.iter().copied().filter(|l| all.iter().filter(|m| *m == l).count() == 1).collect();
+            let mut once: Vec<char> =
+                all.iter().copied().filter(|l| all.iter().filter(|m| *m == l).count() == 1).collect();
             once.sort_unstable();
             once
         },
         |right| right.chars().collect(),
     );
     let distinct = |labels: &[char]| (1..labels.len()).all(|i| !labels[..i].contains(&labels[i]));
-    let plain = terms.iter().chain([&output]).all(|t| t.iter().all(|l| l.is_ascii_alphabetic()) && distinct(t));
+    let plain =
+        terms.iter().chain([&output]).all(|t| t.iter().all(|l| l.is_ascii_alphabetic()) && distinct(t));
     if !plain || !output.iter().all(|l| all.contains(l)) {
-        return Err(format!("the equation \"{equation}\" has an ellipsis or repeats a label, which is not supported"));
+        return Err(format!(
+            "the equation \"{equation}\" has an ellipsis or repeats a label, which is not supported"
+        ));
     }
     let values = c.values()?;
     let fits = terms.len() == values.len() && terms.iter().zip(&values).all(|(t, v)| t.len() == c.rank(*v));
@@ -107,7 +112,11 @@ pub(super) fn einsum(c: &mut Call<'_>) -> Results {
 type Labelled = (Value, Vec<char>);
 
 /// Sums over the labels that are not kept.
-fn sum_out(c: &mut Call<'_>, (x, labels): Labelled, kept: &dyn Fn(&char) -> bool) -> Result<Labelled, String> {
+fn sum_out(
+    c: &mut Call<'_>,
+    (x, labels): Labelled,
+    kept: &dyn Fn(&char) -> bool,
+) -> Result<Labelled, String> {
     let axes: Vec<usize> = (0..labels.len()).filter(|i| !kept(&labels[*i])).collect();
     if axes.is_empty() {
         return Ok((x, labels));
@@ -116,7 +125,12 @@ fn sum_out(c: &mut Call<'_>, (x, labels): Labelled, kept: &dyn Fn(&char) -> bool
     Ok((x, labels.into_iter().filter(|l| kept(l)).collect()))
 }
 
-fn contract(c: &mut Call<'_>, a: Labelled, b: Labelled, kept: &dyn Fn(&char) -> bool) -> Result<Labelled, String> {
+fn contract(
+    c: &mut Call<'_>,
+    a: Labelled,
+    b: Labelled,
+    kept: &dyn Fn(&char) -> bool,
+) -> Result<Labelled, String> {
     let (in_a, in_b) = (a.1.clone(), b.1.clone());
     let a = sum_out(c, a, &|l| kept(l) || in_b.contains(l))?;
     let b = sum_out(c, b, &|l| kept(l) || in_a.contains(l))?;
@@ -142,7 +156,8 @@ fn arranged(
     second: &[char],
 ) -> Result<(Value, [Vec<Dim>; 3]), String> {
     let shape = c.shape(*x);
-    let place = |part: &[char]| part.iter().filter_map(|l| labels.iter().position(|m| m == l)).collect::<Vec<_>>();
+    let place =
+        |part: &[char]| part.iter().filter_map(|l| labels.iter().position(|m| m == l)).collect::<Vec<_>>();
     let places = [place(batch), place(first), place(second)];
     let sizes = places.clone().map(|p| p.iter().map(|d| shape[*d].clone()).collect::<Vec<_>>());
     let moved = c.transpose(*x, places.concat())?;

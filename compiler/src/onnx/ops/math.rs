@@ -1,8 +1,8 @@
 //! Arithmetic, comparison and selection, elementwise; on shape arithmetic, over expressions.
 
+use crate::ir::Value;
 use crate::onnx::call::{Call, Results, one};
 use crate::onnx::sizes::{self, Sizes};
-use crate::ir::Value;
 use bakelite_host::{DType, Pw};
 use bakelite_kernels::Dim;
 
@@ -108,8 +108,10 @@ pub(super) fn where_(c: &mut Call<'_>) -> Results {
         let picked = condition.constants().and_then(|_| {
             let both = a.zip(b, a.dtype, |a, _| Some(a.clone()))?;
             let other = a.zip(b, a.dtype, |_, b| Some(b.clone()))?;
-            let yes = condition.zip(&both, a.dtype, |c, a| Some(if c.is(0) { Dim::from(0) } else { a.clone() }))?;
-            let no = condition.zip(&other, a.dtype, |c, b| Some(if c.is(0) { b.clone() } else { Dim::from(0) }))?;
+            let yes =
+                condition.zip(&both, a.dtype, |c, a| Some(if c.is(0) { Dim::from(0) } else { a.clone() }))?;
+            let no = condition
+                .zip(&other, a.dtype, |c, b| Some(if c.is(0) { b.clone() } else { Dim::from(0) }))?;
             yes.zip(&no, a.dtype, |a, b| Some(a + b))
         });
         if let Some(done) = picked {
@@ -128,11 +130,16 @@ pub(super) fn pow(c: &mut Call<'_>) -> Results {
     let (x, y) = (c.value(0)?, c.value(1)?);
     let dtype = c.dtype(x);
     match c.data(y).and_then(|t| t.uniform()) {
-        Some(1.0) if c.data(y).is_some_and(|t| t.count() == 1 && t.shape.len() <= c.rank(x)) => return one(x),
+        Some(1.0) if c.data(y).is_some_and(|t| t.count() == 1 && t.shape.len() <= c.rank(x)) => {
+            return one(x);
+        }
         Some(2.0) if c.data(y).is_some_and(|t| t.count() == 1 && t.shape.len() <= c.rank(x)) => {
             return one(c.pw(Pw::Mul, &[x, x])?);
         }
-        Some(0.5) if dtype.is_float() && c.data(y).is_some_and(|t| t.count() == 1 && t.shape.len() <= c.rank(x)) => {
+        Some(0.5)
+            if dtype.is_float()
+                && c.data(y).is_some_and(|t| t.count() == 1 && t.shape.len() <= c.rank(x)) =>
+        {
             return one(c.pw(Pw::Sqrt, &[x])?);
         }
         _ => {}
@@ -193,7 +200,9 @@ fn convert(c: &mut Call<'_>, to: DType) -> Results {
             match to {
                 DType::Bool if lo > 0 || hi < 0 => Some(Dim::from(1)),
                 DType::Bool => d.as_const().map(|v| Dim::from(i64::from(v != 0))),
-                _ => (-most <= lo && hi <= most || d.as_const().is_some() && s.dtype == to).then(|| d.clone()),
+                _ => {
+                    (-most <= lo && hi <= most || d.as_const().is_some() && s.dtype == to).then(|| d.clone())
+                }
             }
         });
         if let Some(done) = done {

@@ -26,7 +26,10 @@ pub(super) fn batch(c: &mut Call<'_>) -> Results {
     for (i, name) in ["scale", "bias", "mean", "variance"].into_iter().enumerate() {
         let part = c.value(i + 1)?;
         if c.ty(part).shape != [channels.clone()] {
-            return Err(format!("the {name} {} does not have one element for each of {channels} channels", c.ty(part)));
+            return Err(format!(
+                "the {name} {} does not have one element for each of {channels} channels",
+                c.ty(part)
+            ));
         }
         parts.push(part);
     }
@@ -133,7 +136,8 @@ pub(super) fn group(c: &mut Call<'_>) -> Results {
     let channels = channels(c, x)?;
     let groups = c.attributes().need_int("num_groups")?;
     let groups = usize::try_from(groups).ok().filter(|g| *g > 0 && channels % *g == 0);
-    let groups = groups.ok_or_else(|| format!("{channels} channels do not divide into the attribute `num_groups`"))?;
+    let groups =
+        groups.ok_or_else(|| format!("{channels} channels do not divide into the attribute `num_groups`"))?;
     let epsilon = c.attributes().float("epsilon", 1e-5)?;
     let mut operands = vec![x];
     for i in [1, 2] {
@@ -154,7 +158,12 @@ pub(super) fn lrn(c: &mut Call<'_>) -> Results {
     let a = c.attributes();
     let size = a.need_int("size")?;
     let size = usize::try_from(size).map_err(|_| format!("attribute `size` is {size}"))?;
-    let op = Lrn { size, alpha: a.float("alpha", 1e-4)?, beta: a.float("beta", 0.75)?, bias: a.float("bias", 1.0)? };
+    let op = Lrn {
+        size,
+        alpha: a.float("alpha", 1e-4)?,
+        beta: a.float("beta", 0.75)?,
+        bias: a.float("bias", 1.0)?,
+    };
     one(c.add(op, &[x])?)
 }
 
@@ -174,10 +183,13 @@ pub(super) fn lp(c: &mut Call<'_>) -> Results {
 pub(super) fn mean_variance(c: &mut Call<'_>) -> Results {
     let x = c.value(0)?;
     let given = c.attributes().find_ints("axes")?.unwrap_or(&[0, 2, 3]);
-    let mut axes: Vec<usize> = given.iter().map(|a| normalize_axis(*a, c.rank(x))).collect::<Result<_, _>>()?;
+    let mut axes: Vec<usize> =
+        given.iter().map(|a| normalize_axis(*a, c.rank(x))).collect::<Result<_, _>>()?;
     axes.sort_unstable();
     axes.dedup();
-    let mean = |c: &mut Call<'_>, v| c.add(Reduce { kind: ReduceKind::Mean, axes: axes.clone(), keepdims: true }, &[v]);
+    let mean = |c: &mut Call<'_>, v| {
+        c.add(Reduce { kind: ReduceKind::Mean, axes: axes.clone(), keepdims: true }, &[v])
+    };
     let center = mean(c, x)?;
     let off = c.pw(Pw::Sub, &[x, center])?;
     let square = c.pw(Pw::Mul, &[off, off])?;

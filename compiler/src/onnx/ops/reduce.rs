@@ -23,7 +23,11 @@ pub(super) fn reduce(c: &mut Call<'_>, kind: ReduceKind) -> Results {
         && axes.len() == s.shape.len()
         && let Some(done) = on_sizes(c, &s, kind)
     {
-        return one(Sizes { dtype: s.dtype, shape: if keepdims { vec![1; rank] } else { vec![] }, dims: vec![done] });
+        return one(Sizes {
+            dtype: s.dtype,
+            shape: if keepdims { vec![1; rank] } else { vec![] },
+            dims: vec![done],
+        });
     }
     let x = c.value(0)?;
     let kind = match (kind, c.dtype(x)) {
@@ -53,14 +57,16 @@ fn on_sizes(c: &Call<'_>, s: &Sizes, kind: ReduceKind) -> Option<Dim> {
 pub(super) fn arg(c: &mut Call<'_>, max: bool) -> Results {
     let x = c.value(0)?;
     let axis = c.axis("axis", 0, x)?;
-    let (keepdims, last) = (c.attributes().flag("keepdims", true)?, c.attributes().flag("select_last_index", false)?);
+    let (keepdims, last) =
+        (c.attributes().flag("keepdims", true)?, c.attributes().flag("select_last_index", false)?);
     one(c.add(ArgReduce { max, last, axis, keepdims }, &[x])?)
 }
 
 pub(super) fn cum_sum(c: &mut Call<'_>) -> Results {
     let x = c.value(0)?;
     let axis = axis_operand(c, 1, c.rank(x))?;
-    let (exclusive, reverse) = (c.attributes().flag("exclusive", false)?, c.attributes().flag("reverse", false)?);
+    let (exclusive, reverse) =
+        (c.attributes().flag("exclusive", false)?, c.attributes().flag("reverse", false)?);
     one(c.add(CumSum { axis, exclusive, reverse }, &[x])?)
 }
 

@@ -42,7 +42,13 @@ pub(super) fn upsample(c: &mut Call<'_>) -> Results {
     let x = c.value(0)?;
     let scales = match scales(c, 1)? {
         Some(scales) => scales,
-        None => c.attributes().find_floats("scales")?.ok_or("the scales are missing")?.iter().map(|s| f64::from(*s)).collect(),
+        None => c
+            .attributes()
+            .find_floats("scales")?
+            .ok_or("the scales are missing")?
+            .iter()
+            .map(|s| f64::from(*s))
+            .collect(),
     };
     let interpolation = match c.attributes().text("mode", "nearest")? {
         "nearest" => Interpolation::NearestFloor,
@@ -112,7 +118,11 @@ pub(super) fn resize(c: &mut Call<'_>) -> Results {
     };
     let antialias = a.flag("antialias", false)? && !matches!(interpolation, Interpolation::NearestFloor);
     let refuse_shrinking = |scale: f64| {
-        if antialias && scale < 1.0 { Err("antialias is not supported where the result is smaller".to_owned()) } else { Ok(()) }
+        if antialias && scale < 1.0 {
+            Err("antialias is not supported where the result is smaller".to_owned())
+        } else {
+            Ok(())
+        }
     };
     // A scale is a size over a size where the model computes it; what remains must be a number.
     if let Some(scales) = scales(c, 2)? {
@@ -133,7 +143,8 @@ pub(super) fn resize(c: &mut Call<'_>) -> Results {
     let mut all = vec![1.0f32; rank];
     for (axis, size) in axes.iter().zip(sizes) {
         let from = &shape[*axis];
-        let scale = match (size.as_const(), from.as_const(), size.exact_div(from).and_then(|q| q.as_const())) {
+        let scale = match (size.as_const(), from.as_const(), size.exact_div(from).and_then(|q| q.as_const()))
+        {
             (Some(to), Some(from), _) if from > 0 => to as f64 / from as f64,
             (_, _, Some(quotient)) => quotient as f64,
             _ => return Err(format!("the ratio of {size} to {from} is not known at compile time")),

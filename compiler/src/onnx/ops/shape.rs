@@ -28,7 +28,11 @@ pub(super) fn reshape(c: &mut Call<'_>) -> Results {
         match size.as_const() {
             Some(0) if !allow_zero => {
                 let own = from.get(d);
-                *size = own.ok_or_else(|| format!("dimension {d} of the shape is 0, but {} has no such dimension", text(&from)))?.clone();
+                *size = own
+                    .ok_or_else(|| {
+                        format!("dimension {d} of the shape is 0, but {} has no such dimension", text(&from))
+                    })?
+                    .clone();
             }
             Some(-1) if rest.is_none() => rest = Some(d),
             Some(v) if v < 0 => return Err(format!("dimension {d} of the shape is {v}")),
@@ -120,7 +124,8 @@ pub(super) fn transpose(c: &mut Call<'_>) -> Results {
 pub(super) fn expand(c: &mut Call<'_>) -> Results {
     let to = c.need_sizes(1, "the shape")?;
     if let Operand::Sizes(sizes) = c.operand(0)? {
-        let filled = Sizes::list(vec![Dim::from(0); product(&to).as_const().map_or(0, |n| n.clamp(0, 1024)) as usize]);
+        let filled =
+            Sizes::list(vec![Dim::from(0); product(&to).as_const().map_or(0, |n| n.clamp(0, 1024)) as usize]);
         let filled = filled.reshaped(&to);
         if let Some(done) = filled.and_then(|f| sizes.zip(&f, sizes.dtype, |s, _| Some(s.clone()))) {
             return one(done);
@@ -160,13 +165,16 @@ fn image(c: &mut Call<'_>) -> Result<(crate::ir::Value, [Dim; 4], Dim), String> 
     if !(1..=1 << 16).contains(&block) {
         return Err(format!("attribute `blocksize` is {block}"));
     }
-    let shape: [Dim; 4] = c.shape(x).try_into().map_err(|s: Vec<Dim>| format!("expected 4 dimensions, got {}", text(&s)))?;
+    let shape: [Dim; 4] =
+        c.shape(x).try_into().map_err(|s: Vec<Dim>| format!("expected 4 dimensions, got {}", text(&s)))?;
     Ok((x, shape, Dim::from(block)))
 }
 
 pub(super) fn depth_to_space(c: &mut Call<'_>) -> Results {
     let (x, [n, ch, h, w], b) = image(c)?;
-    let deep = ch.exact_div(&(&b * &b)).ok_or_else(|| format!("{ch} channels do not divide into blocks of {b}×{b}"))?;
+    let deep = ch
+        .exact_div(&(&b * &b))
+        .ok_or_else(|| format!("{ch} channels do not divide into blocks of {b}×{b}"))?;
     let b = || b.clone();
     let (apart, perm) = match c.attributes().text("mode", "DCR")? {
         "DCR" => (vec![n.clone(), b(), b(), deep.clone(), h.clone(), w.clone()], vec![0, 3, 4, 1, 5, 2]),
@@ -180,7 +188,9 @@ pub(super) fn depth_to_space(c: &mut Call<'_>) -> Results {
 
 pub(super) fn space_to_depth(c: &mut Call<'_>) -> Results {
     let (x, [n, ch, h, w], b) = image(c)?;
-    let part = |size: &Dim| size.exact_div(&b).ok_or_else(|| format!("the size {size} does not divide into blocks of {b}"));
+    let part = |size: &Dim| {
+        size.exact_div(&b).ok_or_else(|| format!("the size {size} does not divide into blocks of {b}"))
+    };
     let (rows, columns) = (part(&h)?, part(&w)?);
     let apart = vec![n.clone(), ch.clone(), rows.clone(), b.clone(), columns.clone(), b.clone()];
     let apart = c.reshape(x, apart)?;

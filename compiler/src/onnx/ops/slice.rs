@@ -70,7 +70,8 @@ pub(super) fn slice(c: &mut Call<'_>) -> Results {
         return one(Sizes { dtype: s.dtype, ..Sizes::list(dims) });
     }
     let mut x = c.value(0)?;
-    let mut forward = Slice { starts: vec![Dim::from(0); shape.len()], steps: vec![1; shape.len()], shape: shape.clone() };
+    let mut forward =
+        Slice { starts: vec![Dim::from(0); shape.len()], steps: vec![1; shape.len()], shape: shape.clone() };
     for (d, part) in parts.iter().enumerate() {
         if let Some((start, count, step)) = part
             && *step > 0
@@ -96,7 +97,14 @@ pub(super) fn slice(c: &mut Call<'_>) -> Results {
 }
 
 /// Elements `start, start + step, ...` for a negative step, by index.
-fn backward(c: &mut Call<'_>, x: Value, axis: usize, start: &Dim, count: &Dim, step: i64) -> Result<Value, String> {
+fn backward(
+    c: &mut Call<'_>,
+    x: Value,
+    axis: usize,
+    start: &Dim,
+    count: &Dim,
+    step: i64,
+) -> Result<Value, String> {
     let positions = c.counting(DType::I64, count)?;
     let step = c.sizes_value(Sizes::scalar(Dim::from(step)))?;
     let start = c.sizes_value(Sizes::scalar(start.clone()))?;
@@ -162,7 +170,8 @@ pub(super) fn crop(c: &mut Call<'_>) -> Results {
     }
     let scale = c.attributes().find_ints("scale")?;
     let mut out = x;
-    for (d, first, last, place) in [(rank - 2, border[1], border[3], 0), (rank - 1, border[0], border[2], 1)] {
+    for (d, first, last, place) in [(rank - 2, border[1], border[3], 0), (rank - 1, border[0], border[2], 1)]
+    {
         let size = match scale.and_then(|s| s.get(place)) {
             Some(size) => Dim::from(*size),
             None => &shape[d] - Dim::from(first + last),
@@ -183,7 +192,9 @@ pub(super) fn pad(c: &mut Call<'_>) -> Results {
         "reflect" => PadMode::Reflect,
         "edge" => PadMode::Edge,
         "wrap" => PadMode::Wrap,
-        other => return Err(format!("attribute `mode` is \"{other}\", expected constant, reflect, edge or wrap")),
+        other => {
+            return Err(format!("attribute `mode` is \"{other}\", expected constant, reflect, edge or wrap"));
+        }
     };
     let pads = c.ints_or("pads", 1)?.ok_or("the pads are missing")?;
     let axes: Vec<usize> = if c.has(3) {

@@ -14,7 +14,9 @@ pub(super) fn constant(c: &mut Call<'_>) -> Results {
         Some((name, Attribute::Tensor(t))) if name == "value" => t.clone(),
         Some((name, Attribute::Float(v))) if name == "value_float" => Tensor::of(DType::F32, vec![], &[*v])?,
         Some((name, Attribute::Int(v))) if name == "value_int" => Tensor::of(DType::I64, vec![], &[*v])?,
-        Some((name, Attribute::Floats(v))) if name == "value_floats" => Tensor::of(DType::F32, vec![v.len()], v)?,
+        Some((name, Attribute::Floats(v))) if name == "value_floats" => {
+            Tensor::of(DType::F32, vec![v.len()], v)?
+        }
         Some((name, Attribute::Ints(v))) if name == "value_ints" => Tensor::of(DType::I64, vec![v.len()], v)?,
         Some((name, _)) => return Err(format!("a constant by the attribute `{name}` is not supported")),
         None => return Err("the attribute `value` is missing".into()),
@@ -58,7 +60,8 @@ pub(super) fn range(c: &mut Call<'_>) -> Results {
         if step == 0 {
             return Err("the step is 0".into());
         }
-        let (room, size) = if step > 0 { (limit - start, step) } else { (start - limit, step.saturating_neg()) };
+        let (room, size) =
+            if step > 0 { (limit - start, step) } else { (start - limit, step.saturating_neg()) };
         let count = sizes::max(&room.ceil_div(&Dim::from(size)), &Dim::from(0), c.symbols());
         // In the widest type of the class first: the table of positions is shared.
         let positions = c.counting(dtype, &count)?;
