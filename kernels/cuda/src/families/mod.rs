@@ -1,5 +1,12 @@
 //! Every kernel family, in the order in which they are asked for tactics.
 
+pub mod attention;
+pub mod attention_samples;
+pub mod gemm_mma;
+mod gemm_mma_operands;
+pub mod gemm_mma_samples;
+pub mod gemm_simt;
+pub mod gemm_simt_gemv;
 pub mod pointwise;
 
 use crate::dim::{Dim, Range, Symbols};
@@ -10,6 +17,11 @@ use bakelite_host::Problem;
 pub static FAMILIES: &[&dyn Family] = &[
     &pointwise::Linear, //
     &pointwise::Transpose,
+    &gemm_mma::Mma,
+    &gemm_simt::Simt,
+    &gemm_simt_gemv::Gemv,
+    &attention::Mma,
+    &attention::Simt,
 ];
 
 /// Makes some problems.
@@ -18,6 +30,8 @@ pub type Samples = fn() -> Vec<Problem<Dim>>;
 /// For each file of families, the problems that its tests compile and run, over [`sample_symbols`].
 pub static SAMPLES: &[(&str, Samples)] = &[
     ("pointwise", pointwise::samples), //
+    ("gemm", gemm_mma_samples::samples),
+    ("attention", attention_samples::samples),
 ];
 
 /// The symbols that samples use: `batch` and `seq`.
