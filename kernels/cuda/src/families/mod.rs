@@ -1,5 +1,12 @@
 //! Every kernel family, in the order in which they are asked for tactics.
 
+pub mod conv_depthwise;
+mod conv_geometry;
+pub mod conv_mma;
+pub mod conv_samples;
+pub mod conv_simt;
+pub mod conv_simt_direct;
+pub mod conv_transpose;
 pub mod pointwise;
 
 use crate::dim::{Dim, Range, Symbols};
@@ -10,6 +17,11 @@ use bakelite_host::Problem;
 pub static FAMILIES: &[&dyn Family] = &[
     &pointwise::Linear, //
     &pointwise::Transpose,
+    &conv_mma::ConvMma,
+    &conv_depthwise::ConvDepthwise,
+    &conv_simt::ConvSimt,
+    &conv_simt_direct::ConvDirect,
+    &conv_transpose::ConvTransposeSimt,
 ];
 
 /// Makes some problems.
@@ -18,6 +30,8 @@ pub type Samples = fn() -> Vec<Problem<Dim>>;
 /// For each file of families, the problems that its tests compile and run, over [`sample_symbols`].
 pub static SAMPLES: &[(&str, Samples)] = &[
     ("pointwise", pointwise::samples), //
+    ("conv", conv_samples::conv),
+    ("conv_transpose", conv_samples::transpose),
 ];
 
 /// The symbols that samples use: `batch` and `seq`.
