@@ -7,6 +7,13 @@ mod gemm_mma_operands;
 pub mod gemm_mma_samples;
 pub mod gemm_simt;
 pub mod gemm_simt_gemv;
+pub mod conv_depthwise;
+mod conv_geometry;
+pub mod conv_mma;
+pub mod conv_samples;
+pub mod conv_simt;
+pub mod conv_simt_direct;
+pub mod conv_transpose;
 pub mod pointwise;
 
 use crate::dim::{Dim, Range, Symbols};
@@ -22,6 +29,11 @@ pub static FAMILIES: &[&dyn Family] = &[
     &gemm_simt_gemv::Gemv,
     &attention::Mma,
     &attention::Simt,
+    &conv_mma::ConvMma,
+    &conv_depthwise::ConvDepthwise,
+    &conv_simt::ConvSimt,
+    &conv_simt_direct::ConvDirect,
+    &conv_transpose::ConvTransposeSimt,
 ];
 
 /// Makes some problems.
@@ -32,6 +44,8 @@ pub static SAMPLES: &[(&str, Samples)] = &[
     ("pointwise", pointwise::samples), //
     ("gemm", gemm_mma_samples::samples),
     ("attention", attention_samples::samples),
+    ("conv", conv_samples::conv),
+    ("conv_transpose", conv_samples::transpose),
 ];
 
 /// The symbols that samples use: `batch` and `seq`.

@@ -1,0 +1,37 @@
+// conv.simt, direct: one thread sums one output element, with the weights as the model has them. For weights that are
+// computed at run time and for groups too small to tile.
+
+extern "C" __global__ void __launch_bounds__(128)
+    KERNEL_NAME(const element_t* __restrict__ x, const element_t* __restrict__ w EPILOGUE_PARAMS SYMBOL_PARAMS) {
+  const index_t i = (index_t)blockIdx.x * 128 + threadIdx.x;
+  const index_t pixels = OD * OH * OW;
+  const index_t extent = ID * IH * IW;
+  launch_dependents();
+  dependency_wait();
+  if (i >= M * FILTERS) return;
+  const int filter = LAST ? i % FILTERS : i / pixels % FILTERS;
+  const index_t pixel = LAST ? i / FILTERS % pixels : i % pixels;
+  const index_t image = i / (pixels * FILTERS);
+  const int z0 = pixel / (OH * OW) * SD - PD, y0 = pixel / OW % OH * SH - PH, x0 = pixel % OW * SW - PW;
+  const element_t* from = x + image * CHANNELS * extent + (index_t)(filter / NG * CG) * (LAST ? 1 : extent);
+  const element_t* weights = w + (index_t)filter * (CG * KD * KH * KW);
+  acc_t sum[1] = {0};
+  for (int a = 0; a < KD; ++a) {
+    const int z = z0 + a * DD;
+    if ((unsigned)z >= (unsigned)ID) continue;
+    for (int r = 0; r < KH; ++r) {
+      const int y = y0 + r * DH;
+      if ((unsigned)y >= (unsigned)IH) continue;
+      for (int s = 0; s < KW; ++s) {
+        const int column = x0 + s * DW;
+        if ((unsigned)column >= (unsigned)IW) continue;
+        const element_t* at = from + ((z * IH + y) * IW + column) * (LAST ? CHANNELS : 1);
+        const element_t* tap = weights + (a * KH + r) * KW + s;
+#pragma unroll 4
+        for (int c = 0; c < CG; ++c)
+          sum[0] += widen(at[c * (LAST ? 1 : extent)]) * widen(tap[c * (KD * KH * KW)]);
+      }
+    }
+  }
+  EPILOGUE.store<1>(sum, i);
+}

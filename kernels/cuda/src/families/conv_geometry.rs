@@ -1,0 +1,193 @@
+//! A convolution's numbers in three spatial dimensions (missing ones in front, of size 1), and the constants that the
+//! `conv*.cuh` sources are written in. Knows no tactic.
+
+use crate::codegen;
+use crate::dim::{Dim, Symbols, product};
+use bakelite_host::problem::{Conv, ConvTranspose, Layout};
+use bakelite_host::{DType, Problem};
+use std::fmt::Write;
+
+/// Of a convolution or a transposed one.
+#[derive(Clone, Debug)]
+pub(super) struct Geometry {
+    pub(super) n: Dim,
+    pub(super) channels: usize,
+    pub(super) filters: usize,
+    pub(super) groups: usize,
+    pub(super) input: [Dim; 3],
+    pub(super) output: [Dim; 3],
+    pub(super) kernel: [usize; 3],
+    pub(super) strides: [usize; 3],
+    pub(super) dilations: [usize; 3],
+    pub(super) pads: [usize; 3],
+    pub(super) last: bool,
+    pub(super) dtype: DType,
+    /// Dimensions the problem has.
+    pub(super) rank: usize,
+}
+
+macro_rules! of {
+    ($name:ident, $problem:ident) => {
+        pub(super) fn $name(p: &$problem<Dim>) -> Result<Geometry, String> {
+            let rank = p.kernel.len();
+            let lens = [p.input.len(), p.output.len(), p.strides.len(), p.dilations.len(), p.pads.len()];
+            if !(1..=3).contains(&rank) || lens.iter().any(|l| *l != rank) {
+                return Err(format!("{rank} spatial dimensions (lists of {lens:?}); expected 1 to 3"));
+            }
+            if p.groups == 0 || p.channels % p.groups != 0 || p.filters % p.groups != 0 || p.filters == 0 {
+                return Err(format!("{} channels, {} filters in {} groups", p.channels, p.filters, p.groups));
+            }
+            if p.kernel.contains(&0) || p.strides.contains(&0) || p.dilations.contains(&0) || p.channels == 0
+            {
+                return Err("a kernel size, stride, dilation or channel count of 0".to_owned());
+            }
+            Ok(Geometry {
+                n: p.n.clone(),
+                channels: p.channels,
+                filters: p.filters,
+                groups: p.groups,
+                input: sizes(&p.input),
+                output: sizes(&p.output),
+                kernel: numbers(&p.kernel, 1),
+                strides: numbers(&p.strides, 1),
+                dilations: numbers(&p.dilations, 1),
+                pads: numbers(&p.pads, 0),
+                last: p.layout == Layout::ChannelsLast,
+                dtype: p.dtype,
+                rank,
+            })
+        }
+    };
+}
+
+fn sizes(of: &[Dim]) -> [Dim; 3] {
+    std::array::from_fn(|d| (d + of.len()).checked_sub(3).map_or(Dim::from(1), |d| of[d].clone()))
+}
+
+fn numbers(of: &[usize], missing: usize) -> [usize; 3] {
+    std::array::from_fn(|d| (d + of.len()).checked_sub(3).map_or(missing, |d| of[d]))
+}
+
+impl Geometry {
+    of!(of_conv, Conv);
+    of!(of_transpose, ConvTranspose);
+
+    /// Channels of one group.
+    pub(super) const fn cg(&self) -> usize {
+        self.channels / self.groups
+    }
+
+    /// Filters of one group.
+    pub(super) const fn ng(&self) -> usize {
+        self.filters / self.groups
+    }
+
+    /// Positions of the window.
+    pub(super) fn taps(&self) -> usize {
+        self.kernel.iter().product()
+    }
+
+    /// Output pixels of all images.
+    pub(super) fn pixels(&self) -> Dim {
+        &self.n * &product(&self.output)
+    }
+
+    /// Elements of `x`.
+    pub(super) fn x_len(&self) -> Dim {
+        &self.n * &product(&self.input) * Dim::from(self.channels)
+    }
+
+    /// Elements of the output.
+    pub(super) fn out_len(&self) -> Dim {
+        self.pixels() * Dim::from(self.filters)
+    }
+
+    /// The output's dimensions in the layout's order, as many as the problem has.
+    pub(super) fn out_shape(&self) -> Vec<Dim> {
+        let spatial = self.output[3 - self.rank..].iter().cloned();
+        let (n, f) = (self.n.clone(), Dim::from(self.filters));
+        if self.last {
+            [n].into_iter().chain(spatial).chain([f]).collect()
+        } else {
+            [n, f].into_iter().chain(spatial).collect()
+        }
+    }
+
+    /// Whether output pixel p needs input pixel p and no other.
+    pub(super) fn is_pointwise(&self) -> bool {
+        self.taps() == 1 && self.strides == [1; 3] && self.pads == [0; 3] && self.input == self.output
+    }
+
+    /// Whether flat indices need 64 bits.
+    pub(super) fn is_wide(&self, symbols: &Symbols) -> bool {
+        codegen::is_wide([&self.x_len(), &self.out_len()], symbols)
+    }
+
+    /// Multiplications and additions, with symbols at their optimum.
+    pub(super) fn flops(&self, transposed: bool, symbols: &Symbols) -> f64 {
+        let pixels = if transposed { &self.n * &product(&self.input) } else { self.pixels() };
+        2.0 * pixels.opt(symbols) as f64 * (self.filters * self.cg() * self.taps()) as f64
+    }
+
+    /// Bytes of weights, of `x` and of an output of `out_size` bytes an element, with symbols at their optimum.
+    pub(super) fn bytes(&self, out_size: usize, symbols: &Symbols) -> f64 {
+        let size = self.dtype.size() as f64;
+        let weights = (self.filters * self.cg() * self.taps()) as f64 * size;
+        weights
+            + self.x_len().opt(symbols) as f64 * size
+            + self.out_len().opt(symbols) as f64 * out_size as f64
+    }
+
+    /// `element_t`, the sizes and the attributes as constants, and `SYMBOL_PARAMS` with `SYMBOL_NAMES`, what a function
+    /// declared with the former is called with.
+    pub(super) fn constants(&self, problem: &Problem<Dim>) -> String {
+        let mut text = format!("typedef {} element_t;\n", codegen::ctype(self.dtype));
+        let numbers = [
+            ("CHANNELS", self.channels),
+            ("FILTERS", self.filters),
+            ("GROUPS", self.groups),
+            ("CG", self.cg()),
+            ("NG", self.ng()),
+            ("LAST", usize::from(self.last)),
+        ];
+        for (name, value) in numbers {
+            let _ = writeln!(text, "constexpr int {name} = {value};");
+        }
+        for (d, axis) in ["D", "H", "W"].into_iter().enumerate() {
+            text.push_str(&codegen::size(&format!("I{axis}"), &self.input[d]));
+            text.push_str(&codegen::size(&format!("O{axis}"), &self.output[d]));
+            let _ = writeln!(
+                text,
+                "constexpr int K{axis} = {}, S{axis} = {}, D{axis} = {}, P{axis} = {};",
+                self.kernel[d], self.strides[d], self.dilations[d], self.pads[d]
+            );
+        }
+        // Images, and output pixels of all of them.
+        text.push_str(&codegen::size("N", &self.n));
+        text.push_str(&codegen::size("M", &self.pixels()));
+        let params = codegen::symbol_params(problem);
+        let names = params.replacen("SYMBOL_PARAMS", "SYMBOL_NAMES", 1).replace(", int ", ", ");
+        text + &params + &names
+    }
+
+    /// One line that says what the convolution is.
+    pub(super) fn title(&self, name: &str) -> String {
+        let text = |sizes: &[String]| sizes.join("x");
+        let of = |v: &[usize; 3]| text(&v[3 - self.rank..].iter().map(usize::to_string).collect::<Vec<_>>());
+        let sizes = |v: &[Dim; 3]| text(&v[3 - self.rank..].iter().map(Dim::to_string).collect::<Vec<_>>());
+        format!(
+            "{name}: {} x [{}] of {} channels -> [{}] of {} filters, kernel {}, stride {}, dilation {}, pad {}, {} groups, {}",
+            self.n,
+            sizes(&self.input),
+            self.channels,
+            sizes(&self.output),
+            self.filters,
+            of(&self.kernel),
+            of(&self.strides),
+            of(&self.dilations),
+            of(&self.pads),
+            self.groups,
+            self.dtype
+        )
+    }
+}

@@ -1,0 +1,463 @@
+//! `conv.mma`: convolution over channels-last tensors as an implicit matrix product on tensor cores.
+//! One- and two-dimensional, any stride, dilation, padding and groups, constant weights.
+
+use super::conv_geometry::Geometry;
+use super::pointwise::LAUNCH;
+use crate::codegen;
+use crate::dim::{Dim, Symbols};
+use crate::family::{Arg, Build, Family, Launch, Limit, Pack};
+use crate::tactic::Tactic;
+use crate::target::Target;
+use bakelite_host::problem::{Conv, Math};
+use bakelite_host::{DType, Problem};
+
+const MAINLOOP: &str = include_str!("../../cuda/conv_mma.cuh");
+const REDUCE: &str = include_str!("../../cuda/conv_reduce.cuh");
+
+/// The family.
+pub struct ConvMma;
+
+/// What a tactic says.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Tile {
+    /// Pixels and filters of a block.
+    m: u32,
+    n: u32,
+    /// Steps of k in a tile: 2 or 4.
+    steps: u32,
+    stages: u32,
+    /// Warp groups, which share the steps of a tile.
+    groups: u32,
+    /// Warps in each group.
+    warps: u32,
+    /// Blocks that share a tile's k, through the workspace or a cluster.
+    split: u32,
+    cluster: u32,
+}
+
+/// The problem as the kernel sees it.
+struct Shape {
+    geometry: Geometry,
+    /// Element loads instead of 16-byte copies.
+    gather: bool,
+    /// Elements of k in a step, steps in all.
+    step: usize,
+    total: usize,
+}
+
+impl Shape {
+    fn of(conv: &Conv<Dim>, target: &Target) -> Result<Shape, String> {
+        let geometry = Geometry::of_conv(conv)?;
+        let step = match (conv.dtype, conv.math, target.arch.sm) {
+            (DType::F16, _, _) | (DType::BF16, _, 80..) => 16,
+            (DType::F32, Math::Tf32, 80..) => 8,
+            _ => {
+                return Err(format!(
+                    "no tensor cores for {} ({:?}) on {}",
+                    conv.dtype, conv.math, target.arch
+                ));
+            }
+        };
+        if !geometry.last || geometry.rank > 2 {
+            return Err("conv.mma takes channels-last tensors of one or two dimensions".to_owned());
+        }
+        let taps = geometry.taps();
+        if taps > 32 && geometry.kernel.iter().any(|k| *k > 16) {
+            return Err(format!("a kernel of {:?} has no tap mask", geometry.kernel));
+        }
+        let gather = geometry.cg() % (step / 2) != 0;
+        let total =
+            if gather { (taps * geometry.cg()).div_ceil(step) } else { taps * geometry.cg().div_ceil(step) };
+        Ok(Shape { geometry, gather, step, total })
+    }
+
+    fn tiles(&self, tile: &Tile) -> u32 {
+        (self.total as u32).div_ceil(tile.steps)
+    }
+
+    fn column_tiles(&self, tile: &Tile) -> usize {
+        self.geometry.ng().div_ceil(tile.n as usize)
+    }
+
+    /// How the weights `[filters, cg, taps]` are packed: see conv_mma.cuh.
+    fn pack(&self, tile: &Tile) -> Pack {
+        let (n, cg, ng) = (tile.n as usize, self.geometry.cg(), self.geometry.ng());
+        let taps = self.geometry.taps();
+        let filter = cg * taps;
+        let lane = self.step / 8; // elements of one operand register
+        // Steps of k, as one dimension or as taps and the steps of each; `along` is how far k moves in the original.
+        let (steps, step_strides, along, limit) = if self.gather {
+            (vec![self.total], vec![self.step], 1, filter)
+        } else {
+            (vec![taps, cg.div_ceil(self.step)], vec![1, self.step * taps], taps, cg)
+        };
+        let first = 2 + steps.len();
+        let step_dim = first - 1;
+        let mut shape = vec![self.geometry.groups, self.column_tiles(tile)];
+        let mut strides = vec![ng * filter, n * filter];
+        shape.extend(steps);
+        strides.extend(step_strides);
+        // 16 filters, filter of 8, k quad, which 8, which half of the step, element of the register
+        shape.extend([n / 16, 8, 4, 2, 2, lane]);
+        strides.extend([16 * filter, filter, lane * along, 8 * filter, self.step / 2 * along, along]);
+        let filters = vec![(1, n), (first, 16), (first + 1, 1), (first + 3, 8)];
+        let depth =
+            vec![(step_dim, self.step), (first + 2, lane), (first + 4, self.step / 2), (first + 5, 1)];
+        let limits = vec![Limit { terms: filters, below: ng }, Limit { terms: depth, below: limit }];
+        Pack { shape, strides, limits }
+    }
+}
+
+impl Tile {
+    fn tactic(&self) -> Tactic {
+        let params = [
+            ("m", self.m),
+            ("n", self.n),
+            ("k", self.steps),
+            ("stages", self.stages),
+            ("groups", self.groups),
+            ("warps", self.warps),
+            ("split", self.split),
+            ("cluster", self.cluster),
+        ];
+        Tactic::new(ConvMma.name(), ConvMma.version(), &params)
+    }
+
+    fn of(tactic: &Tactic) -> Result<Tile, String> {
+        Ok(Tile {
+            m: tactic.get("m")?,
+            n: tactic.get("n")?,
+            steps: tactic.get("k")?,
+            stages: tactic.get("stages")?,
+            groups: tactic.get("groups")?,
+            warps: tactic.get("warps")?,
+            split: tactic.get("split")?,
+            cluster: tactic.get("cluster")?,
+        })
+    }
+
+    const fn threads(&self) -> u32 {
+        32 * self.warps * self.groups
+    }
+
+    /// Dynamic shared memory: the stages, then over them the partial sums.
+    fn shared(&self) -> u32 {
+        let tiles = self.stages * (self.m + self.n) * 32 * self.steps;
+        tiles.max(self.groups * self.m * (self.n + 8) * 4)
+    }
+
+    /// Warps along pixels and filters: whole 16x16 blocks, as square as it goes.
+    fn warp_grid(&self) -> Option<(u32, u32)> {
+        (0..4)
+            .map(|p| (1 << p, self.warps >> p))
+            .filter(|(wm, wn)| {
+                wm * wn == self.warps && self.m.is_multiple_of(16 * wm) && self.n.is_multiple_of(16 * wn)
+            })
+            .min_by_key(|(wm, wn)| self.m / wm + self.n / wn)
+    }
+
+    /// Accumulator registers of a thread.
+    const fn accumulators(&self) -> u32 {
+        self.m * self.n / (32 * self.warps)
+    }
+
+    /// Why the kernel cannot be made so, if it cannot.
+    fn check(&self, shape: &Shape, target: &Target) -> Result<(), String> {
+        let sizes = |v: u32| matches!(v, 32 | 64 | 128);
+        let fail = |what: &str| Err(format!("`{}`: {what}", self.tactic()));
+        if !sizes(self.m) || !sizes(self.n) || !matches!(self.steps, 2 | 4) {
+            return fail("tiles are 32, 64 or 128 by 32, 64 or 128 by 2 or 4 steps");
+        }
+        if !matches!(self.warps, 4 | 8) || !matches!(self.groups, 1 | 2 | 4) || self.groups > self.steps {
+            return fail("4 or 8 warps in 1, 2 or 4 groups, no more than steps");
+        }
+        if self.threads() > 512 || self.accumulators() > 128 || self.warp_grid().is_none() {
+            return fail("more threads or registers than a block has, or warps that do not tile it");
+        }
+        if self.shared() > target.shared_per_block {
+            return fail(&format!("{} bytes of shared memory of {}", self.shared(), target.shared_per_block));
+        }
+        let tiles = shape.tiles(self);
+        if self.split == 0 || self.cluster == 0 || (self.split > 1 && self.cluster > 1) {
+            return fail("k is split over the workspace or a cluster, not both");
+        }
+        if self.split * self.cluster > tiles {
+            return fail(&format!("k is split in more parts than its {tiles} tiles"));
+        }
+        if self.cluster > 1 {
+            if target.arch.sm < 90 {
+                return fail("clusters need sm_90");
+            }
+            if self.cluster > 8 || !shape.geometry.ng().is_multiple_of(4) {
+                return fail("clusters of at most 8, with filters in fours");
+            }
+        }
+        if shape.gather {
+            let parts = self.threads() / self.m;
+            if self.split * self.cluster > 1 || parts == 0 || !(2 * self.steps).is_multiple_of(parts) {
+                return fail("gathering does not split k, and gives each thread whole chunks of one row");
+            }
+            if self.stages == 0 || self.stages > 16 {
+                return fail("1 to 16 resident tiles");
+            }
+        } else if !(2..=6).contains(&self.stages) {
+            return fail("2 to 6 stages");
+        }
+        Ok(())
+    }
+
+    /// Estimated µs.
+    fn cost(&self, shape: &Shape, out_size: usize, symbols: &Symbols, target: &Target) -> f64 {
+        const CYCLES_PER_US: f64 = 1700.0;
+        let geometry = &shape.geometry;
+        let pixels = geometry.pixels().opt(symbols).max(1) as f64;
+        let sms = f64::from(target.multiprocessors);
+        let parts = f64::from(self.split * self.cluster);
+        let blocks = (pixels / f64::from(self.m)).ceil()
+            * shape.column_tiles(self) as f64
+            * geometry.groups as f64
+            * parts;
+        let threads_per_sm = match target.arch.sm {
+            75 => 1024,
+            86..=89 | 120.. => 1536,
+            _ => 2048,
+        };
+        let registers = (self.accumulators() + 72).min(255);
+        let resident = (target.shared_per_multiprocessor / (self.shared() + 1024))
+            .min(threads_per_sm / self.threads())
+            .min(65536 / (self.threads() * registers))
+            .max(1);
+        let per_sm = (blocks / sms).ceil().min(f64::from(resident));
+        let rounds = (blocks / (sms * per_sm)).ceil();
+        // Fewer rounds than whole ones where blocks of several rounds overlap.
+        let rounds = if rounds > 3.0 { (blocks / (sms * per_sm)).max(3.0) } else { rounds };
+        let steps = f64::from(shape.tiles(self).div_ceil(self.split * self.cluster) * self.steps);
+        let depth = steps * shape.step as f64;
+        let (m, n) = (f64::from(self.m), f64::from(self.n));
+        let (wm, wn) = self.warp_grid().unwrap_or((1, 1));
+        // Each step of one warp waits for ldmatrix and then its mmas.
+        let mmas = m / f64::from(wm) / 16.0 * (n / f64::from(wn) / 8.0);
+        let latency = steps / f64::from(self.groups) * (90.0 + 4.0 * mmas);
+        let element = geometry.dtype.size() as f64;
+        let rate = if geometry.dtype == DType::F32 { 0.5 } else { 1.0 };
+        let flops_per_cycle = rate * target.tensor_tflops * 1e6 / CYCLES_PER_US / sms;
+        let tensor = per_sm * 2.0 * m * n * depth / flops_per_cycle;
+        let warp_rows = m / f64::from(wm) + n / f64::from(wn);
+        let fragments = per_sm * steps * f64::from(self.warps) * warp_rows * 32.0 / 128.0;
+        let fill = per_sm * (m + n) * depth * element / 40.0;
+        let gather = if shape.gather { per_sm * m * depth * 6.0 / 128.0 + 600.0 } else { 0.0 };
+        // What is in flight is limited by the stages: each covers some 700 cycles of latency.
+        let tiles = steps / f64::from(self.steps);
+        let waiting = if shape.gather { 0.0 } else { tiles * 700.0 / f64::from(self.stages - 1) / per_sm };
+        let main = latency.max(tensor).max(fragments).max(fill).max(waiting) + gather;
+        let epilogue = per_sm * m * n * (4.0 * f64::from(self.groups + 1) / 128.0 + element / 32.0)
+            / parts.max(1.0)
+            + 350.0;
+        let mut us = LAUNCH + rounds * (main + epilogue) / CYCLES_PER_US;
+        let floor = geometry.bytes(out_size, symbols) / target.bandwidth / 1e3;
+        us = us.max(LAUNCH + floor);
+        if self.split > 1 {
+            let partial = pixels * geometry.filters as f64 * 4.0 * f64::from(self.split);
+            us += LAUNCH + 2.0 * partial / 4e6;
+        }
+        if self.cluster > 1 {
+            us += 0.8;
+        }
+        us
+    }
+}
+
+/// The convolution in `problem`.
+fn conv(problem: &Problem<Dim>) -> Result<&Conv<Dim>, String> {
+    match problem {
+        Problem::Conv(conv) => Ok(conv),
+        other => Err(format!("conv.mma does not implement {}", other.name())),
+    }
+}
+
+/// Every tile that fits, sensible or not.
+fn candidates(shape: &Shape, target: &Target) -> Vec<Tile> {
+    let mut out = Vec::new();
+    let sizes = [32, 64, 128];
+    for (m, n) in sizes.iter().flat_map(|m| sizes.iter().map(move |n| (*m, *n))) {
+        for (steps, groups) in [(2, 1), (2, 2), (4, 1), (4, 2), (4, 4)] {
+            for warps in [4, 8] {
+                let tile = Tile { m, n, steps, stages: 2, groups, warps, split: 1, cluster: 1 };
+                if (warps == 8 && (m * n < 64 * 128 || groups > 1)) || (groups > 1 && m * n > 64 * 128) {
+                    continue;
+                }
+                let tiles = shape.tiles(&tile);
+                if shape.gather {
+                    // All of k resident if it fits, else slabs of it.
+                    let fits = (target.shared_per_block.min(112 * 1024) / ((m + n) * 32 * steps)).min(16);
+                    let slabs = tiles.div_ceil(fits.max(1));
+                    out.push(Tile { stages: tiles.div_ceil(slabs), ..tile });
+                    continue;
+                }
+                for (split, cluster) in
+                    [(1, 1), (2, 1), (3, 1), (4, 1), (6, 1), (8, 1), (1, 2), (1, 3), (1, 4), (1, 6), (1, 8)]
+                {
+                    let mine = tiles.div_ceil(split * cluster);
+                    for stages in 2..=5u32 {
+                        if stages == 2 || stages - 1 <= mine {
+                            out.push(Tile { stages, split, cluster, ..tile });
+                        }
+                    }
+                }
+            }
+        }
+    }
+    out.retain(|t| t.check(shape, target).is_ok());
+    out
+}
+
+impl Family for ConvMma {
+    fn name(&self) -> &'static str {
+        "conv.mma"
+    }
+
+    fn version(&self) -> u32 {
+        1
+    }
+
+    fn tactics(&self, problem: &Problem<Dim>, symbols: &Symbols, target: &Target) -> Vec<Tactic> {
+        const MOST: usize = 24;
+        let Ok((conv, shape)) = conv(problem).and_then(|c| Shape::of(c, target).map(|s| (c, s))) else {
+            return vec![];
+        };
+        // A tile mostly of padding is not worth timing beside a smaller one.
+        let widest = (shape.geometry.ng() as u32).next_multiple_of(32);
+        let out = conv.epilogue.out().size();
+        let mut ranked: Vec<(f64, Tile)> = candidates(&shape, target)
+            .into_iter()
+            .filter(|t| t.n <= widest)
+            .map(|t| (t.cost(&shape, out, symbols, target), t))
+            .collect();
+        ranked.sort_by(|a, b| a.0.total_cmp(&b.0));
+        // At most three that differ in stages alone, split or depth: the model errs alike for those.
+        let mut chosen: Vec<Tile> = Vec::new();
+        for (_, tile) in ranked {
+            let alike =
+                |t: &&Tile| (t.m, t.n, t.groups, t.warps) == (tile.m, tile.n, tile.groups, tile.warps);
+            if chosen.len() < MOST && chosen.iter().filter(alike).count() < 3 {
+                chosen.push(tile);
+            }
+        }
+        chosen.iter().map(Tile::tactic).collect()
+    }
+
+    fn cost(&self, problem: &Problem<Dim>, tactic: &Tactic, symbols: &Symbols, target: &Target) -> f64 {
+        let estimate = || {
+            let conv = conv(problem)?;
+            let shape = Shape::of(conv, target)?;
+            Tile::of(tactic).map(|t| t.cost(&shape, conv.epilogue.out().size(), symbols, target))
+        };
+        estimate().unwrap_or(f64::INFINITY)
+    }
+
+    fn build(
+        &self,
+        problem: &Problem<Dim>,
+        tactic: &Tactic,
+        symbols: &Symbols,
+        target: &Target,
+    ) -> Result<Build, String> {
+        let conv = conv(problem)?;
+        let shape = Shape::of(conv, target)?;
+        let tile = Tile::of(tactic)?;
+        tile.check(&shape, target)?;
+        let geometry = &shape.geometry;
+        let (warps_m, warps_n) = tile.warp_grid().ok_or("the warps do not tile the block")?;
+        let split = tile.split * tile.cluster;
+        let tiles = shape.tiles(&tile).div_ceil(split);
+        let constants = codegen::constants(&[
+            ("BM", tile.m),
+            ("BN", tile.n),
+            ("TILE_STEPS", tile.steps),
+            ("STAGES", tile.stages),
+            ("WARP_GROUPS", tile.groups),
+            ("WARPS_M", warps_m),
+            ("WARPS_N", warps_n),
+            // Dependents signalled early pile up behind short kernels, and overlap with long ones.
+            ("EARLY", u32::from(tiles > 12)),
+            ("POINTWISE", u32::from(geometry.is_pointwise())),
+        ]);
+        let switches = format!(
+            "#define GATHER {}\n#define TF32 {}\n#define SPLIT {split}\n#define CLUSTER {}\n",
+            u32::from(shape.gather),
+            u32::from(geometry.dtype == DType::F32),
+            u32::from(tile.cluster > 1),
+        );
+        let sizes = geometry.constants(problem);
+        let epilogue = codegen::epilogue(&conv.epilogue, &geometry.out_shape(), 2);
+        let wide = geometry.is_wide(symbols);
+        let title = format!("{} ({tactic})", geometry.title("conv.mma"));
+        let rows = geometry.pixels().ceil_div(&Dim::from(i64::from(tile.m)));
+        let grid = [
+            rows * Dim::from(shape.column_tiles(&tile)),
+            Dim::from(i64::from(split)),
+            Dim::from(geometry.groups),
+        ];
+        let mut args = vec![Arg::Input(0), Arg::Input(1)];
+        let packs = [None, Some(shape.pack(&tile))].into_iter();
+        let packs = packs.chain(conv.epilogue.operands.iter().map(|_| None)).collect();
+        let mut launch = Launch {
+            kernel: 0,
+            grid,
+            block: [tile.threads(), 1, 1],
+            shared: tile.shared(),
+            cluster: (tile.cluster > 1).then_some([1, tile.cluster, 1]),
+            programmatic: true,
+            args: vec![],
+        };
+        if tile.split == 1 {
+            args.extend(codegen::epilogue_args(&conv.epilogue, 2));
+            args.extend(codegen::symbol_args(problem));
+            launch.args = args;
+            let kernel = codegen::source(&title, wide, &[&constants, &switches, &epilogue, &sizes, MAINLOOP]);
+            return Ok(Build {
+                kernels: vec![kernel],
+                launches: vec![launch],
+                workspace: Dim::from(0),
+                packs,
+            });
+        }
+        args.push(Arg::Workspace(Dim::from(0)));
+        args.extend(codegen::symbol_args(problem));
+        launch.args = args;
+        let mainloop = codegen::source(
+            &title,
+            wide,
+            &[&constants, &switches, "typedef float acc_t;\n", &sizes, MAINLOOP],
+        );
+        let ng = geometry.ng();
+        let width = [8, 4, 2, 1].into_iter().find(|w| ng.is_multiple_of(*w as usize)).unwrap_or(1);
+        let reduce = codegen::source(
+            &format!("{title}, second kernel"),
+            wide,
+            &[&codegen::constants(&[("SPLIT", split), ("WIDTH", width)]), &epilogue, &sizes, REDUCE],
+        );
+        let mut args = vec![Arg::Workspace(Dim::from(0))];
+        args.extend(codegen::epilogue_args(&conv.epilogue, 2));
+        args.extend(codegen::symbol_args(problem));
+        let second = Launch {
+            kernel: 1,
+            grid: [
+                geometry.out_len().ceil_div(&Dim::from(i64::from(128 * width))),
+                Dim::from(1),
+                Dim::from(1),
+            ],
+            block: [128, 1, 1],
+            shared: 0,
+            cluster: None,
+            programmatic: true,
+            args,
+        };
+        Ok(Build {
+            kernels: vec![mainloop, reduce],
+            launches: vec![launch, second],
+            workspace: geometry.out_len() * Dim::from(4 * i64::from(split)),
+            packs,
+        })
+    }
+}

@@ -1,0 +1,222 @@
+//! Convolutions that the tests of the `conv.*` and `conv_transpose.*` families compile and run.
+
+use crate::codegen;
+use crate::dim::Dim;
+use bakelite_host::problem::{Access, Conv, ConvTranspose, Epilogue, Layout, Math};
+use bakelite_host::{DType, Instr, Problem, Program, Pw};
+
+// type layout, images channels filters groups, input, kernel, stride, dilation, pads (all first, then all last), epilogue
+const CONV: &[&str] = &[
+    // ResNet: 3x3, strided, 1x1 wide and narrow, strided 1x1, every epilogue, dynamic batch
+    "f16 last | batch 64 64 1 | 14 14 | 3 3 | 1 1 | 1 1 | 1 1 1 1 | bias_relu",
+    "f16 last | 1 128 64 1 | 15 13 | 3 3 | 2 2 | 1 1 | 1 1 1 1 | bias",
+    "bf16 last | batch 256 64 1 | 9 7 | 1 1 | 1 1 | 1 1 | 0 0 0 0 | bias_relu",
+    "f16 last | 1 64 256 1 | 7 7 | 1 1 | 1 1 | 1 1 | 0 0 0 0 | bias_residual_relu",
+    "f16 last | batch 64 128 1 | 11 11 | 1 1 | 2 2 | 1 1 | 0 0 0 0 | bias",
+    "f16 last | 1 512 64 1 | 7 7 | 3 3 | 1 1 | 1 1 | 1 1 1 1 | bias_residual_relu",
+    // channels that do not fill a step, filters that do not fill a tile or a vector, tails of pixels
+    "f16 last | 1 24 72 1 | 13 9 | 1 1 | 1 1 | 1 1 | 0 0 0 0 | bias_silu",
+    "f16 last | 2 40 36 1 | 9 10 | 3 3 | 1 1 | 1 1 | 1 1 1 1 | silu",
+    "bf16 last | 1 16 5 1 | 8 9 | 3 3 | 1 1 | 2 2 | 2 2 2 2 | bias",
+    "f16 last | 1 8 10 1 | 6 5 | 5 5 | 1 1 | 1 1 | 2 2 2 2 | plain",
+    // asymmetric padding, dilation and stride together, one dimension, a large kernel, a f32 result
+    "f16 last | batch 32 32 1 | 12 17 | 3 2 | 2 3 | 2 1 | 0 1 3 0 | bias_relu",
+    "f16 last | batch 16 48 1 | 50 | 7 | 1 | 2 | 6 6 | bias_silu",
+    "f16 last | 1 16 16 1 | 20 20 | 9 9 | 1 1 | 1 1 | 4 4 4 4 | plain",
+    "f16 last | 1 32 64 1 | 6 6 | 3 3 | 1 1 | 1 1 | 1 1 1 1 | to_f32",
+    // groups
+    "f16 last | batch 64 64 4 | 10 10 | 3 3 | 1 1 | 1 1 | 1 1 1 1 | bias_relu",
+    "f16 last | 1 32 64 8 | 9 9 | 3 3 | 2 2 | 1 1 | 1 1 1 1 | bias",
+    // first layers, and channels that no 16 bytes hold
+    "f16 last | batch 3 64 1 | 33 31 | 7 7 | 2 2 | 1 1 | 3 3 3 3 | bias_relu",
+    "f16 last | 1 3 32 1 | 32 32 | 3 3 | 2 2 | 1 1 | 0 0 1 1 | bias_silu",
+    "bf16 last | 1 1 20 1 | 28 28 | 5 5 | 1 1 | 1 1 | 2 2 2 2 | bias",
+    "f16 last | 2 58 58 1 | 7 7 | 1 1 | 1 1 | 1 1 | 0 0 0 0 | bias_relu",
+    "f16 last | 1 60 32 1 | 8 8 | 3 3 | 1 1 | 1 1 | 1 1 1 1 | bias",
+    // tensor cores over f32
+    "tf32 last | batch 64 64 1 | 12 12 | 3 3 | 1 1 | 1 1 | 1 1 1 1 | bias_residual_relu",
+    "tf32 last | 1 12 40 1 | 9 9 | 1 1 | 1 1 | 1 1 | 0 0 0 0 | bias",
+    "tf32 last | 1 3 32 1 | 17 17 | 7 7 | 2 2 | 1 1 | 3 3 3 3 | bias_relu",
+    // sizes that change with every call
+    "f16 last | batch 32 48 1 | seq 20 | 3 3 | 2 2 | 1 1 | 1 1 1 1 | bias_relu",
+    "f32 first | batch 4 6 1 | seq | 3 | 1 | 1 | 1 1 | bias",
+    // exact arithmetic: both layouts, one to three dimensions, f64 and integers
+    "f32 last | batch 64 64 1 | 14 14 | 3 3 | 1 1 | 1 1 | 1 1 1 1 | bias_residual_relu",
+    "f32 first | batch 64 64 1 | 14 14 | 3 3 | 1 1 | 1 1 | 1 1 1 1 | bias_residual_relu",
+    "f32 first | 1 3 64 1 | 33 31 | 7 7 | 2 2 | 1 1 | 3 3 3 3 | bias_relu",
+    "f32 last | 1 3 20 1 | 17 19 | 3 3 | 2 2 | 1 1 | 0 0 1 1 | bias_silu",
+    "f32 first | 2 32 50 1 | 9 9 | 1 1 | 1 1 | 1 1 | 0 0 0 0 | bias",
+    "f32 first | 1 12 18 3 | 9 11 | 3 3 | 2 1 | 1 2 | 1 2 0 2 | bias",
+    "f32 first | 1 4 6 1 | 5 6 7 | 3 3 3 | 1 2 1 | 1 1 1 | 1 1 1 1 1 1 | bias_relu",
+    "f32 last | 1 16 24 2 | 4 5 8 | 2 3 1 | 1 1 2 | 1 1 1 | 0 1 0 1 1 0 | bias",
+    "f16 first | 1 20 36 1 | 10 12 | 3 3 | 1 1 | 1 1 | 1 1 1 1 | bias_silu",
+    "f64 first | 1 5 7 1 | 30 | 4 | 3 | 2 | 1 2 | bias",
+    "i32 first | 1 3 4 1 | 6 6 | 3 3 | 1 1 | 1 1 | 1 1 1 1 | plain",
+    "i8 last | 1 8 8 1 | 6 6 | 3 3 | 1 1 | 1 1 | 1 1 1 1 | to_i32",
+    // one channel to a group
+    "f16 last | batch 32 32 32 | 14 14 | 3 3 | 1 1 | 1 1 | 1 1 1 1 | bias_relu",
+    "f16 last | 1 48 48 48 | 15 13 | 5 5 | 2 2 | 1 1 | 2 2 2 2 | bias_silu",
+    "bf16 last | 1 20 20 20 | 9 9 | 3 3 | 2 2 | 1 1 | 0 0 1 1 | bias",
+    "f32 last | batch 16 16 16 | 9 10 | 3 3 | 1 1 | 2 2 | 2 2 2 2 | bias_residual_relu",
+    "f32 first | batch 16 16 16 | 14 12 | 3 3 | 1 1 | 1 1 | 1 1 1 1 | bias_relu",
+    "f16 first | 1 7 7 7 | 13 16 | 7 7 | 2 2 | 1 1 | 3 3 3 3 | bias",
+    "f32 last | batch 6 6 6 | seq | 5 | 1 | 1 | 4 0 | bias_silu",
+    "f64 last | 1 3 3 3 | 6 5 | 3 3 | 1 1 | 1 1 | 1 1 1 1 | plain",
+    "f32 first | 1 4 12 4 | 8 8 | 3 3 | 1 1 | 1 1 | 1 1 1 1 | bias",
+];
+
+const TRANSPOSE: &[&str] = &[
+    "f16 last | batch 32 16 1 | 7 7 | 2 2 | 2 2 | 1 1 | 0 0 0 0 | bias_relu",
+    "f16 last | 1 24 20 1 | 6 5 | 4 4 | 2 2 | 1 1 | 1 1 1 1 | bias",
+    "f32 first | batch 16 24 1 | 7 9 | 3 3 | 2 2 | 1 1 | 1 1 0 0 | bias_residual_relu",
+    "f32 first | 1 12 6 3 | 5 6 | 3 3 | 1 2 | 2 1 | 0 1 1 0 | bias",
+    "f32 last | 1 8 5 1 | 6 6 | 3 3 | 3 3 | 2 2 | 1 0 2 3 | silu",
+    "f32 last | batch 16 16 16 | 6 7 | 4 4 | 2 2 | 1 1 | 1 1 1 1 | plain",
+    "bf16 first | 1 8 12 1 | seq | 5 | 3 | 1 | 1 1 | bias_silu",
+    "f32 first | 1 4 4 1 | 3 4 5 | 3 2 3 | 2 2 1 | 1 1 1 | 1 0 1 1 0 1 | bias",
+    "f64 first | 1 3 2 1 | 6 6 | 3 3 | 2 2 | 2 2 | 1 1 1 1 | bias",
+];
+
+/// Convolutions.
+pub fn conv() -> Vec<Problem<Dim>> {
+    CONV.iter().map(|text| Sample::of(text).conv()).collect()
+}
+
+/// Transposed convolutions; their pads crop the result.
+pub fn transpose() -> Vec<Problem<Dim>> {
+    TRANSPOSE.iter().map(|text| Sample::of(text).transpose()).collect()
+}
+
+struct Sample {
+    dtype: DType,
+    math: Math,
+    layout: Layout,
+    n: Dim,
+    channels: usize,
+    filters: usize,
+    groups: usize,
+    input: Vec<Dim>,
+    kernel: Vec<usize>,
+    strides: Vec<usize>,
+    dilations: Vec<usize>,
+    pads: Vec<usize>,
+    epilogue: String,
+}
+
+impl Sample {
+    fn of(text: &str) -> Sample {
+        let words: Vec<Vec<&str>> = text.split('|').map(|part| part.split_whitespace().collect()).collect();
+        let size = |word: &str| -> Dim { word.parse().unwrap_or_else(|e| panic!("{text}: {e}")) };
+        let number = |word: &&str| -> usize { word.parse().unwrap_or_else(|e| panic!("{text}: {e}")) };
+        let numbers = |part: usize| words[part].iter().map(number).collect();
+        let tf32 = words[0][0] == "tf32";
+        let dtype = if tf32 { "f32" } else { words[0][0] };
+        Sample {
+            dtype: dtype.parse().unwrap_or_else(|e| panic!("{text}: {e}")),
+            math: if tf32 { Math::Tf32 } else { Math::Exact },
+            layout: if words[0][1] == "last" { Layout::ChannelsLast } else { Layout::ChannelsFirst },
+            n: size(words[1][0]),
+            channels: number(&words[1][1]),
+            filters: number(&words[1][2]),
+            groups: number(&words[1][3]),
+            input: words[2].iter().map(|w| size(w)).collect(),
+            kernel: numbers(3),
+            strides: numbers(4),
+            dilations: numbers(5),
+            pads: numbers(6),
+            epilogue: words[7][0].to_owned(),
+        }
+    }
+
+    fn conv(&self) -> Problem<Dim> {
+        let output: Vec<Dim> = (0..self.kernel.len())
+            .map(|d| {
+                let reach = self.dilations[d] * (self.kernel[d] - 1) + 1;
+                let padded = &self.input[d] + &Dim::from(self.pads[d] + self.pads[d + self.kernel.len()]);
+                (padded - Dim::from(reach)).floor_div(&Dim::from(self.strides[d])) + Dim::from(1)
+            })
+            .collect();
+        Problem::from(Conv {
+            n: self.n.clone(),
+            channels: self.channels,
+            filters: self.filters,
+            groups: self.groups,
+            input: self.input.clone(),
+            epilogue: self.epilogue(&output),
+            output,
+            kernel: self.kernel.clone(),
+            strides: self.strides.clone(),
+            dilations: self.dilations.clone(),
+            pads: self.pads[..self.kernel.len()].to_vec(),
+            layout: self.layout,
+            dtype: self.dtype,
+            math: self.math,
+        })
+    }
+
+    fn transpose(&self) -> Problem<Dim> {
+        let output: Vec<Dim> = (0..self.kernel.len())
+            .map(|d| {
+                let reach = self.dilations[d] * (self.kernel[d] - 1) + 1;
+                let full = (&self.input[d] - &Dim::from(1)) * Dim::from(self.strides[d]) + Dim::from(reach);
+                full - Dim::from(self.pads[d] + self.pads[d + self.kernel.len()])
+            })
+            .collect();
+        Problem::from(ConvTranspose {
+            n: self.n.clone(),
+            channels: self.channels,
+            filters: self.filters,
+            groups: self.groups,
+            input: self.input.clone(),
+            epilogue: self.epilogue(&output),
+            output,
+            kernel: self.kernel.clone(),
+            strides: self.strides.clone(),
+            dilations: self.dilations.clone(),
+            pads: self.pads[..self.kernel.len()].to_vec(),
+            layout: self.layout,
+            dtype: self.dtype,
+        })
+    }
+
+    // What the name's words say, in order.
+    fn epilogue(&self, output: &[Dim]) -> Epilogue<Dim> {
+        let filters = [Dim::from(self.filters)];
+        let first = self.layout == Layout::ChannelsFirst;
+        let n = [self.n.clone()];
+        let shape: Vec<Dim> = if first {
+            n.iter().chain(&filters).chain(output).cloned().collect()
+        } else {
+            n.iter().chain(output).chain(&filters).cloned().collect()
+        };
+        let channel = if first { 1 } else { shape.len() - 1 };
+        let mut program = Program { inputs: vec![self.dtype.class().dtype()], ..Program::default() };
+        let mut operands = Vec::new();
+        let (mut value, mut out) = (0, self.dtype);
+        for word in self.epilogue.split('_') {
+            match word {
+                "bias" | "residual" => {
+                    let strides = if word == "bias" {
+                        (0..shape.len()).map(|d| Dim::from(usize::from(d == channel))).collect()
+                    } else {
+                        codegen::dense(&shape)
+                    };
+                    operands.push(Access { offset: Dim::from(0), strides });
+                    let operand = program.add_input(self.dtype);
+                    value += u16::from(value > 0);
+                    value = program.push(Instr::Apply(Pw::Add, vec![value, operand]));
+                }
+                "relu" => value = program.push(Instr::Apply(Pw::Relu, vec![value])),
+                "silu" => {
+                    let gate = program.push(Instr::Apply(Pw::Sigmoid, vec![value]));
+                    value = program.push(Instr::Apply(Pw::Mul, vec![value, gate]));
+                }
+                "f32" => out = DType::F32,
+                "i32" => out = DType::I32,
+                _ => {}
+            }
+        }
+        program.outputs = vec![(value, out)];
+        Epilogue { program, operands }
+    }
+}

@@ -1,0 +1,85 @@
+//! `conv.direct`: one thread for each output element, weights as the model has them, so they need not be constant.
+//! The general kernel that every convolution has.
+
+use super::conv_geometry::Geometry;
+use super::pointwise::LAUNCH;
+use crate::codegen;
+use crate::dim::{Dim, Symbols};
+use crate::family::{Arg, Build, Family, Launch};
+use crate::tactic::Tactic;
+use crate::target::Target;
+use bakelite_host::{DType, Problem};
+
+const KERNEL: &str = include_str!("../../cuda/conv_simt_direct.cuh");
+
+/// The family.
+#[derive(Debug)]
+pub struct ConvDirect;
+
+impl Family for ConvDirect {
+    fn name(&self) -> &'static str {
+        "conv.direct"
+    }
+
+    fn version(&self) -> u32 {
+        1
+    }
+
+    fn tactics(&self, problem: &Problem<Dim>, _: &Symbols, _: &Target) -> Vec<Tactic> {
+        match problem {
+            Problem::Conv(conv) if Geometry::of_conv(conv).is_ok() && conv.dtype != DType::Bool => {
+                vec![Tactic::new(self.name(), self.version(), &[])]
+            }
+            _ => vec![],
+        }
+    }
+
+    fn cost(&self, problem: &Problem<Dim>, _: &Tactic, symbols: &Symbols, target: &Target) -> f64 {
+        let Problem::Conv(conv) = problem else { return f64::INFINITY };
+        let Ok(geometry) = Geometry::of_conv(conv) else { return f64::INFINITY };
+        // Two loads for each multiplication; few threads wait for every one of them.
+        let busy = geometry.flops(false, symbols) / (target.simt_tflops * 1e6) * 12.0;
+        let chain = (geometry.taps() * geometry.cg()) as f64 * 0.02;
+        LAUNCH
+            + busy.max(chain)
+            + geometry.bytes(conv.epilogue.out().size(), symbols) / target.bandwidth / 1e3
+    }
+
+    fn build(
+        &self,
+        problem: &Problem<Dim>,
+        tactic: &Tactic,
+        symbols: &Symbols,
+        _: &Target,
+    ) -> Result<Build, String> {
+        let Problem::Conv(conv) = problem else {
+            return Err(format!("conv.direct does not implement {}", problem.name()));
+        };
+        let geometry = Geometry::of_conv(conv)?;
+        let kernel = codegen::source(
+            &format!("{} ({tactic})", geometry.title("conv.direct")),
+            geometry.is_wide(symbols),
+            &[
+                &geometry.constants(problem),
+                &codegen::epilogue(&conv.epilogue, &geometry.out_shape(), 2),
+                KERNEL,
+            ],
+        );
+        let args = [Arg::Input(0), Arg::Input(1)].into_iter();
+        let args = args.chain(codegen::epilogue_args(&conv.epilogue, 2)).chain(codegen::symbol_args(problem));
+        Ok(Build {
+            kernels: vec![kernel],
+            launches: vec![Launch {
+                kernel: 0,
+                grid: [geometry.out_len().ceil_div(&Dim::from(128)), Dim::from(1), Dim::from(1)],
+                block: [128, 1, 1],
+                shared: 0,
+                cluster: None,
+                programmatic: true,
+                args: args.collect(),
+            }],
+            workspace: Dim::from(0),
+            packs: vec![None; 2 + conv.epilogue.operands.len()],
+        })
+    }
+}
