@@ -480,6 +480,12 @@ impl<S> Epilogue<S> {
         Epilogue { program: self.program.clone(), operands: self.operands.iter().map(|a| a.map(f)).collect() }
     }
 
+    /// Whether it only stores elements of `dtype`, accumulated as they are or in their class.
+    pub fn stores(&self, dtype: DType) -> bool {
+        let p = &self.program;
+        p.code.is_empty() && p.outputs == [(0, dtype)]
+    }
+
     /// Element type of the problem's result.
     pub fn out(&self) -> DType {
         self.program.outputs[0].1
