@@ -48,7 +48,7 @@ DEVICE void finish(acc_t (&v)[V], Place p, acc_t mean, acc_t factor, const elem_
 }
 #endif
 
-DEVICE acc_t factor_of(acc_t squares, acc_t count) { return acc_t(1) / sqrt(squares / count + acc_t(EPSILON)); }
+DEVICE acc_t factor_of(acc_t squares, acc_t count) { return rsqrt(squares / count + acc_t(EPSILON)); }
 
 #if SPLITS > 1
 // Block (group, part): SPLITS parts of each group.

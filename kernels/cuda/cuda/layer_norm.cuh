@@ -16,7 +16,7 @@ extern "C" __global__ void __launch_bounds__(GROUP* ROWS)
   const bool live = row < index_t(OUTER);
   const index_t at = live ? row * len : 0;
   const Epilogue epilogue = EPILOGUE;
-  const acc_t count = acc_t(len);
+  const acc_t share = acc_t(1) / acc_t(len);
 
   auto finish = [&](acc_t(&v)[V], index_t i, acc_t mean, acc_t factor) {
     acc_t s[V];
@@ -48,7 +48,7 @@ extern "C" __global__ void __launch_bounds__(GROUP* ROWS)
 #pragma unroll
     for (int j = 0; j < V; ++j) sum += v[c][j];
   }
-  mean = group_sum<GROUP>(sum) / count;
+  mean = group_sum<GROUP>(sum) * share;
   sum = 0;
 #endif
 #pragma unroll
@@ -58,7 +58,7 @@ extern "C" __global__ void __launch_bounds__(GROUP* ROWS)
       for (int j = 0; j < V; ++j) sum += (v[c][j] - mean) * (v[c][j] - mean);
     }
   }
-  const acc_t factor = acc_t(1) / sqrt(group_sum<GROUP>(sum) / count + acc_t(EPSILON));
+  const acc_t factor = rsqrt(group_sum<GROUP>(sum) * share + acc_t(EPSILON));
 #pragma unroll
   for (int c = 0; c < CHUNKS; ++c) {
     const index_t i = (c * GROUP + lane) * V;
@@ -75,7 +75,7 @@ extern "C" __global__ void __launch_bounds__(GROUP* ROWS)
       for (int j = 0; j < V; ++j) sum += v[j];
     }
   }
-  mean = group_sum<GROUP>(sum) / count;
+  mean = group_sum<GROUP>(sum) * share;
   sum = 0;
 #endif
   if (live) {
@@ -87,7 +87,7 @@ extern "C" __global__ void __launch_bounds__(GROUP* ROWS)
     }
   }
   launch_dependents();
-  const acc_t factor = acc_t(1) / sqrt(group_sum<GROUP>(sum) / count + acc_t(EPSILON));
+  const acc_t factor = rsqrt(group_sum<GROUP>(sum) * share + acc_t(EPSILON));
   if (!live) return;
 #pragma unroll 2
   for (index_t i = lane * V; i < len; i += GROUP * V) {

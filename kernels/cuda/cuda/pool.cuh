@@ -86,9 +86,9 @@ extern "C" __global__ void __launch_bounds__(GROUP* ROWS)
   launch_dependents();
   s = group_combine<GROUP>(s, [](acc_t a, acc_t b) { return merge(a, b); });
   if (!live || lane != 0) return;
-  acc_t out[1] = {finish(s, len)};
+  acc_t result[1] = {finish(s, len)};
   const Epilogue epilogue = EPILOGUE;
-  epilogue.store(out, row);
+  epilogue.store(result, row);
 }
 
 #else

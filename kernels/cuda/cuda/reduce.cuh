@@ -6,6 +6,10 @@ enum Kind { SUM, MEAN, MAX, MIN, PROD, SUM_SQUARE, L1, L2, LOG_SUM, LOG_SUM_EXP,
 template <class C> struct Real { typedef double type; };
 template <> struct Real<float> { typedef float type; };
 typedef Real<acc_t>::type real_t;
+// What a mean divides.
+template <class C> struct Number { typedef C type; };
+template <> struct Number<bool> { typedef long long type; };
+typedef Number<acc_t>::type number_t;
 
 #if RUNNING_MAXIMUM
 // LogSumExp: sum of exp(x - top).
@@ -61,7 +65,7 @@ DEVICE void see(State& s, acc_t x) {
 }
 DEVICE acc_t finish(State s, long long count) {
   switch (KIND) {
-    case MEAN: return acc_t(pw_div(s.value, acc_t(count)));
+    case MEAN: return acc_t(pw_div(number_t(s.value), number_t(count)));
     case L2: return acc_t(sqrt(real_t(s.value)));
     case LOG_SUM: return acc_t(log(real_t(s.value)));
     default: return s.value;
@@ -88,9 +92,9 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 #pragma unroll 8
   for (int p = 1; p < SPLITS; ++p) s = merge(s, parts[p * results + at]);
   launch_dependents();
-  acc_t out[1] = {finish(s, COUNT)};
+  acc_t result[1] = {finish(s, COUNT)};
   const Epilogue epilogue = EPILOGUE;
-  epilogue.store(out, at);
+  epilogue.store(result, at);
 }
 
 #elif ROWWISE
@@ -121,9 +125,9 @@ extern "C" __global__ void __launch_bounds__(GROUP* ROWS)
 #if SPLITS > 1
   parts[split * rows + row] = s;
 #else
-  acc_t out[1] = {finish(s, COUNT)};
+  acc_t result[1] = {finish(s, COUNT)};
   const Epilogue epilogue = EPILOGUE;
-  epilogue.store(out, row);
+  epilogue.store(result, row);
 #endif
 }
 
@@ -168,11 +172,11 @@ extern "C" __global__ void __launch_bounds__(COLUMNS* DEPTH)
 #pragma unroll
   for (int j = 0; j < V; ++j) parts[split * columns + column + j] = s[j];
 #else
-  acc_t out[V];
+  acc_t result[V];
 #pragma unroll
-  for (int j = 0; j < V; ++j) out[j] = finish(s[j], COUNT);
+  for (int j = 0; j < V; ++j) result[j] = finish(s[j], COUNT);
   const Epilogue epilogue = EPILOGUE;
-  epilogue.store(out, column);
+  epilogue.store(result, column);
 #endif
 }
 
@@ -210,8 +214,8 @@ extern "C" __global__ void __launch_bounds__(GROUP* ROWS)
   launch_dependents();
   s = group_combine<GROUP>(s, [](State a, State b) { return merge(a, b); });
   if (!live || lane != 0) return;
-  acc_t out[1] = {finish(s, COUNT)};
+  acc_t result[1] = {finish(s, COUNT)};
   const Epilogue epilogue = EPILOGUE;
-  epilogue.store(out, result);
+  epilogue.store(result, result);
 }
 #endif

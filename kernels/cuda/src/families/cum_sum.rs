@@ -93,12 +93,12 @@ impl Family for CumSum {
             if !p.inner.is(1) || items == 0 || items > 32 {
                 return Err(format!("`{tactic}` scans contiguous rows, up to 32 items for each thread"));
             }
-            (kernel.flag("STRIDED", 0).flag("ITEMS", items), threads, columns)
+            (kernel.flag("STRIDED", 0).constant("ITEMS", items), threads, columns)
         };
         let mut args = vec![Arg::Input(0), Arg::Output(0)];
         args.extend(codegen::symbol_args(problem));
         Ok(Build {
-            kernels: vec![kernel.flag("THREADS", threads).finish(include_str!("../../cuda/cum_sum.cuh"))],
+            kernels: vec![kernel.constant("THREADS", threads).finish(include_str!("../../cuda/cum_sum.cuh"))],
             launches: vec![rows::launch(0, blocks, threads, args)],
             workspace: Dim::from(0),
             packs: vec![None],

@@ -82,8 +82,7 @@ impl Family for LayerNorm {
 pub fn samples() -> Vec<Problem<Dim>> {
     let sample = |rms, bias, dtype, shape: &str, fused| {
         let shape = rows::dims(shape);
-        let epilogue =
-            if fused { rows::sample_epilogue(dtype, &shape) } else { Epilogue::store(dtype) };
+        let epilogue = if fused { rows::sample_epilogue(dtype, &shape) } else { Epilogue::store(dtype) };
         let [rows, len] = [shape[0].clone(), shape[1].clone()];
         Problem::from(Shape { rms, rows, len, epsilon: 1e-5, bias, dtype, epilogue })
     };

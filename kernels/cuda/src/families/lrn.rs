@@ -56,10 +56,10 @@ impl Family for Lrn {
         let shape = [p.n.clone(), Dim::from(p.channels), p.spatial.clone()];
         let all = product(&shape);
         let kernel = Kernel::new(problem, tactic, p.dtype, std::slice::from_ref(&all), symbols)
-            .flag("THREADS", threads)
-            .flag("V", v)
-            .flag("CHANNELS", p.channels)
-            .flag("SIZE", p.size)
+            .constant("THREADS", threads)
+            .constant("V", v)
+            .constant("CHANNELS", p.channels)
+            .constant("SIZE", p.size)
             .number("ALPHA", p.alpha)
             .number("BETA", p.beta)
             .number("LRN_BIAS", p.bias)
@@ -82,9 +82,18 @@ pub fn samples() -> Vec<Problem<Dim>> {
         let s = rows::dims(shape);
         let (n, spatial) = (s[0].clone(), s[1].clone());
         let shape = [n.clone(), Dim::from(channels), spatial.clone()];
-        let epilogue =
-            if fused { rows::sample_epilogue(dtype, &shape) } else { Epilogue::store(dtype) };
-        Problem::from(Shape { n, channels, spatial, size, alpha: 1e-2, beta: 0.75, bias: 1.0, dtype, epilogue })
+        let epilogue = if fused { rows::sample_epilogue(dtype, &shape) } else { Epilogue::store(dtype) };
+        Problem::from(Shape {
+            n,
+            channels,
+            spatial,
+            size,
+            alpha: 1e-2,
+            beta: 0.75,
+            bias: 1.0,
+            dtype,
+            epilogue,
+        })
     };
     vec![
         sample(DType::F32, "batch 729", 96, 5, false),

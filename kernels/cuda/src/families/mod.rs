@@ -1,6 +1,16 @@
 //! Every kernel family, in the order in which they are asked for tactics.
 
+pub mod arg_reduce;
+pub mod cum_sum;
+pub mod group_norm;
+pub mod layer_norm;
+pub mod lrn;
 pub mod pointwise;
+pub mod pool;
+pub mod reduce;
+mod rows;
+pub mod softmax;
+pub mod top_k;
 
 use crate::dim::{Dim, Range, Symbols};
 use crate::family::Family;
@@ -10,6 +20,15 @@ use bakelite_host::Problem;
 pub static FAMILIES: &[&dyn Family] = &[
     &pointwise::Linear, //
     &pointwise::Transpose,
+    &arg_reduce::ArgReduce,
+    &cum_sum::CumSum,
+    &group_norm::GroupNorm,
+    &layer_norm::LayerNorm,
+    &lrn::Lrn,
+    &pool::Pool,
+    &reduce::Reduce,
+    &softmax::Softmax,
+    &top_k::TopK,
 ];
 
 /// Makes some problems.
@@ -18,6 +37,15 @@ pub type Samples = fn() -> Vec<Problem<Dim>>;
 /// For each file of families, the problems that its tests compile and run, over [`sample_symbols`].
 pub static SAMPLES: &[(&str, Samples)] = &[
     ("pointwise", pointwise::samples), //
+    ("arg_reduce", arg_reduce::samples),
+    ("cum_sum", cum_sum::samples),
+    ("group_norm", group_norm::samples),
+    ("layer_norm", layer_norm::samples),
+    ("lrn", lrn::samples),
+    ("pool", pool::samples),
+    ("reduce", reduce::samples),
+    ("softmax", softmax::samples),
+    ("top_k", top_k::samples),
 ];
 
 /// The symbols that samples use: `batch` and `seq`.

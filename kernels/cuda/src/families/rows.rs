@@ -14,13 +14,13 @@ use std::fmt::{Display, Write};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Rows {
     /// Threads of one row; above 32, the whole block.
-    pub group: u32,
+    pub(super) group: u32,
     /// Rows of one block.
-    pub rows: u32,
+    pub(super) rows: u32,
     /// Vectors of a row that each thread keeps in registers; 0 where the row does not stay there.
-    pub chunks: u32,
+    pub(super) chunks: u32,
     /// Elements of a vector.
-    pub v: u32,
+    pub(super) v: u32,
 }
 
 /// The most elements of a row that a thread keeps in registers.
@@ -28,7 +28,7 @@ const RESIDENT: i64 = 32;
 
 impl Rows {
     /// Layouts worth timing for rows of `len` elements of `dtype`; `resident` ones too if the family can.
-    pub fn propose(dtype: DType, len: &Dim, resident: bool, symbols: &Symbols) -> Vec<Rows> {
+    pub(super) fn propose(dtype: DType, len: &Dim, resident: bool, symbols: &Symbols) -> Vec<Rows> {
         let v = vector(dtype, len);
         let most = (len.upper(symbols).max(1) + i64::from(v) - 1) / i64::from(v);
         let usual = (len.opt(symbols).max(1) + i64::from(v) - 1) / i64::from(v);
@@ -56,12 +56,12 @@ impl Rows {
     }
 
     /// The tactic's parameters.
-    pub fn params(self) -> [(&'static str, u32); 4] {
+    pub(super) fn params(self) -> [(&'static str, u32); 4] {
         [("group", self.group), ("rows", self.rows), ("chunks", self.chunks), ("v", self.v)]
     }
 
     /// What a tactic asks for, if it is right for rows of `len` elements of `dtype`.
-    pub fn of(tactic: &Tactic, dtype: DType, len: &Dim, symbols: &Symbols) -> Result<Rows, String> {
+    pub(super) fn of(tactic: &Tactic, dtype: DType, len: &Dim, symbols: &Symbols) -> Result<Rows, String> {
         let get = |name| tactic.get(name);
         let rows = Rows { group: get("group")?, rows: get("rows")?, chunks: get("chunks")?, v: get("v")? };
         check_vector(tactic, rows.v, dtype, len)?;
@@ -82,27 +82,27 @@ impl Rows {
     }
 
     /// Threads of a block.
-    pub fn threads(self) -> u32 {
+    pub(super) fn threads(self) -> u32 {
         self.group * self.rows
     }
 
     /// Blocks that `count` rows take.
-    pub fn blocks(self, count: &Dim) -> Dim {
+    pub(super) fn blocks(self, count: &Dim) -> Dim {
         count.ceil_div(&Dim::from(i64::from(self.rows)))
     }
 
     /// The layout as constants of a kernel.
-    pub fn define(self, kernel: Kernel<'_>) -> Kernel<'_> {
+    pub(super) fn define(self, kernel: Kernel) -> Kernel {
         kernel
-            .flag("GROUP", self.group)
-            .flag("ROWS", self.rows)
-            .flag("CHUNKS", self.chunks.max(1))
+            .constant("GROUP", self.group)
+            .constant("ROWS", self.rows)
+            .constant("CHUNKS", self.chunks.max(1))
             .flag("RESIDENT", u32::from(self.chunks > 0))
-            .flag("V", self.v)
+            .constant("V", self.v)
     }
 
     /// Steps that a thread makes along a row, one after the other.
-    pub fn steps(self, len: &Dim, symbols: &Symbols) -> f64 {
+    pub(super) fn steps(self, len: &Dim, symbols: &Symbols) -> f64 {
         (len.opt(symbols) as f64 / f64::from(self.group * self.v)).ceil()
     }
 }
@@ -111,16 +111,22 @@ impl Rows {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Columns {
     /// Threads along the columns.
-    pub columns: u32,
+    pub(super) columns: u32,
     /// Threads along a column.
-    pub depth: u32,
+    pub(super) depth: u32,
     /// Columns of one thread.
-    pub v: u32,
+    pub(super) v: u32,
 }
 
 impl Columns {
     /// Layouts worth timing for columns `inner` wide and `len` long; without `vectors`, one column for each thread.
-    pub fn propose(dtype: DType, len: &Dim, inner: &Dim, vectors: bool, symbols: &Symbols) -> Vec<Columns> {
+    pub(super) fn propose(
+        dtype: DType,
+        len: &Dim,
+        inner: &Dim,
+        vectors: bool,
+        symbols: &Symbols,
+    ) -> Vec<Columns> {
         let most = if vectors { vector(dtype, inner) } else { 1 };
         let mut out = Vec::new();
         for v in [8, 4, 2, 1].into_iter().filter(|v| *v == most || (*v < most && *v * 4 >= most)) {
@@ -128,7 +134,9 @@ impl Columns {
                 let len = len.opt(symbols);
                 let useful = i64::from(depth) <= len.max(1) && (depth > 1 || len <= 64);
                 // What the threads of a column share stays within the shared memory that needs no asking for.
-                if (useful || (columns, depth) == (32, 1) && len <= 1) && columns * depth * v * 16 <= 48 * 1024 {
+                if (useful || (columns, depth) == (32, 1) && len <= 1)
+                    && columns * depth * v * 16 <= 48 * 1024
+                {
                     out.push(Columns { columns, depth, v });
                 }
             }
@@ -137,12 +145,12 @@ impl Columns {
     }
 
     /// The tactic's parameters.
-    pub fn params(self) -> [(&'static str, u32); 3] {
+    pub(super) fn params(self) -> [(&'static str, u32); 3] {
         [("columns", self.columns), ("depth", self.depth), ("v", self.v)]
     }
 
     /// What a tactic asks for, if it is right for columns `inner` wide.
-    pub fn of(tactic: &Tactic, dtype: DType, inner: &Dim) -> Result<Columns, String> {
+    pub(super) fn of(tactic: &Tactic, dtype: DType, inner: &Dim) -> Result<Columns, String> {
         let get = |name| tactic.get(name);
         let columns = Columns { columns: get("columns")?, depth: get("depth")?, v: get("v")? };
         check_vector(tactic, columns.v, dtype, inner)?;
@@ -158,22 +166,22 @@ impl Columns {
     }
 
     /// Blocks that `count` columns take.
-    pub fn blocks(self, count: &Dim) -> Dim {
+    pub(super) fn blocks(self, count: &Dim) -> Dim {
         count.ceil_div(&Dim::from(i64::from(self.columns * self.v)))
     }
 
     /// The layout as constants of a kernel.
-    pub fn define(self, kernel: Kernel<'_>) -> Kernel<'_> {
-        kernel.flag("COLUMNS", self.columns).flag("DEPTH", self.depth).flag("V", self.v)
+    pub(super) fn define(self, kernel: Kernel) -> Kernel {
+        kernel.constant("COLUMNS", self.columns).constant("DEPTH", self.depth).constant("V", self.v)
     }
 
     /// One launch over `blocks`.
-    pub fn launch(self, kernel: usize, blocks: Dim, args: Vec<Arg>) -> Launch {
+    pub(super) fn launch(self, kernel: usize, blocks: Dim, args: Vec<Arg>) -> Launch {
         Launch { block: [self.columns, self.depth, 1], ..launch(kernel, blocks, 1, args) }
     }
 
     /// Steps that a thread makes along a column, one after the other.
-    pub fn steps(self, len: &Dim, symbols: &Symbols) -> f64 {
+    pub(super) fn steps(self, len: &Dim, symbols: &Symbols) -> f64 {
         (len.opt(symbols) as f64 / f64::from(self.depth)).ceil() + f64::from(self.depth) * 0.05
     }
 }
@@ -197,75 +205,71 @@ pub(super) fn innermost(shape: &[Dim]) -> Dim {
 }
 
 /// A kernel's source in the making.
-pub(super) struct Kernel<'a> {
-    problem: &'a Problem<Dim>,
+pub(super) struct Kernel {
     title: String,
     wide: bool,
     text: String,
 }
 
-impl<'a> Kernel<'a> {
+impl Kernel {
     /// Starts the source of `tactic`; `totals` are the element counts that flat indices must reach.
-    pub fn new(
-        problem: &'a Problem<Dim>,
+    pub(super) fn new(
+        problem: &Problem<Dim>,
         tactic: &Tactic,
         dtype: DType,
         totals: &[Dim],
         symbols: &Symbols,
-    ) -> Kernel<'a> {
-        let text = format!(
-            "typedef {} elem_t;\n{}",
-            codegen::ctype(dtype),
-            codegen::symbol_params(problem)
-        );
+    ) -> Kernel {
+        let text = format!("typedef {} elem_t;\n{}", codegen::ctype(dtype), codegen::symbol_params(problem));
         let title = format!("{} of {dtype}: {tactic}", problem.name());
-        Kernel { problem, title, wide: codegen::is_wide(totals, symbols), text }
+        Kernel { title, wide: codegen::is_wide(totals, symbols), text }
     }
 
-    /// `#define NAME value`
-    pub fn flag(mut self, name: &str, value: impl Display) -> Self {
+    /// `#define NAME value`, which `#if` can test.
+    pub(super) fn flag(mut self, name: &str, value: impl Display) -> Self {
         let _ = writeln!(self.text, "#define {name} {value}");
         self
     }
 
+    /// `constexpr int NAME = value;`, which a template parameter may hide.
+    pub(super) fn constant(mut self, name: &str, value: impl Display) -> Self {
+        let _ = writeln!(self.text, "constexpr int {name} = {value};");
+        self
+    }
+
     /// A size, constant or symbolic.
-    pub fn size(mut self, name: &str, dim: &Dim) -> Self {
+    pub(super) fn size(mut self, name: &str, dim: &Dim) -> Self {
         self.text.push_str(&codegen::size(name, dim));
         self
     }
 
     /// Sizes as the initialiser of an array.
-    pub fn list<'d>(self, name: &str, dims: impl IntoIterator<Item = &'d Dim>) -> Self {
+    pub(super) fn list<'d>(self, name: &str, dims: impl IntoIterator<Item = &'d Dim>) -> Self {
         let items: Vec<String> = dims.into_iter().map(codegen::size_text).collect();
         self.flag(name, format!("{{{}}}", items.join(", ")))
     }
 
     /// A float that means the same in every accumulator.
-    pub fn number(self, name: &str, value: f32) -> Self {
+    pub(super) fn number(self, name: &str, value: f32) -> Self {
         let text = codegen::literal(bakelite_host::Scalar::F64(f64::from(value)));
         self.flag(name, text)
     }
 
     /// The epilogue over `shape`, after `own` operands of the problem itself.
-    pub fn epilogue(mut self, epilogue: &Epilogue<Dim>, shape: &[Dim], own: usize) -> Self {
+    pub(super) fn epilogue(mut self, epilogue: &Epilogue<Dim>, shape: &[Dim], own: usize) -> Self {
         self.text.push_str(&codegen::epilogue(epilogue, shape, own));
         self
     }
 
     /// The accumulator's type where there is no epilogue.
-    pub fn accumulator(mut self, class: Class) -> Self {
+    pub(super) fn accumulator(mut self, class: Class) -> Self {
         let _ = writeln!(self.text, "typedef {} acc_t;", codegen::class_type(class));
         self
     }
 
     /// The whole source around the family's own text.
-    pub fn finish(self, body: &str) -> String {
+    pub(super) fn finish(self, body: &str) -> String {
         codegen::source(&self.title, self.wide, &[&self.text, include_str!("../../cuda/group.cuh"), body])
-    }
-
-    /// Arguments for the symbols, which come last.
-    pub fn symbol_args(&self) -> Vec<Arg> {
-        codegen::symbol_args(self.problem)
     }
 }
 
@@ -293,20 +297,20 @@ pub(super) fn args(problem: &Problem<Dim>, own: usize, epilogue: &Epilogue<Dim>)
 /// What a kernel does with memory.
 pub(super) struct Stream {
     /// Bytes moved, caches counted as nothing.
-    pub bytes: f64,
+    pub(super) bytes: f64,
     /// Blocks and threads of a block.
-    pub blocks: f64,
+    pub(super) blocks: f64,
     /// Threads of a block.
-    pub threads: f64,
+    pub(super) threads: f64,
     /// Memory accesses that a thread makes one after the other, overlapping ones counted as one.
-    pub steps: f64,
+    pub(super) steps: f64,
     /// Times it synchronises.
-    pub barriers: f64,
+    pub(super) barriers: f64,
 }
 
 impl Stream {
     /// Estimated µs of one launch.
-    pub fn cost(&self, target: &Target) -> f64 {
+    pub(super) fn cost(&self, target: &Target) -> f64 {
         let multiprocessors = f64::from(target.multiprocessors);
         // Blocks of fewer than 64 threads fill a multiprocessor by its 32 slots, not by its 2048 threads.
         let resident = multiprocessors * (2048.0 / self.threads).floor().clamp(1.0, 32.0);

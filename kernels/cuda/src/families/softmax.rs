@@ -72,8 +72,7 @@ impl Family for Softmax {
             let blocks = c.blocks(&(&p.outer * &p.inner));
             (c.define(kernel).flag("STRIDED", 1), c.launch(0, blocks, args))
         };
-        let text =
-            kernel.epilogue(&p.epilogue, &shape, 1).finish(include_str!("../../cuda/softmax.cuh"));
+        let text = kernel.epilogue(&p.epilogue, &shape, 1).finish(include_str!("../../cuda/softmax.cuh"));
         Ok(Build {
             kernels: vec![text],
             launches: vec![launch],
@@ -87,8 +86,7 @@ impl Family for Softmax {
 pub fn samples() -> Vec<Problem<Dim>> {
     let sample = |log, dtype, shape: &str, fused| {
         let shape = rows::dims(shape);
-        let epilogue =
-            if fused { rows::sample_epilogue(dtype, &shape) } else { Epilogue::store(dtype) };
+        let epilogue = if fused { rows::sample_epilogue(dtype, &shape) } else { Epilogue::store(dtype) };
         let [outer, len, inner] = [shape[0].clone(), shape[1].clone(), shape[2].clone()];
         Problem::from(Shape { log, outer, len, inner, dtype, epilogue })
     };

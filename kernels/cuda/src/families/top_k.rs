@@ -47,7 +47,8 @@ impl Family for TopK {
             out.extend([most / 4, most].into_iter().filter(|t| *t >= 32).map(|t| tactic("sort", t)));
         }
         if sort_size(p.dtype, p.k.upper(symbols)).is_some() && p.len.opt(symbols) > 64 {
-            let threads = [256, 512, 1024].into_iter().filter(|t| *t == 256 || i64::from(*t) <= p.len.opt(symbols));
+            let threads =
+                [256, 512, 1024].into_iter().filter(|t| *t == 256 || i64::from(*t) <= p.len.opt(symbols));
             out.extend(threads.map(|t| tactic("radix", t)));
         }
         let threads = if p.len.opt(symbols) > 8192 { 1024 } else { 128 };
@@ -89,19 +90,22 @@ impl Family for TopK {
         let counted = if has("sort") { Some(&p.len) } else { has("radix").then_some(&p.k) };
         let size = match counted {
             None if has("select") && threads.is_power_of_two() => 1,
-            None => return Err(format!("`{tactic}` neither sorts, nor selects with a power of two of threads")),
+            None => {
+                return Err(format!("`{tactic}` neither sorts, nor selects with a power of two of threads"));
+            }
             Some(count) => {
                 let most = count.upper(symbols);
-                sort_size(p.dtype, most).ok_or(format!("`{tactic}` cannot sort {most} items of {}", p.dtype))?
+                sort_size(p.dtype, most)
+                    .ok_or(format!("`{tactic}` cannot sort {most} items of {}", p.dtype))?
             }
         };
         let all = product([&p.outer, &p.len, &p.inner]);
         let kernel = Kernel::new(problem, tactic, p.dtype, &[all], symbols)
             .accumulator(p.dtype.class())
-            .flag("THREADS", threads)
+            .constant("THREADS", threads)
             .flag("SORT", u32::from(has("sort")))
             .flag("RADIX", u32::from(!has("sort") && has("radix")))
-            .flag("SIZE", size)
+            .constant("SIZE", size)
             .flag("LARGEST", u32::from(p.largest))
             .flag("WIDE_KEY", u32::from(p.dtype.size() == 8))
             .size("OUTER", &p.outer)
