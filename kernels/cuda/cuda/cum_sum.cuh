@@ -3,7 +3,7 @@
 #if STRIDED
 // Along the middle of [OUTER, LEN, INNER]: one thread walks one column.
 extern "C" __global__ void __launch_bounds__(THREADS)
-  KERNEL_NAME(const elem_t* __restrict__ x, elem_t* __restrict__ out SYMBOL_PARAMS) {
+  KERNEL_NAME(const elem_t* x, elem_t* out SYMBOL_PARAMS) {
   dependency_wait();
   const index_t len = LEN, inner = INNER;
   const index_t column = index_t(blockIdx.x) * THREADS + threadIdx.x;
@@ -22,7 +22,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 #else
 // Rows of LEN contiguous elements: a block (or, up to 32 threads, a warp) scans THREADS * ITEMS elements at a time.
 extern "C" __global__ void __launch_bounds__(THREADS)
-  KERNEL_NAME(const elem_t* __restrict__ x, elem_t* __restrict__ out SYMBOL_PARAMS) {
+  KERNEL_NAME(const elem_t* x, elem_t* out SYMBOL_PARAMS) {
   constexpr int WARPS = THREADS / 32;
   __shared__ acc_t totals[2][WARPS];
   dependency_wait();

@@ -62,7 +62,7 @@ DEVICE acc_t factor_of(acc_t squares, acc_t count) { return rsqrt(squares / coun
 
 #if STATISTICS
 extern "C" __global__ void __launch_bounds__(THREADS)
-    KERNEL_NAME(const elem_t* __restrict__ x, Moments* __restrict__ parts SYMBOL_PARAMS) {
+    KERNEL_NAME(const elem_t* x, Moments* parts SYMBOL_PARAMS) {
   dependency_wait();
   PART
   acc_t v[V], sum = 0;
@@ -88,8 +88,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 
 #elif SPLITS > 1
 extern "C" __global__ void __launch_bounds__(THREADS)
-    KERNEL_NAME(const elem_t* __restrict__ x, const elem_t* __restrict__ scale, const elem_t* __restrict__ bias,
-                const Moments* __restrict__ parts EPILOGUE_PARAMS SYMBOL_PARAMS) {
+    KERNEL_NAME(const elem_t* x, const elem_t* scale, const elem_t* bias,
+                const Moments* parts EPILOGUE_PARAMS SYMBOL_PARAMS) {
   dependency_wait();
   PART
   const int lane = threadIdx.x % 32;
@@ -111,8 +111,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 #else
 // One block for each group. RESIDENT: it stays in registers, CHUNKS vectors per thread; otherwise it is read once a pass.
 extern "C" __global__ void __launch_bounds__(THREADS)
-    KERNEL_NAME(const elem_t* __restrict__ x, const elem_t* __restrict__ scale,
-                const elem_t* __restrict__ bias EPILOGUE_PARAMS SYMBOL_PARAMS) {
+    KERNEL_NAME(const elem_t* x, const elem_t* scale,
+                const elem_t* bias EPILOGUE_PARAMS SYMBOL_PARAMS) {
   dependency_wait();
   const index_t spatial = SPATIAL, vectors = spatial * PER / V, image = blockIdx.x / GROUPS;
   const int group = blockIdx.x % GROUPS;

@@ -2,13 +2,13 @@
 // statistics. RESIDENT: a row stays in registers, CHUNKS vectors of V per thread; otherwise it is read once a pass.
 
 #if BIAS
-#define BIAS_PARAM , const elem_t* __restrict__ bias
+#define BIAS_PARAM , const elem_t* bias
 #else
 #define BIAS_PARAM
 #endif
 
 extern "C" __global__ void __launch_bounds__(GROUP* ROWS)
-  KERNEL_NAME(const elem_t* __restrict__ x, const elem_t* __restrict__ scale BIAS_PARAM EPILOGUE_PARAMS SYMBOL_PARAMS) {
+  KERNEL_NAME(const elem_t* x, const elem_t* scale BIAS_PARAM EPILOGUE_PARAMS SYMBOL_PARAMS) {
   dependency_wait();
   const index_t len = LEN;
   const index_t row = index_t(blockIdx.x) * ROWS + threadIdx.x / GROUP;

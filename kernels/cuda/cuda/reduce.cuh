@@ -75,7 +75,7 @@ DEVICE acc_t finish(State s, long long count) {
 
 #if SPLITS > 1 && !FINISH
 // One of SPLITS parts of each result, for the kernel that finishes: [SPLITS, results].
-#define RESULT_PARAMS , State* __restrict__ parts
+#define RESULT_PARAMS , State* parts
 #else
 #define RESULT_PARAMS EPILOGUE_PARAMS
 #endif
@@ -83,7 +83,7 @@ DEVICE acc_t finish(State s, long long count) {
 #if FINISH
 // Merges the parts, one thread for each result.
 extern "C" __global__ void __launch_bounds__(THREADS)
-    KERNEL_NAME(const State* __restrict__ parts EPILOGUE_PARAMS SYMBOL_PARAMS) {
+    KERNEL_NAME(const State* parts EPILOGUE_PARAMS SYMBOL_PARAMS) {
   dependency_wait();
   const index_t results = RESULTS;
   const index_t at = index_t(blockIdx.x) * THREADS + threadIdx.x;
@@ -100,7 +100,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 #elif ROWWISE
 // Rows of LEN contiguous elements: GROUP threads for each (part of a) row, ROWS of them in a block.
 extern "C" __global__ void __launch_bounds__(GROUP* ROWS)
-    KERNEL_NAME(const elem_t* __restrict__ x RESULT_PARAMS SYMBOL_PARAMS) {
+    KERNEL_NAME(const elem_t* x RESULT_PARAMS SYMBOL_PARAMS) {
   dependency_wait();
   const index_t len = LEN, rows = OUTER;
   const index_t row = index_t(blockIdx.x / SPLITS) * ROWS + threadIdx.x / GROUP;
@@ -134,7 +134,7 @@ extern "C" __global__ void __launch_bounds__(GROUP* ROWS)
 #elif COLUMNWISE
 // The middle of [OUTER, LEN, INNER]: a thread has V neighbouring columns, DEPTH threads share (a part of) a column.
 extern "C" __global__ void __launch_bounds__(COLUMNS* DEPTH)
-    KERNEL_NAME(const elem_t* __restrict__ x RESULT_PARAMS SYMBOL_PARAMS) {
+    KERNEL_NAME(const elem_t* x RESULT_PARAMS SYMBOL_PARAMS) {
   __shared__ State shares[DEPTH][COLUMNS * V];
   dependency_wait();
   const index_t len = LEN, inner = INNER, columns = index_t(OUTER) * inner;
@@ -183,17 +183,17 @@ extern "C" __global__ void __launch_bounds__(COLUMNS* DEPTH)
 #else
 // Any interleaving of kept and reduced dimensions: GROUP threads for each result.
 extern "C" __global__ void __launch_bounds__(GROUP* ROWS)
-    KERNEL_NAME(const elem_t* __restrict__ x EPILOGUE_PARAMS SYMBOL_PARAMS) {
+    KERNEL_NAME(const elem_t* x EPILOGUE_PARAMS SYMBOL_PARAMS) {
   dependency_wait();
   const index_t kept[KEPT] = KEPT_SIZES, kept_stride[KEPT] = KEPT_STRIDES;
   const index_t reduced[REDUCED] = REDUCED_SIZES, reduced_stride[REDUCED] = REDUCED_STRIDES;
-  const index_t result = index_t(blockIdx.x) * ROWS + threadIdx.x / GROUP;
+  const index_t which = index_t(blockIdx.x) * ROWS + threadIdx.x / GROUP;
   const index_t len = LEN;
   const int lane = threadIdx.x % GROUP;
-  const bool live = result < index_t(RESULTS);
+  const bool live = which < index_t(RESULTS);
   State s = start();
   if (live) {
-    index_t at = 0, rest = result;
+    index_t at = 0, rest = which;
 #pragma unroll
     for (int d = KEPT - 1; d >= 0; --d) {
       at += rest % kept[d] * kept_stride[d];
@@ -216,6 +216,6 @@ extern "C" __global__ void __launch_bounds__(GROUP* ROWS)
   if (!live || lane != 0) return;
   acc_t result[1] = {finish(s, COUNT)};
   const Epilogue epilogue = EPILOGUE;
-  epilogue.store(result, result);
+  epilogue.store(result, which);
 }
 #endif

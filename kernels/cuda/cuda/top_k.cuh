@@ -70,7 +70,7 @@ DEVICE bool alike(Item a, Item b, int d) {
 #endif
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-    KERNEL_NAME(const elem_t* __restrict__ x, elem_t* __restrict__ values, long long* __restrict__ indices SYMBOL_PARAMS) {
+    KERNEL_NAME(const elem_t* x, elem_t* values, long long* indices SYMBOL_PARAMS) {
   dependency_wait();
   const index_t len = LEN, inner = INNER, row = blockIdx.x;
   const elem_t* in = x + (row / inner * len * inner + row % inner);
