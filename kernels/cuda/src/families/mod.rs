@@ -14,7 +14,17 @@ pub mod conv_samples;
 pub mod conv_simt;
 pub mod conv_simt_direct;
 pub mod conv_transpose;
+pub mod arg_reduce;
+pub mod cum_sum;
+pub mod group_norm;
+pub mod layer_norm;
+pub mod lrn;
 pub mod pointwise;
+pub mod pool;
+pub mod reduce;
+mod rows;
+pub mod softmax;
+pub mod top_k;
 
 use crate::dim::{Dim, Range, Symbols};
 use crate::family::Family;
@@ -34,6 +44,15 @@ pub static FAMILIES: &[&dyn Family] = &[
     &conv_simt::ConvSimt,
     &conv_simt_direct::ConvDirect,
     &conv_transpose::ConvTransposeSimt,
+    &arg_reduce::ArgReduce,
+    &cum_sum::CumSum,
+    &group_norm::GroupNorm,
+    &layer_norm::LayerNorm,
+    &lrn::Lrn,
+    &pool::Pool,
+    &reduce::Reduce,
+    &softmax::Softmax,
+    &top_k::TopK,
 ];
 
 /// Makes some problems.
@@ -46,6 +65,15 @@ pub static SAMPLES: &[(&str, Samples)] = &[
     ("attention", attention_samples::samples),
     ("conv", conv_samples::conv),
     ("conv_transpose", conv_samples::transpose),
+    ("arg_reduce", arg_reduce::samples),
+    ("cum_sum", cum_sum::samples),
+    ("group_norm", group_norm::samples),
+    ("layer_norm", layer_norm::samples),
+    ("lrn", lrn::samples),
+    ("pool", pool::samples),
+    ("reduce", reduce::samples),
+    ("softmax", softmax::samples),
+    ("top_k", top_k::samples),
 ];
 
 /// The symbols that samples use: `batch` and `seq`.
