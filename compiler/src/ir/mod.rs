@@ -4,8 +4,11 @@
 pub mod attribute;
 pub mod graph;
 pub mod tensor;
+pub mod text;
 pub mod types;
+pub mod verify;
 
 pub use graph::{Graph, Kind, Node, NodeId, Value};
 pub use tensor::Tensor;
 pub use types::Type;
+pub use verify::verify;
