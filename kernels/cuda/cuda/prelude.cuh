@@ -1,5 +1,4 @@
 // prelude: types, conversions, vectors, and what else of it is used below
-// prelude: types, vectors, conversions, pointwise functions, and wrappers of the instructions used below.
 
 typedef signed char int8_t;
 typedef unsigned char uint8_t;
@@ -91,14 +90,6 @@ template <class T> DEVICE T to_integer(bool x) { return (T)x; }
 
 template <class T> struct Narrow {
   template <class C> static DEVICE T from(C x) { return to_integer<T>(x); }
-// Truncates, saturates at 64 bits, and takes NaN to 0.
-DEVICE long long to_integer(float x) { return x != x ? 0 : (long long)x; }
-DEVICE long long to_integer(double x) { return x != x ? 0 : (long long)x; }
-DEVICE long long to_integer(long long x) { return x; }
-DEVICE long long to_integer(bool x) { return x; }
-
-template <class T> struct Narrow {
-  template <class C> static DEVICE T from(C x) { return (T)to_integer(x); }
 };
 template <> struct Narrow<float> {
   template <class C> static DEVICE float from(C x) { return (float)x; }

@@ -43,7 +43,6 @@ pub fn source(title: &str, wide: bool, parts: &[&str]) -> String {
         title.replace('\n', " "),
         kept.concat().trim_end()
     )
-    format!("// {}\n{wide}\n{}\n{text}\n", title.replace('\n', " "), kept.concat().trim_end())
 }
 
 /// Names of the functions that a section defines.
