@@ -5,6 +5,7 @@ pub mod execute;
 pub mod fuse;
 pub mod ir;
 pub mod onnx;
+pub mod npz;
 pub mod ops;
 pub mod plan;
 pub mod target;

@@ -38,7 +38,7 @@ pub(super) fn from_anchor(graph: &Graph, anchor: NodeId, taken: &HashSet<NodeId>
             return Ok(region);
         }
         members.pop();
-        while !members.is_empty() && !closed(graph, anchor, &members) {
+        while members.last().is_some_and(|m| !closed(graph, anchor, &members) || is_view(graph, *m)) {
             members.pop();
         }
     }
@@ -70,7 +70,8 @@ fn reach(graph: &Graph, anchor: NodeId, taken: &HashSet<NodeId>) -> Vec<NodeId> 
         members.push(next);
         open.push(next.into());
         open.retain(|v| graph.is_output(*v) || graph.users(*v).iter().any(|(u, _)| !members.contains(u)));
-        if open.len() == 1 && open[0].node == next {
+        // A region ends in a value that something computes: a view at its end stays outside.
+        if open.len() == 1 && open[0].node == next && !is_view(graph, next) {
             best = members.len();
         }
     }
@@ -90,6 +91,10 @@ fn depth_inside(graph: &Graph, id: NodeId, others: &[NodeId]) -> usize {
         }
     }
     found
+}
+
+fn is_view(graph: &Graph, id: NodeId) -> bool {
+    graph.node(id).op().is_some_and(|op| op.role() == Role::View)
 }
 
 // Whether only the last member's value leaves.
