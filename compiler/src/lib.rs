@@ -3,5 +3,6 @@
 pub mod error;
 pub mod ir;
 pub mod ops;
+pub mod passes;
 
 pub use error::{Error, Result, Stage};
