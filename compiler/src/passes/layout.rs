@@ -76,6 +76,12 @@ fn transpose(op: &Op) -> Option<Transpose> {
     if let Op::Transpose(t) = op { Some(t.clone()) } else { None }
 }
 
+// The transposes that sink: those behind convolutions, and what reshapes make of them. A model's own transposes of rows
+// or heads stay where they are.
+fn sinking(op: &Op) -> Option<Transpose> {
+    transpose(op).filter(|t| t.perm.len() > 4 || t.perm.len() >= 3 && t.perm == to_first(t.perm.len()))
+}
+
 /// Two transposes are one, or none.
 fn merge(graph: &mut Graph, id: NodeId) -> Result<bool, String> {
     let Some((outer, inner)) = unary(graph, id.into(), transpose) else { return Ok(false) };
@@ -115,7 +121,7 @@ fn sink_window(graph: &mut Graph, id: NodeId) -> Result<bool, String> {
         _ => return Ok(false),
     };
     let mut inputs = node.inputs.clone();
-    let Some((perm, x)) = unary(graph, inputs[0], transpose) else { return Ok(false) };
+    let Some((perm, x)) = unary(graph, inputs[0], sinking) else { return Ok(false) };
     if perm.perm != to_first(perm.perm.len()) {
         return Ok(false);
     }
@@ -132,7 +138,7 @@ fn sink_pointwise(graph: &mut Graph, id: NodeId) -> Result<bool, String> {
         _ => return Ok(false),
     };
     let (inputs, out) = (node.inputs.clone(), node.types[0].clone());
-    let permuted = |v: &Value| unary(graph, *v, transpose).map(|(t, _)| t).filter(|t| t.perm.len() == out.rank());
+    let permuted = |v: &Value| unary(graph, *v, sinking).map(|(t, _)| t).filter(|t| t.perm.len() == out.rank());
     let Some(perm) = inputs.iter().find_map(permuted) else { return Ok(false) };
     let inverse = perm.inverse();
     let (mut gone, mut made) = (0, 0);
@@ -162,7 +168,7 @@ fn sink_pointwise(graph: &mut Graph, id: NodeId) -> Result<bool, String> {
     sunk(graph, id, op, &operands, &perm)
 }
 
-// Whether transposing the (right-aligned) value costs nothing: no element moves, or it has been done already.
+// Whether transposing the (right-aligned) value costs nothing: no element moves, or it is done already, for a convolution.
 fn free(graph: &Graph, value: Value, inverse: &Transpose, rank: usize) -> bool {
     let ty = graph.ty(value);
     if ty.rank() > rank {
@@ -170,13 +176,19 @@ fn free(graph: &Graph, value: Value, inverse: &Transpose, rank: usize) -> bool {
     }
     let mut shape = vec![Dim::from(1); rank - ty.rank()];
     shape.extend(ty.shape.iter().cloned());
-    let made = |(user, _): &(NodeId, usize)| graph.op((*user).into()) == Some(&Op::Transpose(inverse.clone()));
+    let convolves = |(user, _): &(NodeId, usize)| {
+        matches!(graph.op((*user).into()), Some(Op::Conv(_) | Op::ConvTranspose(_)))
+    };
+    let made = |(user, _): &(NodeId, usize)| {
+        graph.op((*user).into()) == Some(&Op::Transpose(inverse.clone()))
+            && graph.users((*user).into()).iter().any(convolves)
+    };
     moves_nothing(&inverse.perm, &shape) || ty.rank() == rank && graph.users(value).iter().any(made)
 }
 
 // The value before the transpose `perm`: its operand, or the inverse transpose of it, right-aligned to the same rank.
 fn untransposed(graph: &mut Graph, value: Value, perm: &Transpose, inverse: &Transpose, like: NodeId) -> Result<Value, String> {
-    if let Some((own, x)) = unary(graph, value, transpose)
+    if let Some((own, x)) = unary(graph, value, sinking)
         && own == *perm
     {
         return Ok(x);
@@ -208,7 +220,7 @@ fn shaped(graph: &mut Graph, value: Value, shape: Vec<Dim>, like: NodeId) -> Res
 fn sink_move(graph: &mut Graph, id: NodeId) -> Result<bool, String> {
     let node = graph.node(id);
     let (Some(op), Some(first)) = (node.op(), node.inputs.first()) else { return Ok(false) };
-    let Some((perm, x)) = unary(graph, *first, transpose) else { return Ok(false) };
+    let Some((perm, x)) = unary(graph, *first, sinking) else { return Ok(false) };
     // What dimension d of the operand has been, before the transpose.
     let inverse = perm.inverse();
     fn back<T: Clone>(items: &[T], inverse: &Transpose) -> Vec<T> {
@@ -241,7 +253,7 @@ fn sink_move(graph: &mut Graph, id: NodeId) -> Result<bool, String> {
 fn sink_reduce(graph: &mut Graph, id: NodeId) -> Result<bool, String> {
     let reduce = |op: &Op| if let Op::Reduce(r) = op { Some(r.clone()) } else { None };
     let Some((reduce, y)) = unary(graph, id.into(), reduce) else { return Ok(false) };
-    let Some((perm, x)) = unary(graph, y, transpose) else { return Ok(false) };
+    let Some((perm, x)) = unary(graph, y, sinking) else { return Ok(false) };
     let mut axes: Vec<usize> = reduce.axes.iter().map(|a| perm.perm[*a]).collect();
     axes.sort_unstable();
     let after = if reduce.keepdims {
@@ -299,7 +311,7 @@ fn segments(from: &[Dim], to: &[Dim]) -> Option<Vec<Segment>> {
 fn sink_reshape(graph: &mut Graph, id: NodeId) -> Result<bool, String> {
     let shape = |op: &Op| if let Op::Reshape(r) = op { Some(r.shape.clone()) } else { None };
     let Some((to, y)) = unary(graph, id.into(), shape) else { return Ok(false) };
-    let Some((perm, x)) = unary(graph, y, transpose) else { return Ok(false) };
+    let Some((perm, x)) = unary(graph, y, sinking) else { return Ok(false) };
     let Some(segments) = segments(&graph.ty(y).shape, &to) else { return Ok(false) };
     let together = |s: &Segment| perm.perm[s.input.clone()].windows(2).all(|w| w[0] + 1 == w[1]);
     if !segments.iter().all(together) {
@@ -324,7 +336,7 @@ fn sink_reshape(graph: &mut Graph, id: NodeId) -> Result<bool, String> {
 fn split_shuffle(graph: &mut Graph, id: NodeId) -> Result<bool, String> {
     let shape = |op: &Op| if let Op::Reshape(r) = op { Some(r.shape.clone()) } else { None };
     let Some((to, y)) = unary(graph, id.into(), shape) else { return Ok(false) };
-    let Some((perm, x)) = unary(graph, y, transpose) else { return Ok(false) };
+    let Some((perm, x)) = unary(graph, y, sinking) else { return Ok(false) };
     if !graph.used_once(y) || perm.perm.len() != 5 {
         return Ok(false);
     }

@@ -127,9 +127,13 @@ pub(crate) fn rewrite(graph: &mut Graph, rules: &[(&str, Rule)]) -> Result<usize
                 if !graph.contains(id) {
                     break;
                 }
+                let before = graph.len();
                 if rule(graph, id).map_err(|e| format!("rule {name}: {e}"))? {
                     fired += 1;
                     graph.prune(id);
+                } else if graph.len() > before {
+                    // What a rule made before it gave up would count as a reader.
+                    graph.remove_dead();
                 }
             }
         }

@@ -25,7 +25,7 @@ fn attention(graph: &mut Graph, id: NodeId) -> Result<bool, String> {
         return Ok(false);
     }
     let Some(scores) = probabilities(graph, p) else { return Ok(false) };
-    let mut found = Scores { scale: 1.0, masks: vec![] };
+    let mut found = Scores { scale: 1.0, masks: vec![], left: 8 };
     let Some(product) = found.peel(graph, scores) else { return Ok(false) };
     let (Some(Op::MatMul(inner)), &[q, k]) = (graph.op(product), graph.node(product.node).inputs.as_slice()) else {
         return Ok(false);
@@ -108,6 +108,8 @@ enum Mask {
 struct Scores {
     scale: f64,
     masks: Vec<Mask>,
+    /// Operators that may still be looked through: real models have at most five.
+    left: usize,
 }
 
 impl Scores {
@@ -115,6 +117,7 @@ impl Scores {
     fn peel(&mut self, graph: &Graph, from: Value) -> Option<Value> {
         let mut value = from;
         loop {
+            self.left = self.left.checked_sub(1)?;
             if !graph.used_once(value) {
                 return None;
             }
@@ -136,7 +139,7 @@ impl Scores {
                     if self.scale != 1.0 {
                         return None;
                     }
-                    let [mask, x] = ordered([a, b], |v| leads_to_product(graph, v))?;
+                    let [mask, x] = ordered([a, b], |v| leads_to_product(graph, v, self.left))?;
                     self.masks.push(Mask::Add(mask));
                     x
                 }
@@ -194,8 +197,8 @@ impl Scores {
 }
 
 // Whether the value comes from a matrix product through what `peel` understands; the other side is the mask.
-fn leads_to_product(graph: &Graph, value: Value) -> bool {
-    let mut scores = Scores { scale: 1.0, masks: vec![] };
+fn leads_to_product(graph: &Graph, value: Value, left: usize) -> bool {
+    let mut scores = Scores { scale: 1.0, masks: vec![], left };
     graph.ty(value).rank() >= 3 && scores.peel(graph, value).is_some()
 }
 
