@@ -10,6 +10,7 @@ pub mod ops;
 pub mod plan;
 pub mod target;
 pub mod tune;
+pub mod passes;
 
 pub use error::{Error, Result, Stage};
 pub use target::Target;

@@ -220,6 +220,22 @@ impl Graph {
         self.graph.add_edge(self.index[&value.node], at, ());
     }
 
+    /// Removes a node that nothing reads, then those of its operands that nothing reads any more; inputs stay. The graph
+    /// keeps every node that has a reader: `used_once` means what it says right after a rewrite.
+    pub fn prune(&mut self, id: NodeId) {
+        let mut stack = vec![id];
+        while let Some(id) = stack.pop() {
+            let Some(at) = self.index.get(&id).copied() else { continue };
+            let read = self.graph.edges(at).next().is_some() || self.outputs.iter().any(|(_, v)| v.node == id);
+            if read || self.graph[at].1.kind == Kind::Input {
+                continue;
+            }
+            stack.extend(self.graph[at].1.inputs.iter().map(|v| v.node));
+            self.index.remove(&id);
+            self.graph.remove_node(at);
+        }
+    }
+
     /// Removes every node that no output needs; inputs stay. Returns how many went.
     pub fn remove_dead(&mut self) -> usize {
         let live: std::collections::HashSet<NodeId> = self.order().into_iter().collect();

@@ -599,13 +599,13 @@ mod tests {
         };
         check("add(%0", "add(%9", 5, 12, "%9 is not defined");
         check("add(%0, %1)", "add(%0; %1)", 5, 14, "expected `,` or `)`, found `; %1)");
-        check("): f32[batch,8]", "): f32[batch,9]", 5, 20, "written as f32[batch,9]");
+        check("): f32[batch,8]", "): f32[batch,9]", 5, 21, "written as f32[batch,9]");
         check("k=2 ", "", 7, 8, "attribute `k` is missing");
         check("k=2 ", "k=2 m=1 ", 7, 8, "no attribute `m`");
         check("%4.1", "%4.2", 8, 13, "%4 has 2 results");
         check("1..64", "1.64", 2, 19, "expected `..`");
         check("1..64 opt 8", "1..64 opt 80", 2, 10, "not ordered");
-        check("f16[1,32]", "f16[1,99999999999]", 6, 23, "too many elements");
+        check("f16[1,32]", "f16[1,99999999999]", 6, 22, "too many elements");
         check("[0.5,-1.0,2.0", "[0.5,-1.0", 4, 26, "7 elements for the type f32[8]");
         check("graph", "grape", 1, 1, "expected `graph`");
     }

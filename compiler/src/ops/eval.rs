@@ -1,9 +1,105 @@
-//! Evaluation of one operator on constant operands: by the host kernel of its problem.
+//! Evaluation of one operator on constant operands, by the host kernel of its problem; and of whole graphs, as the oracle
+//! of tests.
 
-use super::Op;
+use super::{Broadcast, Op, Reshape, Resize, Slice, TopK};
+use crate::ir::graph::{Graph, Kind, Value};
 use crate::ir::tensor::Tensor;
 use crate::ir::types::Type;
+use crate::ir::verify::describe;
 use bakelite_host::DType;
+use bakelite_kernels::Dim;
+use std::collections::{BTreeMap, HashMap};
+
+/// The outputs of a graph for the given inputs, in order: every node by its host kernel. Symbols take the sizes that the
+/// inputs have; a graph whose symbols do not stand alone in some input's shape cannot be evaluated.
+pub fn evaluate(graph: &Graph, inputs: &[Tensor]) -> Result<Vec<Tensor>, String> {
+    if inputs.len() != graph.inputs.len() {
+        return Err(format!("{} inputs for a graph that has {}", inputs.len(), graph.inputs.len()));
+    }
+    let symbols = bind(graph, inputs)?;
+    let mut values: HashMap<Value, Tensor> = HashMap::new();
+    for ((_, id), tensor) in graph.inputs.iter().zip(inputs) {
+        values.insert((*id).into(), tensor.clone());
+    }
+    for id in graph.order() {
+        let node = graph.node(id);
+        match &node.kind {
+            Kind::Input => {}
+            Kind::Constant(tensor) => {
+                values.insert(id.into(), tensor.clone());
+            }
+            Kind::Op(op) => {
+                let operands = node.inputs.iter().map(|v| values.get(v).ok_or_else(|| format!("{v} has no value")));
+                let operands = operands.collect::<Result<Vec<_>, _>>()?;
+                let results = eval(&bound(op, &symbols), &operands);
+                let results = results.map_err(|e| format!("{}: {e}", describe(graph, id)))?;
+                for (result, tensor) in results.into_iter().enumerate() {
+                    values.insert(Value { node: id, result: result as u32 }, tensor);
+                }
+            }
+        }
+    }
+    let output = |(name, v): &(String, Value)| {
+        values.get(v).cloned().ok_or_else(|| format!("the output \"{name}\" has no value"))
+    };
+    graph.outputs.iter().map(output).collect()
+}
+
+// The value of every symbol, from the inputs' shapes.
+fn bind(graph: &Graph, inputs: &[Tensor]) -> Result<BTreeMap<String, i64>, String> {
+    let mut symbols = BTreeMap::new();
+    let sizes = || {
+        graph.inputs.iter().zip(inputs).flat_map(|((name, id), tensor)| {
+            let ty = graph.ty((*id).into());
+            ty.shape.iter().zip(&tensor.shape).map(move |(dim, size)| (name, ty, dim, *size as i64))
+        })
+    };
+    for ((name, id), tensor) in graph.inputs.iter().zip(inputs) {
+        let ty = graph.ty((*id).into());
+        if ty.dtype != tensor.dtype || ty.rank() != tensor.shape.len() {
+            return Err(format!("the input \"{name}\" is {ty}, but {tensor:?} is given"));
+        }
+    }
+    for (_, _, dim, size) in sizes() {
+        let mut names = Vec::new();
+        dim.visit_symbols(&mut |s| names.push(s.to_owned()));
+        if let [name] = names.as_slice()
+            && *dim == Dim::symbol(name)
+        {
+            symbols.entry(name.clone()).or_insert(size);
+        }
+    }
+    for (name, ty, dim, size) in sizes() {
+        let mut unknown = None;
+        dim.visit_symbols(&mut |s| {
+            if !symbols.contains_key(s) {
+                unknown = Some(s.to_owned());
+            }
+        });
+        if let Some(symbol) = unknown {
+            return Err(format!("no input's shape says what `{symbol}` is"));
+        }
+        let expected = dim.eval(&|s| symbols.get(s).copied().unwrap_or(0));
+        if expected != size {
+            return Err(format!("the input \"{name}\" is {ty}: a size is {size} where {expected} is expected"));
+        }
+    }
+    Ok(symbols)
+}
+
+// The operator with every symbol replaced by its value.
+fn bound(op: &Op, symbols: &BTreeMap<String, i64>) -> Op {
+    let dim = |d: &Dim| d.substitute(&|s| symbols.get(s).map_or_else(|| Dim::symbol(s), |v| Dim::from(*v)));
+    let dims = |shape: &[Dim]| shape.iter().map(dim).collect::<Vec<_>>();
+    match op {
+        Op::Broadcast(o) => Broadcast { shape: dims(&o.shape) }.into(),
+        Op::Reshape(o) => Reshape { shape: dims(&o.shape) }.into(),
+        Op::Resize(o) => Resize { shape: dims(&o.shape), ..o.clone() }.into(),
+        Op::Slice(o) => Slice { starts: dims(&o.starts), shape: dims(&o.shape), ..o.clone() }.into(),
+        Op::TopK(o) => TopK { k: dim(&o.k), ..o.clone() }.into(),
+        other => other.clone(),
+    }
+}
 
 /// The results of `op` on `inputs`, whose types it must accept. Shapes must be free of symbols.
 pub fn eval(op: &Op, inputs: &[&Tensor]) -> Result<Vec<Tensor>, String> {
