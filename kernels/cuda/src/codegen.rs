@@ -261,7 +261,7 @@ pub fn row(
         let inner = access.strides.last();
         let full = access.strides == strides;
         let others = access.strides.iter().rev().skip(1).chain([&access.offset]);
-        let align = power_of_two(others, 8);
+        let align = power_of_two(others, 16);
         let at = address(access, full, &mut coordinates);
         if inner.is_none_or(|s| s.is(0)) {
             // The same element for the whole row.
@@ -270,7 +270,7 @@ pub fn row(
         }
         let element = if inner.is_some_and(|s| s.is(1)) {
             let from = if at.is_empty() { pointer.clone() } else { format!("{pointer} + {at}") };
-            let align = if full { power_of_two([&access.offset], 8) } else { align };
+            let align = if full { power_of_two([&access.offset], 16) } else { align };
             let _ = writeln!(loads, "const auto v{n} = load_row<V, {align}>({from});");
             format!("v{n}.v[j]")
         } else {
@@ -589,8 +589,8 @@ struct Epilogue {
   // Elements i to i + V - 1 of the output, from their accumulators.
   template <int V> DEVICE void store(const acc_t (&acc)[V], index_t i) const {
     const index_t c1 = i % 512;
-    const auto v1 = load_row<V, 8>(e0 + c1);
-    const auto v2 = load_row<V, 8>(e1 + i);
+    const auto v1 = load_row<V, 16>(e0 + c1);
+    const auto v2 = load_row<V, 16>(e1 + i);
     Vec<f16, V> result;
 #pragma unroll
     for (int j = 0; j < V; ++j) {

@@ -1,12 +1,9 @@
 //! Every kernel family, in the order in which they are asked for tactics.
 
+pub mod arg_reduce;
 pub mod attention;
 pub mod attention_samples;
-pub mod gemm_mma;
-mod gemm_mma_operands;
-pub mod gemm_mma_samples;
-pub mod gemm_simt;
-pub mod gemm_simt_gemv;
+pub mod concat;
 pub mod conv_depthwise;
 mod conv_geometry;
 pub mod conv_mma;
@@ -14,16 +11,25 @@ pub mod conv_samples;
 pub mod conv_simt;
 pub mod conv_simt_direct;
 pub mod conv_transpose;
-pub mod arg_reduce;
 pub mod cum_sum;
+pub mod gather;
+pub mod gather_elements;
+pub mod gemm_mma;
+mod gemm_mma_operands;
+pub mod gemm_mma_samples;
+pub mod gemm_simt;
+pub mod gemm_simt_gemv;
 pub mod group_norm;
 pub mod layer_norm;
 pub mod lrn;
+pub mod pad;
 pub mod pointwise;
 pub mod pool;
 pub mod reduce;
+pub mod resize;
 mod rows;
 pub mod softmax;
+mod strips;
 pub mod top_k;
 
 use crate::dim::{Dim, Range, Symbols};
@@ -53,6 +59,11 @@ pub static FAMILIES: &[&dyn Family] = &[
     &reduce::Reduce,
     &softmax::Softmax,
     &top_k::TopK,
+    &concat::Copy,
+    &pad::Copy,
+    &gather::Copy,
+    &gather_elements::Copy,
+    &resize::Gather,
 ];
 
 /// Makes some problems.
@@ -74,6 +85,11 @@ pub static SAMPLES: &[(&str, Samples)] = &[
     ("reduce", reduce::samples),
     ("softmax", softmax::samples),
     ("top_k", top_k::samples),
+    ("concat", concat::samples),
+    ("pad", pad::samples),
+    ("gather", gather::samples),
+    ("gather_elements", gather_elements::samples),
+    ("resize", resize::samples),
 ];
 
 /// The symbols that samples use: `batch` and `seq`.
