@@ -12,6 +12,11 @@ constexpr int STEP = 32 / ELEMENT;         // k of one mma
 constexpr int STEPS = BLOCK_K / STEP / GROUPS;
 constexpr int TILES_M = WARP_M / 16;       // mma tiles of a warp
 constexpr int TILES_N = WARP_N / 8;
+// As many blocks on a multiprocessor as the registers of the sums, two sets of fragments and the rest leave room for: left
+// alone the compiler spills a few to squeeze in one more.
+constexpr int REGISTERS = TILES_M * TILES_N * 4 + 2 * (TILES_M * 4 + TILES_N * 2) + 72;
+constexpr int FIT = 65536 / (THREADS * REGISTERS), MOST = 1024 / THREADS;
+constexpr int BLOCKS = FIT < 1 || MOST < 1 ? 1 : FIT < MOST ? FIT : MOST;
 static_assert(WARP_M % 16 == 0 && WARP_N % 16 == 0 && BLOCK_K % (STEP * GROUPS) == 0, "the warps do not tile the block");
 
 // ROWS rows of COLUMNS contiguous elements in shared memory. Chunks trade places within 128 bytes so that what a warp reads at
@@ -132,7 +137,7 @@ struct Fragments {
   }
 };
 
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     KERNEL_NAME(const element_t* __restrict__ a, const element_t* __restrict__ b RESULT_PARAMS SYMBOL_PARAMS) {
   extern __shared__ __align__(128) unsigned char shared[];
   const int warp = threadIdx.x / 32 % WARPS, group = threadIdx.x / (32 * WARPS);

@@ -4,6 +4,8 @@
 
 constexpr int ACROSS = BLOCK_N / THREAD_N;
 constexpr int THREADS = BLOCK_M / THREAD_M * ACROSS;
+// Left alone the compiler spills a word or two to squeeze one more block onto a multiprocessor.
+constexpr int BLOCKS = sizeof(acc_t) == 8 || THREADS > 512 ? 1 : 512 / THREADS;
 static_assert(THREAD_M % 4 == 0 && THREAD_N % 4 == 0, "threads hold quads");
 
 // BLOCK_K x EXTENT of an operand. V elements are contiguous and aligned, along k or along the other dimension.
@@ -45,7 +47,7 @@ template <int EXTENT, bool ALONG_K, int V, bool ALL_K, bool ALL> struct Operand 
 typedef Operand<BLOCK_M, A_ALONG_K, ALIGN_A, ALL_K, ALL_M> OperandA;
 typedef Operand<BLOCK_N, B_ALONG_K, ALIGN_B, ALL_K, ALL_N> OperandB;
 
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     KERNEL_NAME(const element_t* __restrict__ a, const element_t* __restrict__ b RESULT_PARAMS SYMBOL_PARAMS) {
   __shared__ __align__(16) acc_t tiles_a[2][BLOCK_K * OperandA::PITCH];
   __shared__ __align__(16) acc_t tiles_b[2][BLOCK_K * OperandB::PITCH];

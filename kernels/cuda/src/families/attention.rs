@@ -75,7 +75,9 @@ fn text(p: &Attention<Dim>, problem: &Problem<Dim>) -> String {
 
 fn wide(p: &Attention<Dim>, symbols: &Symbols) -> bool {
     let shape = |heads: usize, seq: &Dim| [p.batch.clone(), Dim::from(heads as i64), seq.clone()];
-    let last = |access: &Access<Dim>, shape: &[Dim], dim: usize| codegen::extent(access, shape) + Dim::from(dim as i64);
+    let last = |access: &Access<Dim>, shape: &[Dim], dim: usize| {
+        codegen::extent(access, shape) + Dim::from(dim as i64)
+    };
     let mut extents = vec![
         last(&p.q, &shape(p.heads, &p.seq_q), p.dim),
         last(&p.k, &shape(p.kv_heads, &p.seq_k), p.dim),
@@ -388,7 +390,8 @@ impl Family for Simt {
             }
         }
         ranked.sort_by(|a, b| a.0.total_cmp(&b.0));
-        let tactic = |c: Rows| Tactic::new(self.name(), self.version(), &[("warps", c.warps), ("rows", c.rows)]);
+        let tactic =
+            |c: Rows| Tactic::new(self.name(), self.version(), &[("warps", c.warps), ("rows", c.rows)]);
         ranked.into_iter().map(|(_, c)| tactic(c)).collect()
     }
 

@@ -107,7 +107,11 @@ impl Config {
         if self.m / wm < 16 || self.n / wn < 16 || (self.m / wm) * (self.n / wn) > 64 * 64 {
             return Err(format!("a warp takes 16 x 16 to 64 x 64: {self:?}"));
         }
-        if self.k * element < 32 * self.groups || self.stages < 2 || self.stages > 8 || !small(self.splits, 64) {
+        if self.k * element < 32 * self.groups
+            || self.stages < 2
+            || self.stages > 8
+            || !small(self.splits, 64)
+        {
             return Err(format!("k of a tile, groups, stages or splits do not fit: {self:?}"));
         }
         // A row of 16-byte chunks is copied by part of the block.
@@ -154,7 +158,8 @@ impl Config {
         let cycles_per_us = 1700.0;
 
         let registers = warp_m * warp_n / 32.0 + (warp_m + warp_n) + 50.0;
-        let threads_per_multiprocessor = if matches!(target.arch.sm, 75 | 86 | 89 | 120) { 1024.0 } else { 2048.0 };
+        let threads_per_multiprocessor =
+            if matches!(target.arch.sm, 75 | 86 | 89 | 120) { 1024.0 } else { 2048.0 };
         let resident = (f64::from(target.shared_per_multiprocessor) / f64::from(self.shared(element) + 1024))
             .min(65536.0 / (registers.min(255.0) * warps * 32.0))
             .min(threads_per_multiprocessor / (warps * 32.0))
@@ -178,11 +183,16 @@ impl Config {
             8..16 => 2.0,
             4..8 => 4.0,
             _ => 16.0,
-        } * (m + n) * k * f64::from(element) / 16.0
+        } * (m + n)
+            * k
+            * f64::from(element)
+            / 16.0
             / 32.0;
         let round = latency.max(arrival).max(beside * math.max(reads).max(copies)) + 30.0;
         let leave = 300.0 + beside * m * n * groups * 8.0 / 128.0;
-        let chain = waves * (900.0 + rounds * round + leave) / cycles_per_us;
+        // The first tile comes at some 40 bytes a cycle, with nothing to hide it.
+        let fill = 800.0 + beside * (m + n) * k * f64::from(element) / 40.0;
+        let chain = waves * (fill + rounds * round + leave) / cycles_per_us;
 
         let moved = blocks * (m + n) * (s.k / parts) * f64::from(element);
         let far = s.bytes(g, f64::from(element)) / (target.bandwidth * 1e3 * 0.85);
@@ -222,8 +232,14 @@ fn candidates(g: &Gemm<Dim>, sizes: &Sizes, target: &Target) -> Vec<Config> {
                         let k = bytes / element;
                         let c = Config { m, n, k, warps: [wm, wn], groups, stages, splits };
                         // More than 16 warps, or large tiles in groups, only add traffic.
-                        let sensible = c.threads() <= 512 && (groups == 1 || m * n <= 128 * 64);
-                        if sensible && c.check(element).is_ok() && c.shared(element) <= target.shared_per_block {
+                        let sensible = c.threads() <= 512
+                            && (groups == 1 || m * n <= 128 * 64)
+                            // Long tiles are for groups: without, more stages of shorter ones do better.
+                            && (groups > 1 || bytes < 256);
+                        if sensible
+                            && c.check(element).is_ok()
+                            && c.shared(element) <= target.shared_per_block
+                        {
                             found.push(c);
                         }
                     }
@@ -246,10 +262,8 @@ impl Family for Mma {
     fn tactics(&self, problem: &Problem<Dim>, symbols: &Symbols, target: &Target) -> Vec<Tactic> {
         let Some(g) = fits(problem, target) else { return vec![] };
         let sizes = Sizes::of(g, symbols);
-        let mut ranked: Vec<(f64, Config)> = candidates(g, &sizes, target)
-            .into_iter()
-            .map(|c| (c.estimate(g, &sizes, target), c))
-            .collect();
+        let mut ranked: Vec<(f64, Config)> =
+            candidates(g, &sizes, target).into_iter().map(|c| (c.estimate(g, &sizes, target), c)).collect();
         ranked.sort_by(|a, b| a.0.total_cmp(&b.0));
         // The estimate is rough: a few variants of many tiles beat many variants of a few.
         let mut kept: Vec<Config> = Vec::new();
@@ -314,5 +328,121 @@ impl Family for Mma {
             ],
         );
         Ok(tiling.build(g, problem, symbols, text, &tiling.tiles(g), (c.threads(), shared)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    /// `Tile::offset` of gemm_mma.cuh.
+    fn offset(chunks: usize, words: bool, row: usize, chunk: usize) -> usize {
+        let (period, mask) = (if chunks >= 8 { 1 } else { 8 / chunks }, chunks.min(8) - 1);
+        let turn = row / period * if words { 2 } else { 1 } & mask;
+        (row * chunks + (chunk ^ turn)) * 16
+    }
+
+    #[test]
+    fn the_swizzle_permutes_and_avoids_bank_conflicts() {
+        for words in [false, true] {
+            for chunks in [2, 4, 8, 16, 32, 64].into_iter().filter(|c| !words || *c >= 4) {
+                let all = (0..32).flat_map(|r| (0..chunks).map(move |c| (r, c)));
+                let places: BTreeSet<usize> = all.map(|(r, c)| offset(chunks, words, r, c)).collect();
+                assert_eq!(places, (0..32 * chunks).map(|i| i * 16).collect(), "{chunks} chunks");
+                for chunk in 0..chunks {
+                    for first in [0, 8, 16] {
+                        if words {
+                            // Four rows (of k) of eight words: every bank once.
+                            let first = first / 2;
+                            let banks: BTreeSet<usize> = (0..32)
+                                .filter(|_| chunk % 2 == 0)
+                                .map(|l| (first + l % 4, chunk * 4 + l / 4))
+                                .map(|(row, word)| (offset(chunks, true, row, word / 4) / 4 + word % 4) % 32)
+                                .collect();
+                            assert!(banks.len() == 32 || chunk % 2 == 1, "{chunks} chunks, row {first}");
+                        } else {
+                            // Eight rows of one chunk, as ldmatrix reads them: every 16-byte bank once.
+                            let banks: BTreeSet<usize> = (first..first + 8)
+                                .map(|r| offset(chunks, false, r, chunk) / 16 % 8)
+                                .collect();
+                            assert_eq!(banks.len(), 8, "{chunks} chunks, row {first}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// What lane `lane` holds after ldmatrix.x4, in register `register`, half `half`: which row and column of the 16-bit
+    /// elements that `address` (row and 16-byte chunk, by lane) points at.
+    fn ldmatrix(
+        address: &dyn Fn(usize) -> (usize, usize),
+        transposed: bool,
+        lane: usize,
+        register: usize,
+        half: usize,
+    ) -> (usize, usize) {
+        let (row, column) = (lane / 4, lane % 4 * 2 + half);
+        let (row, column) = if transposed { (column, row) } else { (row, column) };
+        let (at, chunk) = address(register * 8 + row);
+        (at, chunk * 8 + column)
+    }
+
+    #[test]
+    fn fragments_are_what_the_instruction_multiplies() {
+        for lane in 0..32 {
+            for half in 0..2 {
+                for register in 0..4 {
+                    // m16n8k16: a[register] holds row lane / 4 (+ 8), k lane % 4 * 2 (+ 8).
+                    let m = lane / 4 + register % 2 * 8;
+                    let k = lane % 4 * 2 + half + register / 2 * 8;
+                    let rows = ldmatrix(&|l| (l % 16, l / 16), false, lane, register, half);
+                    assert_eq!(rows, (m, k));
+                    let columns = ldmatrix(&|l| (l % 8 + l / 16 * 8, l / 8 % 2), true, lane, register, half);
+                    assert_eq!(columns, (k, m));
+                    // b[register % 2] of the mma tile register / 2: column lane / 4, k as above.
+                    let n = lane / 4 + register / 2 * 8;
+                    let k = lane % 4 * 2 + half + register % 2 * 8;
+                    let columns = ldmatrix(&|l| (l % 8 + l / 16 * 8, l / 8 % 2), false, lane, register, half);
+                    assert_eq!(columns, (n, k));
+                    let rows = ldmatrix(&|l| (l % 16, l / 16), true, lane, register, half);
+                    assert_eq!(rows, (k, n));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_listed_tile_makes_kernels_and_the_default_fits_the_problem() {
+        for (m, n, wm, wn) in TILES {
+            let whole = Config { m, n, k: 32, warps: [wm, wn], groups: 1, stages: 3, splits: 1 };
+            assert_eq!(whole.check(2), Ok(()), "{m} x {n}");
+            assert_eq!(whole.tactic().to_string().parse().and_then(|t| Config::of(&t)), Ok(whole));
+            assert!((m / wm / 16) % whole.pass(2) == 0 && whole.slab(whole.pass(2)) <= whole.shared(2));
+        }
+        let target = Target::of("sm_90a".parse().unwrap());
+        let best = |m: i64, n: i64, k: i64| {
+            let size = Dim::from;
+            let g = Gemm {
+                batch: 1.into(),
+                m: m.into(),
+                n: n.into(),
+                k: k.into(),
+                dtype: DType::F16,
+                math: Math::Exact,
+                a: [size(m * k), size(k), size(1)],
+                b: [size(k * n), size(n), size(1)],
+                epilogue: bakelite_host::problem::Epilogue::store(DType::F16),
+            };
+            let tactics = Mma.tactics(&g.into(), &Symbols::new(), &target);
+            assert!((8..=30).contains(&tactics.len()), "{}", tactics.len());
+            Config::of(&tactics[0]).unwrap()
+        };
+        // A large product wants large tiles and no splits; a deep narrow one splits k somehow.
+        let large = best(4096, 4096, 4096);
+        assert!(large.m * large.n >= 128 * 128 && large.splits == 1, "{large:?}");
+        let deep = best(49, 512, 2048);
+        assert!(deep.groups * deep.splits > 1, "{deep:?}");
     }
 }

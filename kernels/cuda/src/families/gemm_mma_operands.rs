@@ -34,7 +34,8 @@ fn operand(batch: &Dim, batch_stride: &Dim, other: (&Dim, &Dim), k: (&Dim, &Dim)
     let dense = inner.1.is(1) || inner.0.is(1);
     let one = Dim::from(1);
     // A stride that is never taken does not matter.
-    let matters = [(batch, batch_stride), outer].into_iter().filter(|(size, _)| **size != one).map(|(_, s)| s);
+    let matters =
+        [(batch, batch_stride), outer].into_iter().filter(|(size, _)| **size != one).map(|(_, s)| s);
     let align = if dense { codegen::power_of_two(matters.chain([inner.0]), 8) } else { 1 };
     Operand { along_k, dense, align }
 }
@@ -177,7 +178,8 @@ impl Tiling {
         let symbol_args = codegen::symbol_args(problem);
         let epilogue_args = codegen::epilogue_args(&g.epilogue, 2);
         let result = if self.splits == 1 { epilogue_args.clone() } else { vec![Arg::Workspace(0.into())] };
-        let args = [Arg::Input(0), Arg::Input(1)].into_iter().chain(result).chain(symbol_args.clone()).collect();
+        let args =
+            [Arg::Input(0), Arg::Input(1)].into_iter().chain(result).chain(symbol_args.clone()).collect();
         let launch = |kernel, grid, threads, shared, args| Launch {
             kernel,
             grid,
@@ -209,7 +211,8 @@ impl Tiling {
                     include_str!("../../cuda/gemm_mma_splits.cuh"),
                 ],
             );
-            let args = [Arg::Workspace(0.into())].into_iter().chain(epilogue_args).chain(symbol_args).collect();
+            let args =
+                [Arg::Workspace(0.into())].into_iter().chain(epilogue_args).chain(symbol_args).collect();
             let blocks = product(&out).ceil_div(&by(256 * vector));
             build.kernels.push(text);
             build.launches.push(launch(1, [blocks, 1.into(), 1.into()], 256, 0, args));

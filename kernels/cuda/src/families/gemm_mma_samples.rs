@@ -123,6 +123,11 @@ pub fn samples() -> Vec<Problem<Dim>> {
         with(gemm(BF16, "1 196*batch 256 1024", Rows, Rows), After::BiasGelu),
         with(gemm(F16, "12*batch seq 64 seq", Rows, Rows), After::ScaleBias(F32)),
         gemm(F16, "batch 64 seq 64", Rows, Columns),
+        // So large that large tiles are proposed.
+        with(gemm(F16, "1 2000 1544 136", Rows, Rows), After::BiasGelu),
+        gemm(BF16, "1 1544 2000 72", Columns, Columns),
+        tf32(gemm(F32, "1 2000 1540 68", Rows, Columns)),
+        tf32(gemm(F32, "1 1540 2000 68", Columns, Rows)),
         // Odd sizes: 4- and 2-byte copies; gaps; broadcast operands; a mixed result.
         gemm(F16, "1 65 33 67", Rows, Columns),
         with(gemm(BF16, "3 50 30 94", Columns, Rows), After::ScaleBias(F16)),

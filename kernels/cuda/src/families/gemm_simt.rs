@@ -63,7 +63,8 @@ impl Config {
     fn check(self, accumulator: u32) -> Result<(), String> {
         let (tile, [tm, tn]) = (self.tile, self.thread);
         let powers = [tile.m, tile.n, tile.k, tm, tn].iter().all(|v| v.is_power_of_two());
-        let small = tile.m <= 256 && tile.n <= 256 && (4..=64).contains(&tile.k) && (1..=64).contains(&tile.splits);
+        let small =
+            tile.m <= 256 && tile.n <= 256 && (4..=64).contains(&tile.k) && (1..=64).contains(&tile.splits);
         let thread = (4..=8).contains(&tm) && (4..=8).contains(&tn) && tile.m >= tm && tile.n >= tn;
         if !powers || !small || !thread || !(32..=1024).contains(&self.threads()) {
             return Err(format!("tiles of this size make no kernel: {self:?}"));
@@ -88,7 +89,8 @@ impl Config {
         let waves = (blocks / (multiprocessors * beside)).ceil();
         let rounds = ((s.k / f64::from(self.tile.k)).ceil() / parts).ceil();
         // Per step of k of one block: fused multiply-adds, reads of shared memory, and the latency of few warps.
-        let per_cycle = target.simt_tflops * 1e6 / (multiprocessors * cycles_per_us) / 2.0 * rate(g.dtype, target);
+        let per_cycle =
+            target.simt_tflops * 1e6 / (multiprocessors * cycles_per_us) / 2.0 * rate(g.dtype, target);
         let math = m * n / per_cycle / 0.85;
         let reads = threads * (tm + tn) * 4.0 / 128.0 / 1.6;
         let latency = tm * tn / 2.0 + 30.0;
