@@ -1,1 +1,14 @@
-//! placeholder
+//! Bakelite: an ahead-of-time compiler from ONNX to a standalone Rust crate with CUDA kernels and baked weights.
+
+pub mod error;
+pub mod execute;
+pub mod fuse;
+pub mod ir;
+pub mod onnx;
+pub mod ops;
+pub mod plan;
+pub mod target;
+pub mod tune;
+
+pub use error::{Error, Result, Stage};
+pub use target::Target;

@@ -1,4 +1,4 @@
-// prelude: types, vectors, conversions, pointwise functions, and wrappers of the instructions used below.
+// prelude: types, conversions, vectors, and what else of it is used below
 
 typedef signed char int8_t;
 typedef unsigned char uint8_t;
@@ -74,14 +74,22 @@ DEVICE long long widen(uint16_t x) { return x; }
 DEVICE long long widen(uint32_t x) { return x; }
 DEVICE long long widen(uint64_t x) { return (long long)x; }
 
-// Truncates, saturates at 64 bits, and takes NaN to 0.
-DEVICE long long to_integer(float x) { return x != x ? 0 : (long long)x; }
-DEVICE long long to_integer(double x) { return x != x ? 0 : (long long)x; }
-DEVICE long long to_integer(long long x) { return x; }
-DEVICE long long to_integer(bool x) { return x; }
+// To an integer type: floats truncate and saturate, NaN gives 0; integers wrap.
+template <class T, class F> DEVICE T truncated(F x) {
+  constexpr bool is_unsigned = T(-1) > T(0);
+  if (x != x) return 0;
+  if (sizeof(T) == 8) return is_unsigned ? (T)(unsigned long long)max(x, F(0)) : (T)(long long)x;
+  constexpr int bits = sizeof(T) < 8 ? 8 * sizeof(T) - !is_unsigned : 32;
+  constexpr long long high = (1ll << bits) - 1;
+  return (T)min(max((long long)x, is_unsigned ? 0 : -high - 1), high);
+}
+template <class T> DEVICE T to_integer(float x) { return truncated<T>(x); }
+template <class T> DEVICE T to_integer(double x) { return truncated<T>(x); }
+template <class T> DEVICE T to_integer(long long x) { return (T)x; }
+template <class T> DEVICE T to_integer(bool x) { return (T)x; }
 
 template <class T> struct Narrow {
-  template <class C> static DEVICE T from(C x) { return (T)to_integer(x); }
+  template <class C> static DEVICE T from(C x) { return to_integer<T>(x); }
 };
 template <> struct Narrow<float> {
   template <class C> static DEVICE float from(C x) { return (float)x; }

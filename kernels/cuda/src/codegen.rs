@@ -38,7 +38,11 @@ pub fn source(title: &str, wide: bool, parts: &[&str]) -> String {
     }
     kept.reverse();
     let wide = if wide { "#define INDEX_TYPE long long\n" } else { "" };
-    format!("// {}\n{wide}\n{}\n{text}\n", title.replace('\n', " "), kept.concat().trim_end())
+    format!(
+        "// {}\n{wide}\n{}\n\n// ---- this kernel\n\n{text}\n",
+        title.replace('\n', " "),
+        kept.concat().trim_end()
+    )
 }
 
 /// Names of the functions that a section defines.

@@ -86,6 +86,7 @@ macro_rules! module {
     ) => {
         $(#[$doc])*
         #[allow(missing_docs, unused_imports, unused_variables, unreachable_code, clippy::float_cmp, clippy::bool_comparison, clippy::eq_op)]
+        #[allow(clippy::excessive_precision, clippy::unnecessary_cast)]
         pub mod $module {
             use super::{Pw, math};
             type T = $ty;
@@ -165,11 +166,11 @@ rows! {
         Asinh    asinh    float[a.asinh()]     int[] bool[] "asinh(a)";
         Acosh    acosh    float[a.acosh()]     int[] bool[] "acosh(a)";
         Atanh    atanh    float[a.atanh()]     int[] bool[] "atanh(a)";
-        Erf      erf      float[math::erf(f64::from(a)) as T] int[] bool[] "erf(a)";
+        Erf      erf      float[math::Erf::erf(a)] int[] bool[] "erf(a)";
         Sigmoid  sigmoid  float[1.0 / (1.0 + (-a).exp())] int[] bool[] "(T(1) / (T(1) + exp(-a)))";
         Silu     silu     float[a / (1.0 + (-a).exp())]   int[] bool[] "(a / (T(1) + exp(-a)))";
         Relu     relu     float[if a < 0.0 { 0.0 } else { a }] int[a.max(0)] bool[] "(a < T(0) ? T(0) : a)";
-        Gelu     gelu     float[0.5 * a * (1.0 + math::erf(f64::from(a) * std::f64::consts::FRAC_1_SQRT_2) as T)] int[] bool[]
+        Gelu     gelu     float[0.5 * a * (1.0 + math::Erf::erf(a * std::f64::consts::FRAC_1_SQRT_2 as T))] int[] bool[]
                           "(T(0.5) * a * (T(1) + erf(a * T(0.70710678118654752))))";
         GeluTanh gelu_tanh float[0.5 * a * (1.0 + (0.797_884_560_802_865_4 * (a + 0.044_715 * a * a * a)).tanh())] int[] bool[]
                           "(T(0.5) * a * (T(1) + tanh(T(0.79788456080286536) * (a + T(0.044715) * a * a * a))))";
@@ -250,6 +251,55 @@ impl std::str::FromStr for Pw {
 
 /// Scalar mathematics the standard library lacks.
 pub mod math {
+    use std::sync::LazyLock;
+
+    /// A float with an error function: f64 by series, f32 from a table, for networks are full of it.
+    pub trait Erf {
+        /// The error function, to the type's precision.
+        fn erf(self) -> Self;
+    }
+
+    impl Erf for f64 {
+        #[inline]
+        fn erf(self) -> f64 {
+            erf(self)
+        }
+    }
+
+    /// Points of the table per unit.
+    const GRID: f64 = 32.0;
+    /// At each point x, erf x and its derivative 2/√π · e^{-x²}; f32 rounds erf to 1 before the table ends.
+    static TABLE: LazyLock<Vec<(f64, f64)>> = LazyLock::new(|| {
+        let point = |i: u32| {
+            let x = f64::from(i) / GRID;
+            (erf(x), std::f64::consts::FRAC_2_SQRT_PI * (-x * x).exp())
+        };
+        (0..=128).map(point).collect()
+    });
+
+    impl Erf for f32 {
+        /// Five terms of the Taylor series about the nearest point of the table; the rest is below 1e-9 of the value.
+        #[inline]
+        fn erf(self) -> f32 {
+            let a = f64::from(self.abs());
+            if a >= 4.0 {
+                return self.signum();
+            }
+            let i = (a * GRID).round();
+            // NaN reads the first entry, and d carries it on.
+            let Some(&(value, slope)) = TABLE.get(i as usize) else { return self };
+            let x = i / GRID;
+            let d = a - x;
+            let xx = x * x;
+            // Hermite: erf⁽ⁿ⁺¹⁾(x) = (−1)ⁿ Hₙ(x) · erf'(x).
+            let tail = d
+                * ((4.0 * xx - 2.0) / 6.0
+                    + d * ((12.0 - 8.0 * xx) * x / 24.0 + d * ((16.0 * xx - 48.0) * xx + 12.0) / 120.0));
+            let series = d * (1.0 + d * (-x + tail));
+            (value + slope * series).copysign(f64::from(self)) as f32
+        }
+    }
+
     /// The error function to double precision: the confluent series (Abramowitz and Stegun 7.1.6) below 2.5, the
     /// continued fraction of erfc (7.1.14) above.
     pub fn erf(x: f64) -> f64 {

@@ -441,6 +441,49 @@ problems! {
     Resize "resize"; CumSum "cum_sum"; TopK "top_k";
 }
 
+macro_rules! with_epilogue {
+    ($($name:ident)+) => {
+        impl<S> Problem<S> {
+            /// The epilogue, for problems that take one.
+            pub fn epilogue(&self) -> Option<&Epilogue<S>> {
+                match self { $(Problem::$name(p) => Some(&p.epilogue),)+ _ => None }
+            }
+            /// The epilogue, to be changed.
+            pub fn epilogue_mut(&mut self) -> Option<&mut Epilogue<S>> {
+                match self { $(Problem::$name(p) => Some(&mut p.epilogue),)+ _ => None }
+            }
+        }
+    };
+}
+with_epilogue!(Gemm Conv ConvTranspose Pool Reduce Softmax LayerNorm GroupNorm Lrn Concat Gather Resize);
+
+impl<S> Problem<S> {
+    /// Number of operands that are the problem's own, not its epilogue's.
+    pub fn own_inputs(&self) -> usize {
+        match self {
+            Problem::Pointwise(p) => p.inputs.len(),
+            Problem::LayerNorm(p) => 2 + usize::from(p.bias),
+            Problem::GroupNorm(_) => 3,
+            Problem::Attention(p) => 3 + usize::from(p.mask.is_some()),
+            Problem::Concat(p) => p.lens.len(),
+            Problem::Pad(p) => 1 + usize::from(p.mode == PadMode::Constant),
+            Problem::Gemm(_) | Problem::Conv(_) | Problem::ConvTranspose(_) => 2,
+            Problem::Gather(_) | Problem::GatherElements(_) => 2,
+            _ => 1,
+        }
+    }
+
+    /// Number of operands in all, and of results.
+    pub fn arity(&self) -> (usize, usize) {
+        let outputs = match self {
+            Problem::Pointwise(p) => p.program.outputs.len(),
+            Problem::TopK(_) => 2,
+            _ => 1,
+        };
+        (self.own_inputs() + self.epilogue().map_or(0, |e| e.operands.len()), outputs)
+    }
+}
+
 fn each<S, T>(sizes: &[S], f: &mut impl FnMut(&S) -> T) -> Vec<T> {
     sizes.iter().map(f).collect()
 }
@@ -478,6 +521,12 @@ impl<S> Epilogue<S> {
     /// The same epilogue with every size mapped.
     pub fn map<T>(&self, f: &mut impl FnMut(&S) -> T) -> Epilogue<T> {
         Epilogue { program: self.program.clone(), operands: self.operands.iter().map(|a| a.map(f)).collect() }
+    }
+
+    /// Whether it only stores elements of `dtype`, accumulated as they are or in their class.
+    pub fn stores(&self, dtype: DType) -> bool {
+        let p = &self.program;
+        p.code.is_empty() && p.outputs == [(0, dtype)]
     }
 
     /// Element type of the problem's result.

@@ -1,5 +1,12 @@
 //! Every kernel family, in the order in which they are asked for tactics.
 
+pub mod attention;
+pub mod attention_samples;
+pub mod gemm_mma;
+mod gemm_mma_operands;
+pub mod gemm_mma_samples;
+pub mod gemm_simt;
+pub mod gemm_simt_gemv;
 pub mod conv_depthwise;
 mod conv_geometry;
 pub mod conv_mma;
@@ -7,7 +14,17 @@ pub mod conv_samples;
 pub mod conv_simt;
 pub mod conv_simt_direct;
 pub mod conv_transpose;
+pub mod arg_reduce;
+pub mod cum_sum;
+pub mod group_norm;
+pub mod layer_norm;
+pub mod lrn;
 pub mod pointwise;
+pub mod pool;
+pub mod reduce;
+mod rows;
+pub mod softmax;
+pub mod top_k;
 
 use crate::dim::{Dim, Range, Symbols};
 use crate::family::Family;
@@ -17,11 +34,25 @@ use bakelite_host::Problem;
 pub static FAMILIES: &[&dyn Family] = &[
     &pointwise::Linear, //
     &pointwise::Transpose,
+    &gemm_mma::Mma,
+    &gemm_simt::Simt,
+    &gemm_simt_gemv::Gemv,
+    &attention::Mma,
+    &attention::Simt,
     &conv_mma::ConvMma,
     &conv_depthwise::ConvDepthwise,
     &conv_simt::ConvSimt,
     &conv_simt_direct::ConvDirect,
     &conv_transpose::ConvTransposeSimt,
+    &arg_reduce::ArgReduce,
+    &cum_sum::CumSum,
+    &group_norm::GroupNorm,
+    &layer_norm::LayerNorm,
+    &lrn::Lrn,
+    &pool::Pool,
+    &reduce::Reduce,
+    &softmax::Softmax,
+    &top_k::TopK,
 ];
 
 /// Makes some problems.
@@ -30,8 +61,19 @@ pub type Samples = fn() -> Vec<Problem<Dim>>;
 /// For each file of families, the problems that its tests compile and run, over [`sample_symbols`].
 pub static SAMPLES: &[(&str, Samples)] = &[
     ("pointwise", pointwise::samples), //
+    ("gemm", gemm_mma_samples::samples),
+    ("attention", attention_samples::samples),
     ("conv", conv_samples::conv),
     ("conv_transpose", conv_samples::transpose),
+    ("arg_reduce", arg_reduce::samples),
+    ("cum_sum", cum_sum::samples),
+    ("group_norm", group_norm::samples),
+    ("layer_norm", layer_norm::samples),
+    ("lrn", lrn::samples),
+    ("pool", pool::samples),
+    ("reduce", reduce::samples),
+    ("softmax", softmax::samples),
+    ("top_k", top_k::samples),
 ];
 
 /// The symbols that samples use: `batch` and `seq`.

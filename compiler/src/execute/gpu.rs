@@ -1,0 +1,253 @@
+//! Running a CUDA plan on a GPU of this machine, as a generated crate would: kernels loaded, weights uploaded, the steps
+//! captured into one graph for each set of sizes.
+
+use super::kernels::Images;
+use super::{Sizes, bind, shape, value};
+use crate::error::{Error, Result, Stage};
+use crate::ir::Tensor;
+use crate::plan::{CudaStep, Place, Plan, Step};
+use bakelite_kernels::{Arg as PlanArg, Dim, Launch as PlanLaunch};
+use bakelite_runtime::{
+    Arg, DeviceBuffer, Event, Gpu, Graph, GraphCache, Image, Kernel, Launch, Module, PinnedBuffer, Stream,
+};
+use std::collections::HashMap;
+
+impl From<bakelite_runtime::Error> for Error {
+    fn from(e: bakelite_runtime::Error) -> Error {
+        Error::new(Stage::Run, "GPU", e.to_string())
+    }
+}
+
+/// A CUDA plan loaded on a GPU.
+pub struct Session {
+    loaded: Loaded,
+    graphs: GraphCache,
+    staging_in: PinnedBuffer,
+    staging_out: PinnedBuffer,
+}
+
+// What recording the steps needs; apart from the graphs, so that both can be borrowed at once.
+struct Loaded {
+    plan: Plan,
+    kernels: Vec<Kernel>,
+    weights: DeviceBuffer,
+    arena: DeviceBuffer,
+    stream: Stream,
+}
+
+/// Times of repeated runs, µs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Timing {
+    /// GPU time of each replay, by events.
+    pub gpu: Vec<f64>,
+    /// Host-to-host time of each call: pinned copies in, replay, pinned copies out, synchronised.
+    pub host: Vec<f64>,
+}
+
+impl Session {
+    /// Loads kernels and weights.
+    pub fn load(gpu: &Gpu, plan: Plan, images: &[Images]) -> Result<Session> {
+        let stream = Stream::new(gpu)?;
+        let arch = plan.target.to_string();
+        let modules: HashMap<&str, &Images> = images.iter().map(|i| (i.name.as_str(), i)).collect();
+        let mut kernels = Vec::new();
+        for source in &plan.kernels {
+            let image = modules.get(source.name.as_str()).ok_or_else(|| {
+                Error::new(Stage::Run, format!("kernel {}", source.name), "was not compiled")
+            })?;
+            kernels.push(load_kernel(gpu, &arch, image)?);
+        }
+        for launch in plan.steps.iter().filter_map(|s| s.cuda.as_ref()).flat_map(|c| &c.launches) {
+            if launch.shared > 48 * 1024 {
+                kernels[launch.kernel].set_max_dynamic_smem(launch.shared)?;
+            }
+        }
+        let weights = DeviceBuffer::alloc(gpu, plan.weight_bytes as usize)?;
+        for w in &plan.weights {
+            weights.copy_from_host(&stream, w.offset as usize, &w.bytes)?;
+        }
+        let arena = DeviceBuffer::alloc(gpu, plan.arena as usize)?;
+        // What was never written must not look like a result.
+        arena.fill(&stream, 0xFF)?;
+        let bytes = |ports: &[crate::plan::Port]| {
+            ports.iter().map(|p| plan.buffers[p.buffer].capacity as usize).sum()
+        };
+        let (staging_in, staging_out) =
+            (PinnedBuffer::alloc(gpu, bytes(&plan.inputs))?, PinnedBuffer::alloc(gpu, bytes(&plan.outputs))?);
+        stream.synchronize()?;
+        let loaded = Loaded { plan, kernels, weights, arena, stream };
+        Ok(Session { loaded, graphs: GraphCache::new(8), staging_in, staging_out })
+    }
+
+    /// The plan.
+    pub fn plan(&self) -> &Plan {
+        &self.loaded.plan
+    }
+
+    /// Computes the outputs, in the plan's order, from inputs in the plan's order.
+    pub fn infer(&mut self, inputs: &[Tensor]) -> Result<Vec<Tensor>> {
+        let sizes = bind(&self.loaded.plan, inputs)?;
+        self.run(inputs, &sizes)?;
+        let Loaded { plan, .. } = &self.loaded;
+        let mut at = 0;
+        let outputs = plan.outputs.iter().map(|port| {
+            let shape = shape(port, &sizes);
+            let len = shape.iter().product::<usize>() * port.ty.dtype.size();
+            let bytes = bytes::Bytes::copy_from_slice(&self.staging_out[at..at + len]);
+            at += plan.buffers[port.buffer].capacity as usize;
+            Tensor { dtype: port.ty.dtype, shape, bytes }
+        });
+        Ok(outputs.collect())
+    }
+
+    // Copies in, replay, copies out; the outputs are in the staging buffer when it returns.
+    fn run(&mut self, inputs: &[Tensor], sizes: &Sizes) -> Result<()> {
+        let Session { loaded, graphs, staging_in, staging_out } = self;
+        let Loaded { plan, arena, stream, .. } = &*loaded;
+        let mut at = 0;
+        for (port, tensor) in plan.inputs.iter().zip(inputs) {
+            staging_in[at..at + tensor.bytes.len()].copy_from_slice(&tensor.bytes);
+            at += plan.buffers[port.buffer].capacity as usize;
+        }
+        at = 0;
+        for (port, tensor) in plan.inputs.iter().zip(inputs) {
+            let offset = plan.buffers[port.buffer].offset as usize;
+            arena.upload(stream, offset, staging_in, at..at + tensor.bytes.len())?;
+            at += plan.buffers[port.buffer].capacity as usize;
+        }
+        loaded.graph(graphs, sizes)?.launch(stream)?;
+        at = 0;
+        for port in &plan.outputs {
+            let len = shape(port, sizes).iter().product::<usize>() * port.ty.dtype.size();
+            let offset = plan.buffers[port.buffer].offset as usize;
+            arena.download(stream, offset, staging_out, at..at + len)?;
+            at += plan.buffers[port.buffer].capacity as usize;
+        }
+        stream.synchronize()?;
+        Ok(())
+    }
+
+    /// Times `iterations` runs on `inputs` after some to warm up.
+    pub fn time(&mut self, inputs: &[Tensor], iterations: usize) -> Result<Timing> {
+        let sizes = bind(&self.loaded.plan, inputs)?;
+        let gpu = self.loaded.stream.gpu().clone();
+        let (start, end) = (Event::new(&gpu)?, Event::new(&gpu)?);
+        let mut timing = Timing { gpu: vec![], host: vec![] };
+        for i in 0..iterations + 10 {
+            let began = std::time::Instant::now();
+            self.run(inputs, &sizes)?;
+            if i >= 10 {
+                timing.host.push(began.elapsed().as_secs_f64() * 1e6);
+            }
+        }
+        for i in 0..iterations + 10 {
+            let Session { loaded, graphs, .. } = self;
+            let graph = loaded.graph(graphs, &sizes)?;
+            start.record(&loaded.stream)?;
+            graph.launch(&loaded.stream)?;
+            end.record(&loaded.stream)?;
+            end.synchronize()?;
+            if i >= 10 {
+                timing.gpu.push(f64::from(start.elapsed_us(&end)?));
+            }
+        }
+        Ok(timing)
+    }
+
+    /// GPU time of each step alone, µs: repeated in a graph of its own, so with its operands in L2 where they fit.
+    pub fn time_steps(&mut self, inputs: &[Tensor]) -> Result<Vec<f64>> {
+        let sizes = bind(&self.loaded.plan, inputs)?;
+        self.run(inputs, &sizes)?;
+        let Loaded { plan, stream, .. } = &self.loaded;
+        plan.steps.iter().map(|step| time_graph(stream, 20, |_| self.loaded.record(step, &sizes))).collect()
+    }
+}
+
+/// Median µs of one of `repeats` recordings, replayed in one graph; `record` is told which repeat it is.
+pub(crate) fn time_graph(
+    stream: &Stream,
+    repeats: usize,
+    record: impl Fn(usize) -> bakelite_runtime::Result<()>,
+) -> Result<f64> {
+    let graph = Graph::capture(stream, |_| (0..repeats).try_for_each(&record))?;
+    let (start, end) = (Event::new(stream.gpu())?, Event::new(stream.gpu())?);
+    let mut times = Vec::new();
+    for _ in 0..7 {
+        start.record(stream)?;
+        graph.launch(stream)?;
+        end.record(stream)?;
+        end.synchronize()?;
+        times.push(f64::from(start.elapsed_us(&end)?) / repeats as f64);
+    }
+    // The first two also upload the graph and warm the caches.
+    let mut times = times.split_off(2);
+    times.sort_by(f64::total_cmp);
+    Ok(times[times.len() / 2])
+}
+
+/// A kernel from its images.
+pub(crate) fn load_kernel(gpu: &Gpu, arch: &str, images: &Images) -> Result<Kernel> {
+    let mut list = vec![Image::new(arch, &images.cubin)];
+    if let Some(ptx) = &images.ptx {
+        list.push(Image::new("compute_80", ptx.as_bytes()));
+    }
+    let at =
+        |e: bakelite_runtime::Error| Error::new(Stage::Run, format!("kernel {}", images.name), e.to_string());
+    Module::load(gpu, &list).and_then(|m| m.kernel(&images.name)).map_err(at)
+}
+
+impl Loaded {
+    fn graph<'g>(&self, graphs: &'g mut GraphCache, sizes: &Sizes) -> Result<&'g Graph> {
+        let key: Vec<i64> = sizes.values().copied().collect();
+        let record = |_: &Stream| self.plan.steps.iter().try_for_each(|step| self.record(step, sizes));
+        Ok(graphs.get_or_capture(&key, &self.stream, record)?)
+    }
+
+    fn record(&self, step: &Step, sizes: &Sizes) -> bakelite_runtime::Result<()> {
+        let Some(CudaStep { workspace, launches, .. }) = &step.cuda else { return Ok(()) };
+        let buffer = |b: usize| self.arena.ptr().0 + self.plan.buffers[b].offset;
+        let address = |place: &Place| match place {
+            Place::Buffer(b) => buffer(*b),
+            Place::Weight(w) => self.weights.ptr().0 + self.plan.weights[*w].offset,
+        };
+        let inputs: Vec<u64> = step.inputs.iter().map(address).collect();
+        let outputs: Vec<u64> = step.outputs.iter().map(address).collect();
+        let workspace = workspace.map_or(0, buffer);
+        launches.iter().try_for_each(|l| {
+            launch(&self.kernels[l.kernel], &self.stream, l, &inputs, &outputs, workspace, &|d| {
+                value(d, sizes)
+            })
+        })
+    }
+}
+
+/// Enqueues one launch of a build with actual addresses and sizes.
+pub(crate) fn launch(
+    kernel: &Kernel,
+    stream: &Stream,
+    launch: &PlanLaunch,
+    inputs: &[u64],
+    outputs: &[u64],
+    workspace: u64,
+    value: &dyn Fn(&Dim) -> i64,
+) -> bakelite_runtime::Result<()> {
+    let args: Vec<Arg<'_>> = launch
+        .args
+        .iter()
+        .map(|a| match a {
+            PlanArg::Input(i) => Arg::Ptr(inputs[*i]),
+            PlanArg::Output(i) => Arg::Ptr(outputs[*i]),
+            PlanArg::Workspace(offset) => Arg::Ptr(workspace + value(offset) as u64),
+            PlanArg::Size(d) => Arg::I32(i32::try_from(value(d)).unwrap_or(i32::MAX)),
+        })
+        .collect();
+    let grid = launch.grid.each_ref().map(|d| u32::try_from(value(d)).unwrap_or(0));
+    let shape = Launch {
+        grid,
+        block: launch.block,
+        shared_bytes: launch.shared,
+        cluster: launch.cluster,
+        programmatic: launch.programmatic,
+    };
+    kernel.launch(stream, &shape, &args)
+}

@@ -1,0 +1,234 @@
+//! Building a plan: steps from regions, buffers for values, packed weights, kernels named and shared.
+
+use super::arena::{Buffer, capacity, pack};
+use super::{ALIGNMENT, CudaStep, KernelSource, Place, Plan, Port, Step, Weight};
+use crate::error::{Error, Result, Stage};
+use crate::fuse::{Region, Regions, root};
+use crate::ir::{Graph, Type, Value};
+use crate::target::Target;
+use crate::tune::Chosen;
+use bakelite_kernels::family::KERNEL_NAME;
+use bakelite_kernels::{Dim, Pack};
+use bytes::Bytes;
+use std::collections::HashMap;
+
+/// The plan of a model for a GPU.
+pub fn build(chosen: Chosen, target: &Target) -> Result<Plan> {
+    let mut planner = Planner::new(&chosen.regions.graph, target);
+    for (region, choice) in chosen.regions.regions.iter().zip(&chosen.choices) {
+        let packs = &choice.build.packs;
+        let inputs = region.inputs.iter().enumerate();
+        let inputs = inputs.map(|(i, v)| planner.place(*v, packs.get(i).and_then(Option::as_ref), region));
+        let inputs = inputs.collect::<Result<Vec<_>>>()?;
+        let outputs: Vec<Place> =
+            region.outputs.iter().map(|v| planner.make(*v, region)).collect::<Result<_>>()?;
+        let workspace = match choice.build.workspace.is(0) {
+            true => None,
+            false => Some(
+                planner.buffer(format!("workspace of {}", region.name), choice.build.workspace.clone())?,
+            ),
+        };
+        let kernels: Vec<usize> =
+            choice.build.kernels.iter().map(|k| planner.kernel(&choice.tactic.family, k)).collect();
+        let mut launches = choice.build.launches.clone();
+        launches.iter_mut().for_each(|l| l.kernel = kernels[l.kernel]);
+        let cuda = CudaStep { tactic: choice.tactic.clone(), measured: choice.measured, workspace, launches };
+        planner.step(region, inputs, outputs, Some(cuda));
+    }
+    planner.finish(&chosen.regions.graph)
+}
+
+/// The plan of a model for the host: no tactics, nothing packed.
+pub fn build_host(regions: Regions) -> Result<Plan> {
+    let mut planner = Planner::new(&regions.graph, &Target::Host);
+    for region in &regions.regions {
+        let inputs = region.inputs.iter().map(|v| planner.place(*v, None, region)).collect::<Result<_>>()?;
+        let outputs = region.outputs.iter().map(|v| planner.make(*v, region)).collect::<Result<_>>()?;
+        planner.step(region, inputs, outputs, None);
+    }
+    planner.finish(&regions.graph)
+}
+
+struct Planner<'a> {
+    graph: &'a Graph,
+    plan: Plan,
+    made: HashMap<Value, usize>,
+    packed: HashMap<[u8; 32], usize>,
+    kernels: HashMap<String, usize>,
+}
+
+impl<'a> Planner<'a> {
+    fn new(graph: &'a Graph, target: &Target) -> Planner<'a> {
+        let plan = Plan {
+            name: graph.name.clone(),
+            target: target.clone(),
+            symbols: graph.symbols.clone(),
+            inputs: vec![],
+            outputs: vec![],
+            buffers: vec![],
+            arena: 0,
+            lower_bound: 0,
+            weights: vec![],
+            weight_bytes: 0,
+            kernels: vec![],
+            steps: vec![],
+        };
+        let mut planner =
+            Planner { graph, plan, made: HashMap::new(), packed: HashMap::new(), kernels: HashMap::new() };
+        for (name, id) in &graph.inputs {
+            let ty = graph.ty((*id).into()).clone();
+            // An impossible size is reported when the plan is finished, by the input's name.
+            let buffer = planner.raw_buffer(name.clone(), ty.bytes());
+            planner.made.insert((*id).into(), buffer);
+            planner.plan.inputs.push(Port { name: name.clone(), ty, buffer });
+        }
+        planner
+    }
+
+    fn raw_buffer(&mut self, name: String, bytes: Dim) -> usize {
+        let now = self.plan.steps.len();
+        let capacity = capacity(bytes.upper(&self.plan.symbols)).unwrap_or(u64::MAX);
+        self.plan.buffers.push(Buffer { name, bytes, capacity, first: now, last: now, offset: 0 });
+        self.plan.buffers.len() - 1
+    }
+
+    fn buffer(&mut self, name: String, bytes: Dim) -> Result<usize> {
+        let at = self.raw_buffer(name, bytes);
+        check_size(&self.plan.buffers[at])?;
+        Ok(at)
+    }
+
+    fn make(&mut self, value: Value, region: &Region) -> Result<Place> {
+        let ty = self.graph.ty(value);
+        let at = self.buffer(region.name.clone(), ty.bytes())?;
+        self.made.insert(value, at);
+        Ok(Place::Buffer(at))
+    }
+
+    fn place(&mut self, value: Value, packing: Option<&Pack>, region: &Region) -> Result<Place> {
+        let at_region = |what: String| Error::new(Stage::Plan, format!("region {}", region.name), what);
+        if let Some(buffer) = self.made.get(&value) {
+            if packing.is_some() {
+                return Err(at_region(format!("its tactic packs {value}, which is not a constant")));
+            }
+            let now = self.plan.steps.len();
+            self.plan.buffers[*buffer].last = now;
+            return Ok(Place::Buffer(*buffer));
+        }
+        let data = self
+            .graph
+            .data(value)
+            .ok_or_else(|| at_region(format!("its operand {value} is made by nothing")))?;
+        let bytes = match packing {
+            None => data.bytes.clone(),
+            Some(p) => Bytes::from(p.apply(&data.bytes, data.dtype.size()).map_err(at_region)?),
+        };
+        let hash = *blake3::hash(&bytes).as_bytes();
+        if let Some(weight) = self.packed.get(&hash) {
+            return Ok(Place::Weight(*weight));
+        }
+        let text = match packing {
+            None => Type::new(data.dtype, &data.shape).to_string(),
+            Some(p) => format!("{} packed as {:?}", Type::new(data.dtype, &data.shape), p.shape),
+        };
+        let offset = self.plan.weight_bytes;
+        self.plan.weight_bytes = (offset + bytes.len() as u64).next_multiple_of(ALIGNMENT);
+        let name = self.graph.node(value.node).name.clone();
+        self.plan.weights.push(Weight { name, text, offset, bytes });
+        self.packed.insert(hash, self.plan.weights.len() - 1);
+        Ok(Place::Weight(self.plan.weights.len() - 1))
+    }
+
+    fn kernel(&mut self, family: &str, source: &str) -> usize {
+        if let Some(at) = self.kernels.get(source) {
+            return *at;
+        }
+        let hash = blake3::hash(source.as_bytes()).to_hex();
+        let name = format!("{}_{}", family.replace('.', "_"), &hash[..8]);
+        self.plan.kernels.push(KernelSource { source: source.replace(KERNEL_NAME, &name), name });
+        self.kernels.insert(source.to_owned(), self.plan.kernels.len() - 1);
+        self.plan.kernels.len() - 1
+    }
+
+    fn step(&mut self, region: &Region, inputs: Vec<Place>, outputs: Vec<Place>, cuda: Option<CudaStep>) {
+        let (name, problem) = (region.name.clone(), region.problem.clone());
+        self.plan.steps.push(Step { name, problem, inputs, outputs, cuda });
+    }
+
+    fn finish(mut self, graph: &Graph) -> Result<Plan> {
+        let end = self.plan.steps.len();
+        for (name, value) in &graph.outputs {
+            let buffer = self.made.get(&root(graph, *value)).copied();
+            let buffer = buffer
+                .filter(|b| *b >= self.plan.inputs.len() && self.plan.outputs.iter().all(|o| o.buffer != *b));
+            let buffer = buffer.ok_or_else(|| {
+                let what = "has no buffer of its own";
+                Error::new(Stage::Plan, format!("output {name}"), what)
+            })?;
+            self.plan.buffers[buffer].last = end;
+            self.plan.buffers[buffer].name.clone_from(name);
+            self.plan.outputs.push(Port { name: name.clone(), ty: graph.ty(*value).clone(), buffer });
+        }
+        // Inputs live throughout: a replay reads them again without a new copy.
+        for input in &self.plan.inputs {
+            self.plan.buffers[input.buffer].last = end;
+            check_size(&self.plan.buffers[input.buffer])?;
+        }
+        (self.plan.arena, self.plan.lower_bound) = pack(&mut self.plan.buffers);
+        verify(&self.plan)?;
+        Ok(self.plan)
+    }
+}
+
+fn check_size(buffer: &Buffer) -> Result<()> {
+    if buffer.capacity != u64::MAX {
+        return Ok(());
+    }
+    let what = format!("needs `{}` bytes, which is negative or more than any memory", buffer.bytes);
+    Err(Error::new(Stage::Plan, format!("buffer {}", buffer.name), what)
+        .help("give the symbols of the shape smaller ranges"))
+}
+
+/// Checks what executors and the emitter rely on: places exist, every buffer is written before it is read, and buffers
+/// alive together do not overlap.
+pub(super) fn verify(plan: &Plan) -> Result<()> {
+    let fail = |step: &Step, what: String| Err(Error::new(Stage::Plan, format!("step {}", step.name), what));
+    let mut written: Vec<bool> = vec![false; plan.buffers.len()];
+    plan.inputs.iter().for_each(|p| written[p.buffer] = true);
+    for (at, step) in plan.steps.iter().enumerate() {
+        let (inputs, outputs) = step.problem.arity();
+        if (step.inputs.len(), step.outputs.len()) != (inputs, outputs) {
+            return fail(step, format!("has {} operands, its problem takes {inputs}", step.inputs.len()));
+        }
+        for place in &step.inputs {
+            match place {
+                Place::Buffer(b) if !written[*b] => {
+                    return fail(step, format!("reads buffer {b} before it is written"));
+                }
+                Place::Buffer(b) if !(plan.buffers[*b].first..=plan.buffers[*b].last).contains(&at) => {
+                    return fail(step, format!("reads buffer {b} after its life"));
+                }
+                Place::Weight(w) if *w >= plan.weights.len() => {
+                    return fail(step, format!("there is no weight {w}"));
+                }
+                _ => {}
+            }
+        }
+        for place in &step.outputs {
+            match place {
+                Place::Buffer(b) => written[*b] = true,
+                Place::Weight(w) => return fail(step, format!("writes weight {w}")),
+            }
+        }
+    }
+    for (i, a) in plan.buffers.iter().enumerate() {
+        for (j, b) in plan.buffers[..i].iter().enumerate() {
+            let together = a.first <= b.last && b.first <= a.last;
+            if together && a.offset < b.offset + b.capacity && b.offset < a.offset + a.capacity {
+                let what = format!("overlaps buffer {j} ({}) while both live", b.name);
+                return Err(Error::new(Stage::Plan, format!("buffer {i} ({})", a.name), what));
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,197 @@
+//! Choice of one tactic for each region: from the tactics file where it names one, by timing where there is a GPU, else by
+//! the families' own cost models. Never changes a region.
+
+mod file;
+#[cfg(feature = "cuda")]
+pub mod gpu;
+
+pub use file::{Entry, Tactics};
+
+use crate::error::{Error, Result, Stage};
+use crate::fuse::{Region, Regions};
+use bakelite_kernels::families::find;
+use bakelite_kernels::{Build, Dim, FAMILIES, Problem, Symbols, Tactic, Target};
+
+/// One problem of the model with the tactics that could implement it, most promising first.
+#[derive(Clone, Debug)]
+pub struct Job {
+    /// The problem.
+    pub problem: Problem<Dim>,
+    /// Tactics with their estimated µs and their code.
+    pub candidates: Vec<Candidate>,
+}
+
+/// A tactic that could implement a problem.
+#[derive(Clone, Debug)]
+pub struct Candidate {
+    /// The tactic.
+    pub tactic: Tactic,
+    /// Estimated time, µs.
+    pub estimate: f64,
+    /// Its kernels and launches.
+    pub build: Build,
+}
+
+/// The GPU, as far as tuning needs one. Everything else of the compiler works without.
+pub trait Tuner {
+    /// The most candidates worth timing for one problem; 0 where there is nothing to time with.
+    fn most_candidates(&self) -> usize;
+
+    /// Time of each candidate of each job in µs, `None` for one that failed; in the jobs' order.
+    fn measure(&mut self, jobs: &[Job], symbols: &Symbols, target: &Target) -> Result<Vec<Vec<Option<f64>>>>;
+}
+
+/// No GPU: tactics are ranked by the cost models.
+pub struct Estimate;
+
+impl Tuner for Estimate {
+    fn most_candidates(&self) -> usize {
+        0
+    }
+    fn measure(&mut self, jobs: &[Job], _: &Symbols, _: &Target) -> Result<Vec<Vec<Option<f64>>>> {
+        Ok(jobs.iter().map(|j| vec![None; j.candidates.len()]).collect())
+    }
+}
+
+/// Regions with a tactic for each.
+#[derive(Clone, Debug)]
+pub struct Chosen {
+    /// The regions.
+    pub regions: Regions,
+    /// For each region its choice.
+    pub choices: Vec<Choice>,
+}
+
+/// What implements a region.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Choice {
+    /// The tactic.
+    pub tactic: Tactic,
+    /// Measured µs, where it was timed (now or in the tactics file).
+    pub measured: Option<f64>,
+    /// Estimated µs.
+    pub estimate: f64,
+    /// Its kernels and launches.
+    pub build: Build,
+}
+
+/// Every tactic for a problem, by estimated time; ties in the families' order.
+pub fn candidates(problem: &Problem<Dim>, symbols: &Symbols, target: &Target) -> Vec<(Tactic, f64)> {
+    let mut all: Vec<(Tactic, f64)> = FAMILIES
+        .iter()
+        .flat_map(|f| {
+            f.tactics(problem, symbols, target).into_iter().map(|t| (f.cost(problem, &t, symbols, target), t))
+        })
+        .map(|(cost, tactic)| (tactic, cost))
+        .collect();
+    all.sort_by(|a, b| a.1.total_cmp(&b.1));
+    all
+}
+
+fn build(
+    problem: &Problem<Dim>,
+    tactic: &Tactic,
+    symbols: &Symbols,
+    target: &Target,
+) -> Result<Build, String> {
+    let family =
+        find(&tactic.family).ok_or_else(|| format!("there is no kernel family `{}`", tactic.family))?;
+    if family.version() != tactic.version {
+        return Err(format!(
+            "`{}` is version {} now, not {}",
+            tactic.family,
+            family.version(),
+            tactic.version
+        ));
+    }
+    family.build(problem, tactic, symbols, target)
+}
+
+/// Chooses a tactic for each region. `tactics` is read where it has an entry for the problem on this architecture and
+/// written where something was measured; entries that no longer fit are replaced and reported through `warn`.
+pub fn choose(
+    regions: Regions,
+    target: &Target,
+    tactics: &mut Tactics,
+    tuner: &mut dyn Tuner,
+    warn: &mut dyn FnMut(String),
+) -> Result<Chosen> {
+    let symbols = regions.graph.symbols.clone();
+    let mut choices: Vec<Option<Choice>> = Vec::new();
+    let (mut jobs, mut waiting): (Vec<Job>, Vec<Vec<usize>>) = (Vec::new(), Vec::new());
+    for (at, region) in regions.regions.iter().enumerate() {
+        let known = from_file(region, &symbols, target, tactics, warn);
+        if known.is_none() {
+            match jobs.iter().position(|j| j.problem == region.problem) {
+                Some(job) => waiting[job].push(at),
+                None => {
+                    jobs.push(job(region, &symbols, target, tuner.most_candidates().max(1))?);
+                    waiting.push(vec![at]);
+                }
+            }
+        }
+        choices.push(known);
+    }
+    let times = if jobs.is_empty() { vec![] } else { tuner.measure(&jobs, &symbols, target)? };
+    for ((job, times), regions_waiting) in jobs.into_iter().zip(times).zip(waiting) {
+        let best = times
+            .iter()
+            .enumerate()
+            .filter_map(|(i, t)| t.map(|t| (i, t)))
+            .min_by(|a, b| a.1.total_cmp(&b.1));
+        let (index, measured) = best.map_or((0, None), |(i, t)| (i, Some(t)));
+        let candidate = &job.candidates[index];
+        if let Some(microseconds) = measured {
+            tactics.set(target.arch, &job.problem, Entry { tactic: candidate.tactic.clone(), microseconds });
+        }
+        for at in regions_waiting {
+            let Candidate { tactic, estimate, build } = candidate.clone();
+            choices[at] = Some(Choice { tactic, measured, estimate, build });
+        }
+    }
+    let choices: Vec<Choice> = choices.into_iter().flatten().collect();
+    debug_assert_eq!(choices.len(), regions.regions.len());
+    Ok(Chosen { regions, choices })
+}
+
+fn from_file(
+    region: &Region,
+    symbols: &Symbols,
+    target: &Target,
+    tactics: &Tactics,
+    warn: &mut dyn FnMut(String),
+) -> Option<Choice> {
+    let entry = tactics.get(target.arch, &region.problem)?;
+    match build(&region.problem, &entry.tactic, symbols, target) {
+        Ok(build) => {
+            let estimate = find(&entry.tactic.family)
+                .map_or(0.0, |f| f.cost(&region.problem, &entry.tactic, symbols, target));
+            Some(Choice { tactic: entry.tactic.clone(), measured: Some(entry.microseconds), estimate, build })
+        }
+        Err(why) => {
+            warn(format!("tactics file: {}: `{}` is not used: {why}", region.name, entry.tactic));
+            None
+        }
+    }
+}
+
+fn job(region: &Region, symbols: &Symbols, target: &Target, most: usize) -> Result<Job> {
+    let mut problem_candidates = Vec::new();
+    let mut refused = Vec::new();
+    for (tactic, estimate) in candidates(&region.problem, symbols, target) {
+        match build(&region.problem, &tactic, symbols, target) {
+            Ok(build) => problem_candidates.push(Candidate { tactic, estimate, build }),
+            Err(why) => refused.push(format!("{tactic}: {why}")),
+        }
+        if problem_candidates.len() == most {
+            break;
+        }
+    }
+    if problem_candidates.is_empty() {
+        let why =
+            if refused.is_empty() { "no kernel family takes it".to_owned() } else { refused.join("; ") };
+        let what = format!("no tactic on {} for `{}`: {why}", target.arch, region.problem);
+        return Err(Error::new(Stage::Tune, format!("region {}", region.name), what));
+    }
+    Ok(Job { problem: region.problem.clone(), candidates: problem_candidates })
+}

@@ -1,0 +1,98 @@
+// Normalises rows of LEN contiguous elements: GROUP threads for each row, ROWS rows in a block. Two passes for the
+// statistics. RESIDENT: a row stays in registers, CHUNKS vectors of V per thread; otherwise it is read once a pass.
+
+#if BIAS
+#define BIAS_PARAM , const elem_t* bias
+#else
+#define BIAS_PARAM
+#endif
+
+extern "C" __global__ void __launch_bounds__(GROUP* ROWS)
+  KERNEL_NAME(const elem_t* x, const elem_t* scale BIAS_PARAM EPILOGUE_PARAMS SYMBOL_PARAMS) {
+  dependency_wait();
+  const index_t len = LEN;
+  const index_t row = index_t(blockIdx.x) * ROWS + threadIdx.x / GROUP;
+  const int lane = threadIdx.x % GROUP;
+  const bool live = row < index_t(OUTER);
+  const index_t at = live ? row * len : 0;
+  const Epilogue epilogue = EPILOGUE;
+  const acc_t share = acc_t(1) / acc_t(len);
+
+  auto finish = [&](acc_t(&v)[V], index_t i, acc_t mean, acc_t factor) {
+    acc_t s[V];
+    load_wide(s, scale + i);
+#pragma unroll
+    for (int j = 0; j < V; ++j) v[j] = (v[j] - mean) * factor * s[j];
+#if BIAS
+    load_wide(s, bias + i);
+#pragma unroll
+    for (int j = 0; j < V; ++j) v[j] += s[j];
+#endif
+    epilogue.store(v, at + i);
+  };
+
+  acc_t mean = 0, sum = 0;
+#if RESIDENT
+  acc_t v[CHUNKS][V];
+#pragma unroll
+  for (int c = 0; c < CHUNKS; ++c) {
+    const index_t i = (c * GROUP + lane) * V;
+#pragma unroll
+    for (int j = 0; j < V; ++j) v[c][j] = 0;
+    if (live && i < len) load_wide(v[c], x + at + i);
+  }
+  launch_dependents();
+#if !RMS
+#pragma unroll
+  for (int c = 0; c < CHUNKS; ++c) {
+#pragma unroll
+    for (int j = 0; j < V; ++j) sum += v[c][j];
+  }
+  mean = group_sum<GROUP>(sum) * share;
+  sum = 0;
+#endif
+#pragma unroll
+  for (int c = 0; c < CHUNKS; ++c) {
+    if ((c * GROUP + lane) * V < len) {
+#pragma unroll
+      for (int j = 0; j < V; ++j) sum += (v[c][j] - mean) * (v[c][j] - mean);
+    }
+  }
+  const acc_t factor = rsqrt(group_sum<GROUP>(sum) * share + acc_t(EPSILON));
+#pragma unroll
+  for (int c = 0; c < CHUNKS; ++c) {
+    const index_t i = (c * GROUP + lane) * V;
+    if (live && i < len) finish(v[c], i, mean, factor);
+  }
+#else
+  acc_t v[V];
+#if !RMS
+  if (live) {
+#pragma unroll 4
+    for (index_t i = lane * V; i < len; i += GROUP * V) {
+      load_wide(v, x + at + i);
+#pragma unroll
+      for (int j = 0; j < V; ++j) sum += v[j];
+    }
+  }
+  mean = group_sum<GROUP>(sum) * share;
+  sum = 0;
+#endif
+  if (live) {
+#pragma unroll 4
+    for (index_t i = lane * V; i < len; i += GROUP * V) {
+      load_wide(v, x + at + i);
+#pragma unroll
+      for (int j = 0; j < V; ++j) sum += (v[j] - mean) * (v[j] - mean);
+    }
+  }
+  launch_dependents();
+  const acc_t factor = rsqrt(group_sum<GROUP>(sum) * share + acc_t(EPSILON));
+  if (!live) return;
+#pragma unroll 2
+  for (index_t i = lane * V; i < len; i += GROUP * V) {
+    load_wide(v, x + at + i);
+    finish(v, i, mean, factor);
+  }
+#endif
+}

@@ -1,0 +1,437 @@
+//! Every tactic of every family's samples, run on the GPU against the host kernels: random operands, poisoned results,
+//! bytes behind the results left alone, a second run identical to the last bit. Skips where there is no GPU.
+//!
+//! - `BAKELITE_NVRTC`: NVRTC's folder, if it is not on the library path.
+//! - `BAKELITE_CUBINS`: a folder in which compiled kernels are kept and looked for first, so that a machine with NVRTC
+//!   and no GPU can compile (for `BAKELITE_ARCH`, default sm_90a) what a machine with a GPU and no NVRTC runs.
+//! - `BAKELITE_TIME`: also print the time of every tactic.
+
+use bakelite_host::{DType, View, ViewMut};
+use bakelite_kernels::families::{FAMILIES, SAMPLES, Samples, sample_symbols};
+use bakelite_kernels::nvrtc::NvrtcError;
+use bakelite_kernels::{Arch, Arg, Build, Dim, Nvrtc, Problem, Tactic, Target};
+use bakelite_runtime as rt;
+use rayon::prelude::*;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Mutex;
+
+/// One test for each file of families: `cargo test --test gpu softmax`.
+macro_rules! families {
+    ($($name:ident)*) => {
+        $(#[test] fn $name() { check(stringify!($name)); })*
+        const TESTED: &[&str] = &[$(stringify!($name)),*];
+    };
+}
+families! { pointwise }
+
+#[test]
+fn every_file_of_families_has_its_test() {
+    let all: Vec<&str> = SAMPLES.iter().map(|(name, _)| *name).collect();
+    assert_eq!(all, TESTED, "tests/gpu.rs lists other files than families::SAMPLES");
+}
+
+/// Values of `batch` and `seq` that dynamic samples run at.
+const VALUES: [(i64, i64); 2] = [(3, 50), (1, 37)];
+
+// One at a time: timings, and memory.
+static GPU: Mutex<()> = Mutex::new(());
+
+struct Job {
+    sample: usize,
+    tactic: Tactic,
+    cost: f64,
+    build: Build,
+    cubins: Vec<Vec<u8>>,
+}
+
+fn check(file: &str) {
+    let _one = GPU.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let samples: Samples = SAMPLES.iter().find(|(name, _)| *name == file).unwrap().1;
+    let samples = samples();
+    let gpu = rt::Gpu::open(0);
+    let arch: Arch = match &gpu {
+        Ok(gpu) => {
+            let (major, minor) = gpu.compute_capability();
+            let sm = major * 10 + minor;
+            Arch { sm, specific: sm == 90 }
+        }
+        Err(_) => std::env::var("BAKELITE_ARCH").unwrap_or("sm_90a".into()).parse().unwrap(),
+    };
+    let target = Target::of(arch);
+    let mut jobs = jobs(&samples, &target);
+    match compile(&mut jobs, arch) {
+        Err(e @ (NvrtcError::Missing { .. } | NvrtcError::Version { .. })) => {
+            println!("SKIPPED {file}, nothing was compiled or run: {e}");
+            return;
+        }
+        outcome => outcome.unwrap_or_else(|e| panic!("{e}")),
+    }
+    let gpu = match gpu {
+        Ok(gpu) => gpu,
+        Err(e) => {
+            println!("SKIPPED {file}, nothing was run: {e}");
+            return;
+        }
+    };
+    let stream = rt::Stream::new(&gpu).unwrap();
+    let timed = std::env::var_os("BAKELITE_TIME").is_some();
+    let mut failures = Vec::new();
+    let mut runs = 0;
+    for (n, sample) in samples.iter().enumerate() {
+        let dynamic = !bakelite_kernels::codegen::symbols(sample).is_empty();
+        for (batch, seq) in VALUES.into_iter().take(if dynamic { 2 } else { 1 }) {
+            let value = |s: &str| if s == "batch" { batch } else { seq };
+            let problem = sample.map(&mut |d: &Dim| usize::try_from(d.eval(&value)).unwrap());
+            let reference = Reference::of(&problem, n as u64 * 2 + batch as u64);
+            for job in jobs.iter().filter(|j| j.sample == n) {
+                runs += 1;
+                let outcome = run(&gpu, &stream, job, &reference, &value, timed);
+                let at = if dynamic { format!(" at batch {batch}, seq {seq}") } else { String::new() };
+                match outcome {
+                    Ok(Some(us)) => {
+                        println!("{us:9.2} µs ({:7.2} expected)  {}  {file} #{n}{at}", job.cost, job.tactic)
+                    }
+                    Ok(None) => {}
+                    Err(e) => failures.push(format!("{}: {file} #{n}{at}: {e}", job.tactic)),
+                }
+            }
+        }
+    }
+    println!("{file}: {runs} runs, {} failed", failures.len());
+    assert!(failures.is_empty(), "\n{}", failures.join("\n"));
+}
+
+/// Every tactic of every sample, not yet compiled.
+fn jobs(samples: &[Problem<Dim>], target: &Target) -> Vec<Job> {
+    let symbols = sample_symbols();
+    let mut jobs = Vec::new();
+    for (sample, problem) in samples.iter().enumerate() {
+        for family in FAMILIES {
+            for tactic in family.tactics(problem, &symbols, target) {
+                let build = family.build(problem, &tactic, &symbols, target);
+                let build = build.unwrap_or_else(|e| panic!("{tactic} refuses what it proposed: {e}"));
+                let cost = family.cost(problem, &tactic, &symbols, target);
+                jobs.push(Job { sample, tactic, cost, build, cubins: vec![] });
+            }
+        }
+    }
+    jobs
+}
+
+/// Compiles each kernel once, or takes it from where it is kept.
+fn compile(jobs: &mut [Job], arch: Arch) -> Result<(), NvrtcError> {
+    let kept = std::env::var_os("BAKELITE_CUBINS").map(PathBuf::from);
+    let dir = std::env::var_os("BAKELITE_NVRTC").map(PathBuf::from);
+    let nvrtc = Nvrtc::open(dir.as_deref());
+    let sources: BTreeSet<&String> = jobs.iter().flat_map(|j| &j.build.kernels).collect();
+    let compiled: BTreeMap<String, Vec<u8>> = sources
+        .into_par_iter()
+        .map(|source| {
+            let key = format!("{arch}-{}.cubin", blake3::hash(source.as_bytes()).to_hex());
+            let file = kept.as_ref().map(|dir| dir.join(key));
+            if let Some(cubin) = file.as_ref().and_then(|f| std::fs::read(f).ok()) {
+                return Ok((source.clone(), cubin));
+            }
+            let cubin = nvrtc.as_ref().map_err(Clone::clone)?.compile(source, "kernel", arch)?.cubin;
+            if let Some(file) = file {
+                std::fs::write(&file, &cubin).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
+            }
+            Ok((source.clone(), cubin))
+        })
+        .collect::<Result<_, NvrtcError>>()?;
+    for job in jobs {
+        job.cubins = job.build.kernels.iter().map(|k| compiled[k].clone()).collect();
+    }
+    Ok(())
+}
+
+/// Operands of a problem and what the host kernels make of them.
+struct Reference {
+    inputs: Vec<Elements>,
+    outputs: Vec<Elements>,
+    tf32: bool,
+}
+
+/// Bytes, aligned for any element.
+struct Elements {
+    dtype: DType,
+    len: usize,
+    words: Vec<u64>,
+}
+
+impl Elements {
+    fn new(dtype: DType, len: usize) -> Elements {
+        Elements { dtype, len, words: vec![0; (len * dtype.size()).div_ceil(8)] }
+    }
+    fn bytes(&self) -> &[u8] {
+        &bytemuck::cast_slice(&self.words)[..self.len * self.dtype.size()]
+    }
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut bytemuck::cast_slice_mut(&mut self.words)[..self.len * self.dtype.size()]
+    }
+}
+
+/// A small generator: reproducible, and no zeros.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+    fn float(&mut self) -> f64 {
+        let magnitude = (self.next() >> 40) as f64 / (1u64 << 24) as f64 * 1.95 + 0.05;
+        if self.next() & 1 == 0 { magnitude } else { -magnitude }
+    }
+    fn element(&mut self, dtype: DType, out: &mut [u8]) {
+        let small = (self.next() % 5) as i64 + 1;
+        let int = if self.next() & 1 == 0 { small } else { -small };
+        match dtype {
+            DType::F32 => out.copy_from_slice(&(self.float() as f32).to_ne_bytes()),
+            DType::F64 => out.copy_from_slice(&self.float().to_ne_bytes()),
+            DType::F16 => out.copy_from_slice(&half::f16::from_f64(self.float()).to_ne_bytes()),
+            DType::BF16 => out.copy_from_slice(&half::bf16::from_f64(self.float()).to_ne_bytes()),
+            DType::I8 | DType::I16 | DType::I32 | DType::I64 => {
+                out.copy_from_slice(&int.to_ne_bytes()[..out.len()])
+            }
+            DType::U8 | DType::U16 | DType::U32 | DType::U64 => {
+                out.copy_from_slice(&small.to_ne_bytes()[..out.len()])
+            }
+            DType::Bool => out[0] = (self.next() & 1) as u8,
+        }
+    }
+}
+
+impl Reference {
+    fn of(problem: &Problem<usize>, seed: u64) -> Reference {
+        let contract = problem.contract().unwrap_or_else(|e| panic!("{e}: {problem:?}"));
+        let mut random = Random(seed);
+        let indexed = match problem {
+            Problem::Gather(p) => p.len,
+            Problem::GatherElements(p) => p.input[p.axis],
+            _ => 0,
+        };
+        let mut inputs = Vec::new();
+        for operand in &contract.inputs {
+            let mut elements = Elements::new(operand.dtype, operand.len);
+            let size = operand.dtype.size();
+            for out in elements.bytes_mut().chunks_exact_mut(size) {
+                if operand.name == "indices" {
+                    let mut index = (random.next() % indexed.max(1) as u64) as i64;
+                    let signed = matches!(operand.dtype, DType::I8 | DType::I16 | DType::I32 | DType::I64);
+                    if signed && random.next() % 4 == 0 {
+                        index -= indexed as i64;
+                    }
+                    out.copy_from_slice(&index.to_ne_bytes()[..size]);
+                } else {
+                    random.element(operand.dtype, out);
+                }
+            }
+            inputs.push(elements);
+        }
+        let mut outputs: Vec<Elements> = contract
+            .outputs
+            .iter()
+            .map(|(dtype, shape)| Elements::new(*dtype, shape.iter().product()))
+            .collect();
+        let views: Vec<View<'_>> = inputs.iter().map(|e| View::new(e.dtype, e.bytes()).unwrap()).collect();
+        let mut results: Vec<ViewMut<'_>> =
+            outputs.iter_mut().map(|e| ViewMut::new(e.dtype, e.bytes_mut()).unwrap()).collect();
+        bakelite_host::run(problem, &views, &mut results).unwrap_or_else(|e| panic!("{e}: {problem:?}"));
+        let tf32 = match problem {
+            Problem::Gemm(p) => p.math == bakelite_host::problem::Math::Tf32,
+            Problem::Conv(p) => p.math == bakelite_host::problem::Math::Tf32,
+            _ => false,
+        };
+        Reference { inputs, outputs, tf32 }
+    }
+}
+
+const POISON: u8 = 0xff;
+/// Bytes behind every result that no kernel may touch.
+const BEHIND: usize = 256;
+
+/// Runs a tactic twice and compares. The time of one run in µs if `timed`.
+fn run(
+    gpu: &rt::Gpu,
+    stream: &rt::Stream,
+    job: &Job,
+    reference: &Reference,
+    value: &dyn Fn(&str) -> i64,
+    timed: bool,
+) -> Result<Option<f64>, String> {
+    let text = |e: rt::Error| e.to_string();
+    let arch = match gpu.compute_capability() {
+        (9, 0) => "sm_90a".to_owned(),
+        (major, minor) => format!("sm_{major}{minor}"),
+    };
+    let mut kernels = Vec::new();
+    for cubin in &job.cubins {
+        let module = rt::Module::load(gpu, &[rt::Image::new(&arch, cubin)]).map_err(text)?;
+        kernels.push(module.kernel("kernel").map_err(text)?);
+    }
+    let mut inputs = Vec::new();
+    for (elements, pack) in reference.inputs.iter().zip(&job.build.packs) {
+        let packed = match pack {
+            Some(pack) => pack.apply(elements.bytes(), elements.dtype.size())?,
+            None => elements.bytes().to_vec(),
+        };
+        let buffer = rt::DeviceBuffer::alloc(gpu, packed.len().max(1)).map_err(text)?;
+        buffer.copy_from_host(stream, 0, &packed).map_err(text)?;
+        inputs.push(buffer);
+    }
+    if job.build.packs.len() != reference.inputs.len() {
+        return Err(format!("{} packs for {} operands", job.build.packs.len(), reference.inputs.len()));
+    }
+    let outputs: Vec<rt::DeviceBuffer> = reference
+        .outputs
+        .iter()
+        .map(|e| rt::DeviceBuffer::alloc(gpu, e.bytes().len() + BEHIND).map_err(text))
+        .collect::<Result<_, _>>()?;
+    let space = job.build.workspace.eval(value).max(1) as usize;
+    let workspace = rt::DeviceBuffer::alloc(gpu, space + BEHIND).map_err(text)?;
+
+    let number = |d: &Dim| d.eval(value);
+    let mut launches = Vec::new();
+    for launch in &job.build.launches {
+        let kernel = kernels.get(launch.kernel).ok_or("a launch of a kernel that is not there")?;
+        if launch.shared > 48 * 1024 {
+            kernel.set_max_dynamic_smem(launch.shared).map_err(text)?;
+        }
+        if launch.cluster.is_some_and(|c| c.iter().product::<u32>() > 8) {
+            kernel.allow_large_clusters().map_err(text)?;
+        }
+        let shape = rt::Launch {
+            grid: launch.grid.each_ref().map(|d| u32::try_from(number(d)).unwrap_or(u32::MAX)),
+            block: launch.block,
+            shared_bytes: launch.shared,
+            cluster: launch.cluster,
+            programmatic: launch.programmatic,
+        };
+        let args: Vec<rt::Arg<'static>> = launch
+            .args
+            .iter()
+            .map(|arg| {
+                Ok(match arg {
+                    Arg::Input(n) => rt::Arg::Ptr(inputs.get(*n).ok_or("no such operand")?.ptr().0),
+                    Arg::Output(n) => rt::Arg::Ptr(outputs.get(*n).ok_or("no such result")?.ptr().0),
+                    Arg::Workspace(at) => rt::Arg::Ptr(workspace.ptr().0 + number(at) as u64),
+                    Arg::Size(d) => rt::Arg::I32(i32::try_from(number(d)).map_err(|e| e.to_string())?),
+                })
+            })
+            .collect::<Result<_, String>>()?;
+        launches.push((kernel, shape, args));
+    }
+    let enqueue = |stream: &rt::Stream| -> rt::Result<()> {
+        launches.iter().try_for_each(|(kernel, shape, args)| kernel.launch(stream, shape, args))
+    };
+
+    let mut results: Vec<Vec<Vec<u8>>> = Vec::new();
+    for scratch in [POISON, 0xa5] {
+        workspace.fill(stream, scratch).map_err(text)?;
+        outputs.iter().try_for_each(|o| o.fill(stream, POISON)).map_err(text)?;
+        enqueue(stream).map_err(text)?;
+        stream.synchronize().map_err(text)?;
+        let mut all = Vec::new();
+        for buffer in outputs.iter().chain([&workspace]) {
+            let mut bytes = vec![0; buffer.len()];
+            buffer.copy_to_host(stream, 0, &mut bytes).map_err(text)?;
+            stream.synchronize().map_err(text)?;
+            let poison = if all.len() == outputs.len() { scratch } else { POISON };
+            if bytes[bytes.len() - BEHIND..].iter().any(|b| *b != poison) {
+                return Err("it wrote behind the end of a buffer".into());
+            }
+            all.push(bytes);
+        }
+        // What is left in the workspace is the kernel's own affair.
+        all.pop();
+        results.push(all);
+    }
+    if results[0] != results[1] {
+        return Err("two runs differ".into());
+    }
+    for (n, (want, got)) in reference.outputs.iter().zip(&results[0]).enumerate() {
+        let got = &got[..got.len() - BEHIND];
+        compare(want, got, reference.tf32).map_err(|e| format!("result {n} ({}): {e}", want.dtype))?;
+    }
+    if !timed {
+        return Ok(None);
+    }
+    const REPEATS: usize = 50;
+    let graph = rt::Graph::capture(stream, |s| (0..REPEATS).try_for_each(|_| enqueue(s))).map_err(text)?;
+    let (start, end) = (rt::Event::new(gpu).map_err(text)?, rt::Event::new(gpu).map_err(text)?);
+    let mut best = f64::INFINITY;
+    for _ in 0..5 {
+        start.record(stream).map_err(text)?;
+        graph.launch(stream).map_err(text)?;
+        end.record(stream).map_err(text)?;
+        end.synchronize().map_err(text)?;
+        best = best.min(f64::from(start.elapsed_us(&end).map_err(text)?) / REPEATS as f64);
+    }
+    Ok(Some(best))
+}
+
+/// Relative Frobenius error against what the type allows; integers and bools exactly; NaN and infinities in place.
+fn compare(want: &Elements, got: &[u8], tf32: bool) -> Result<(), String> {
+    let limit = match want.dtype {
+        DType::F64 => 1e-10,
+        DType::F32 if tf32 => 2e-3,
+        DType::F32 => 1e-5,
+        DType::F16 => 2e-3,
+        DType::BF16 => 1e-2,
+        _ => {
+            let size = want.dtype.size();
+            let same = want.bytes() == got;
+            let at = want.bytes().iter().zip(got).position(|(a, b)| a != b).unwrap_or(0) / size;
+            let show = |b: &[u8]| format!("{:?}", &b[at * size..(at + 1) * size]);
+            let count = want.bytes().chunks(size).zip(got.chunks(size)).filter(|(a, b)| a != b).count();
+            return if same {
+                Ok(())
+            } else {
+                Err(format!(
+                    "{count} of {} elements differ, the first at {at}: {} where the host has {} (bytes)",
+                    want.len,
+                    show(got),
+                    show(want.bytes())
+                ))
+            };
+        }
+    };
+    let (mut error, mut norm, mut worst) = (0.0, 0.0, (0.0, 0, 0.0, 0.0));
+    for (n, (a, b)) in floats(want.dtype, want.bytes()).zip(floats(want.dtype, got)).enumerate() {
+        if a.is_nan() && b.is_nan() || a == b {
+            norm += if a.is_finite() { a * a } else { 0.0 };
+            continue;
+        }
+        if !a.is_finite() || !b.is_finite() {
+            return Err(format!("element {n} of {} is {b} where the host has {a}", want.len));
+        }
+        error += (a - b) * (a - b);
+        norm += a * a;
+        if (a - b).abs() > worst.0 {
+            worst = ((a - b).abs(), n, b, a);
+        }
+    }
+    let relative = (error / f64::max(norm, 1e-30)).sqrt();
+    if relative <= limit {
+        return Ok(());
+    }
+    let (_, at, got, host) = worst;
+    Err(format!(
+        "error {relative:.2e} over {limit:.0e}; worst at {at} of {}: {got} where the host has {host}",
+        want.len
+    ))
+}
+
+fn floats(dtype: DType, bytes: &[u8]) -> Box<dyn Iterator<Item = f64> + '_> {
+    match dtype {
+        DType::F64 => Box::new(bytes.as_chunks().0.iter().map(|b| f64::from_ne_bytes(*b))),
+        DType::F32 => Box::new(bytes.as_chunks().0.iter().map(|b| f32::from_ne_bytes(*b).into())),
+        DType::F16 => Box::new(bytes.as_chunks().0.iter().map(|b| half::f16::from_ne_bytes(*b).to_f64())),
+        _ => Box::new(bytes.as_chunks().0.iter().map(|b| half::bf16::from_ne_bytes(*b).to_f64())),
+    }
+}

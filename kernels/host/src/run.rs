@@ -1,0 +1,178 @@
+//! Any problem on byte views: checks the operands, then calls the kernel for their element type.
+
+use crate::dtype::DType;
+use crate::element::{Element, Number};
+use crate::interpret::{finish, finish_moved};
+use crate::problem::*;
+use crate::view::{RunError, View, ViewMut, bail};
+use crate::walk::count;
+use crate::{
+    arg_reduce, attention, concat, conv, conv_transpose, cum_sum, gather, gemm, group_norm, interpret,
+    layer_norm, lrn, pad, pool, reduce, resize, softmax, top_k,
+};
+
+/// Computes `outputs` from `inputs`, in the order the problem's doc gives. Views that do not fit are an error, as is an
+/// index outside its dimension; then the outputs hold anything.
+pub fn run(
+    problem: &Problem<usize>,
+    inputs: &[View<'_>],
+    outputs: &mut [ViewMut<'_>],
+) -> Result<(), RunError> {
+    let contract = problem.contract()?;
+    let named = |e: RunError| RunError(format!("{}: {e}", problem.name()));
+    contract.check(inputs, outputs).map_err(named)?;
+    if contract.outputs.iter().all(|(_, shape)| count(shape) == Some(0)) {
+        return Ok(());
+    }
+    dispatch(problem, &contract.outputs[0].1, inputs, outputs).map_err(named)
+}
+
+/// The kernel for floats and integers: `number!(dtype, T => ...)`.
+macro_rules! number {
+    ($dtype:expr, $t:ident => $body:expr) => {
+        with_number!($dtype, $t => $body, _ => bail!("not defined for bool"))
+    };
+}
+
+/// The kernel for floats.
+macro_rules! real {
+    ($dtype:expr, $t:ident => $body:expr) => {
+        with_real!($dtype, $t => $body, _ => bail!("not defined for {}", $dtype))
+    };
+}
+
+fn dispatch(
+    problem: &Problem<usize>,
+    shape: &[usize],
+    inputs: &[View<'_>],
+    outputs: &mut [ViewMut<'_>],
+) -> Result<(), RunError> {
+    let out = &mut outputs[0];
+    match problem {
+        Problem::Pointwise(p) => interpret::pointwise(p, inputs, outputs),
+        Problem::Gemm(p) => number!(p.dtype, T => {
+            let (a, b) = (inputs[0].as_slice::<T>()?, inputs[1].as_slice::<T>()?);
+            anchor::<T>(&p.epilogue, shape, &inputs[2..], out, |y| gemm::gemm(p, a, b, y))
+        }),
+        Problem::Conv(p) => number!(p.dtype, T => {
+            let (x, w) = (inputs[0].as_slice::<T>()?, inputs[1].as_slice::<T>()?);
+            anchor::<T>(&p.epilogue, shape, &inputs[2..], out, |y| conv::conv(p, x, w, y))
+        }),
+        Problem::ConvTranspose(p) => number!(p.dtype, T => {
+            let (x, w) = (inputs[0].as_slice::<T>()?, inputs[1].as_slice::<T>()?);
+            anchor::<T>(&p.epilogue, shape, &inputs[2..], out, |y| conv_transpose::conv_transpose(p, x, w, y))
+        }),
+        Problem::Pool(p) => number!(p.dtype, T => {
+            let x = inputs[0].as_slice::<T>()?;
+            anchor::<T>(&p.epilogue, shape, &inputs[1..], out, |y| pool::pool(p, x, y))
+        }),
+        Problem::Reduce(p) if p.dtype == DType::Bool => {
+            finish::<bool>(&p.epilogue, shape, &inputs[1..], out, |y| {
+                // The extrema of nothing are those of i64: `any` of nothing is false, `all` of nothing true.
+                let mut wide = vec![0i64; y.len()];
+                reduce::reduce::<u8>(p, inputs[0].bytes, &mut wide);
+                y.iter_mut().zip(wide).for_each(|(y, v)| *y = v > 0);
+                Ok(())
+            })
+        }
+        Problem::Reduce(p) => number!(p.dtype, T => {
+            let x = inputs[0].as_slice::<T>()?;
+            anchor::<T>(&p.epilogue, shape, &inputs[1..], out, |y| reduce::reduce(p, x, y))
+        }),
+        Problem::ArgReduce(p) => number!(p.dtype, T => {
+            arg_reduce::arg_reduce(p, inputs[0].as_slice::<T>()?, out.as_mut_slice()?);
+            Ok(())
+        }),
+        Problem::Softmax(p) => real!(p.dtype, T => {
+            let x = inputs[0].as_slice::<T>()?;
+            anchor::<T>(&p.epilogue, shape, &inputs[1..], out, |y| softmax::softmax(p, x, y))
+        }),
+        Problem::LayerNorm(p) => real!(p.dtype, T => {
+            let (x, scale) = (inputs[0].as_slice::<T>()?, inputs[1].as_slice::<T>()?);
+            let bias = if p.bias { inputs[2].as_slice::<T>()? } else { &[] };
+            let rest = &inputs[2 + usize::from(p.bias)..];
+            anchor::<T>(&p.epilogue, shape, rest, out, |y| layer_norm::layer_norm(p, x, scale, bias, y))
+        }),
+        Problem::GroupNorm(p) => real!(p.dtype, T => {
+            let (x, scale) = (inputs[0].as_slice::<T>()?, inputs[1].as_slice::<T>()?);
+            let bias = inputs[2].as_slice::<T>()?;
+            anchor::<T>(&p.epilogue, shape, &inputs[3..], out, |y| group_norm::group_norm(p, x, scale, bias, y))
+        }),
+        Problem::Lrn(p) => real!(p.dtype, T => {
+            let x = inputs[0].as_slice::<T>()?;
+            anchor::<T>(&p.epilogue, shape, &inputs[1..], out, |y| lrn::lrn(p, x, y))
+        }),
+        Problem::Attention(p) => real!(p.dtype, T => {
+            let (q, k) = (inputs[0].as_slice::<T>()?, inputs[1].as_slice::<T>()?);
+            let v = inputs[2].as_slice::<T>()?;
+            attention::attention(p, q, k, v, inputs.get(3).copied(), out.as_mut_slice()?)
+        }),
+        Problem::Concat(p) => {
+            let (xs, rest) = inputs.split_at(p.lens.len());
+            finish_moved(&p.epilogue, shape, p.dtype, rest, out, |y| {
+                with_bits!(p.dtype, T => {
+                    let xs: Vec<&[T]> = xs.iter().map(|x| bits(x.bytes)).collect();
+                    concat::concat(p, &xs, bits_mut(y.bytes));
+                });
+                Ok(())
+            })
+        }
+        Problem::Pad(p) => {
+            with_bits!(p.dtype, T => {
+                let value = inputs.get(1).and_then(|v| bits::<T>(v.bytes).first().copied());
+                pad::pad(p, bits::<T>(inputs[0].bytes), value, bits_mut(out.bytes));
+            });
+            Ok(())
+        }
+        Problem::Gather(p) => {
+            let at = gather::positions(inputs[1], p.len)?;
+            finish_moved(&p.epilogue, shape, p.dtype, &inputs[2..], out, |y| {
+                with_bits!(p.dtype, T => gather::gather(p, bits::<T>(inputs[0].bytes), &at, bits_mut(y.bytes)));
+                Ok(())
+            })
+        }
+        Problem::GatherElements(p) => {
+            let at = gather::positions(inputs[1], p.input[p.axis])?;
+            with_bits!(p.dtype, T => {
+                gather::gather_elements(p, bits::<T>(inputs[0].bytes), &at, bits_mut(out.bytes));
+            });
+            Ok(())
+        }
+        Problem::Resize(p) => real!(p.dtype, T => {
+            let x = inputs[0].as_slice::<T>()?;
+            anchor::<T>(&p.epilogue, shape, &inputs[1..], out, |y| resize::resize(p, x, y))
+        }),
+        Problem::CumSum(p) => number!(p.dtype, T => {
+            cum_sum::cum_sum(p, inputs[0].as_slice::<T>()?, out.as_mut_slice()?);
+            Ok(())
+        }),
+        Problem::TopK(p) => number!(p.dtype, T => {
+            let [values, indices] = outputs else { bail!("two outputs") };
+            let x = inputs[0].as_slice::<T>()?;
+            top_k::top_k(p, x, values.as_mut_slice::<T>()?, indices.as_mut_slice()?);
+            Ok(())
+        }),
+    }
+}
+
+/// A kernel that cannot fail, then its epilogue.
+fn anchor<T: Element<Acc: Number>>(
+    epilogue: &Epilogue<usize>,
+    shape: &[usize],
+    operands: &[View<'_>],
+    out: &mut ViewMut<'_>,
+    kernel: impl FnOnce(&mut [T::Acc]),
+) -> Result<(), RunError> {
+    finish::<T::Acc>(epilogue, shape, operands, out, |y| {
+        kernel(y);
+        Ok(())
+    })
+}
+
+fn bits<T: bytemuck::AnyBitPattern>(bytes: &[u8]) -> &[T] {
+    if bytes.is_empty() { &[] } else { bytemuck::cast_slice(bytes) }
+}
+
+fn bits_mut<T: bytemuck::AnyBitPattern + bytemuck::NoUninit>(bytes: &mut [u8]) -> &mut [T] {
+    if bytes.is_empty() { &mut [] } else { bytemuck::cast_slice_mut(bytes) }
+}

@@ -1,0 +1,297 @@
+//! Gemm, Conv, ConvTranspose.
+
+use crate::tensor::{Random, Tensor, eval, indices, linear, same};
+use bakelite_host::DType;
+use bakelite_host::problem::{Conv, ConvTranspose, Gemm, Layout, Math};
+
+const TYPES: [DType; 8] =
+    [DType::F32, DType::F32, DType::F64, DType::F16, DType::BF16, DType::I64, DType::I8, DType::U32];
+
+/// Keeps what an element type rounds or wraps out of the comparison: sums stay small.
+fn depth(dtype: DType) -> usize {
+    match dtype {
+        DType::I8 | DType::BF16 => 12,
+        _ => 70,
+    }
+}
+
+#[test]
+fn gemm_is_the_triple_loop() {
+    let mut r = Random(1);
+    for case in 0..120 {
+        let dtype = r.pick(&TYPES);
+        let [batch, m, n] = [r.within(1, 4), r.within(1, 40), r.within(1, 40)];
+        let (m, n) = if case % 10 == 0 { (m * 8, n * 8) } else { (m, n) };
+        let k = r.within(0, depth(dtype));
+        let mut operand = |rows: usize, cols: usize| {
+            let inner = if r.flip() { [cols, 1] } else { [1, rows] };
+            let stride = if r.below(3) == 0 { 0 } else { rows * cols };
+            ([stride, inner[0], inner[1]], r.integers(dtype, batch * rows * cols))
+        };
+        let (a, av) = operand(m, k);
+        let (b, bv) = operand(k, n);
+        let shape = [batch, m, n];
+        let finish = r.epilogue(dtype, &shape);
+        let (x, y) = (av.f64(), bv.f64());
+        let acc: Vec<f64> = indices(&shape)
+            .iter()
+            .map(|i| {
+                (0..k)
+                    .map(|l| {
+                        x[i[0] * a[0] + i[1] * a[1] + l * a[2]] * y[i[0] * b[0] + l * b[1] + i[2] * b[2]]
+                    })
+                    .sum()
+            })
+            .collect();
+        let epilogue = finish.epilogue.clone();
+        let p = Gemm { batch, m, n, k, dtype, math: Math::Exact, a, b, epilogue };
+        let want: Vec<f64> = finish.apply(&acc);
+        same(&eval(p.clone(), &finish.inputs(&[&av, &bv])), &want, &p);
+    }
+}
+
+#[test]
+fn tf32_rounds_operands_to_ten_bits() {
+    let one = |math| {
+        let strides = [1, 1, 1];
+        let epilogue = bakelite_host::problem::Epilogue::store(DType::F32);
+        Gemm { batch: 1, m: 1, n: 1, k: 1, dtype: DType::F32, math, a: strides, b: strides, epilogue }
+    };
+    let unit = Tensor::of(DType::F32, &[1.0]);
+    for (bits, to) in [(11, 1.0 + 2f64.powi(-10)), (12, 1.0)] {
+        let v = 1.0 + 2f64.powi(-bits);
+        let x = Tensor::of(DType::F32, &[v]);
+        assert_eq!(eval(one(Math::Exact), &[&x, &unit]), [v]);
+        assert_eq!(eval(one(Math::Tf32), &[&x, &unit]), [to]);
+        assert_eq!(eval(one(Math::Tf32), &[&unit, &x]), [to]);
+    }
+    let infinite = Tensor::of(DType::F32, &[f64::INFINITY]);
+    assert_eq!(eval(one(Math::Tf32), &[&infinite, &unit]), [f64::INFINITY]);
+}
+
+/// Position in a tensor with channels first or last.
+fn place(layout: Layout, c: usize, channels: usize, spatial: &[usize], n: usize, at: &[usize]) -> usize {
+    let pixels: usize = spatial.iter().product();
+    match layout {
+        Layout::ChannelsFirst => (n * channels + c) * pixels + linear(spatial, at),
+        Layout::ChannelsLast => (n * pixels + linear(spatial, at)) * channels + c,
+    }
+}
+
+fn shape(layout: Layout, n: usize, channels: usize, spatial: &[usize]) -> Vec<usize> {
+    let mut shape = vec![n];
+    shape.extend(spatial);
+    shape.insert(if layout == Layout::ChannelsFirst { 1 } else { shape.len() }, channels);
+    shape
+}
+
+/// The element under a tap, if it lies inside.
+fn under(o: &[usize], r: &[usize], p: [&[usize]; 4]) -> Option<Vec<usize>> {
+    let [input, strides, dilations, pads] = p;
+    (0..o.len())
+        .map(|d| (o[d] * strides[d] + r[d] * dilations[d]).checked_sub(pads[d]).filter(|i| *i < input[d]))
+        .collect()
+}
+
+fn convolution(r: &mut Random, case: usize) {
+    let dtype = r.pick(&TYPES);
+    let rank = r.pick(&[0, 1, 2, 2, 2, 2, 3]);
+    let layout = r.pick(&[Layout::ChannelsFirst, Layout::ChannelsLast]);
+    let groups = r.pick(&[1, 1, 1, 2, 3, 5]);
+    let own = if case % 3 == 0 { 1 } else { r.within(1, 4) };
+    let each = r.within(1, 3);
+    let (channels, filters) = (groups * own, groups * each);
+    let n = r.within(1, 3);
+    let pointwise = r.below(4) == 0;
+    let mut list =
+        |low: usize, high: usize| -> Vec<usize> { (0..rank).map(|_| r.within(low, high)).collect() };
+    let most = [1, 300, 14, 6][rank];
+    let input = list(1, most);
+    let (kernel, strides, dilations, pads) = if pointwise {
+        (vec![1; rank], vec![1; rank], vec![1; rank], vec![0; rank])
+    } else {
+        (list(1, 3), list(1, 3), list(1, 2), list(0, 2))
+    };
+    // Any output size is legal: what lies outside is zero.
+    let output: Vec<usize> = (0..rank)
+        .map(|d| {
+            let reach = (kernel[d] - 1) * dilations[d];
+            let fits = (input[d] + 2 * pads[d]).saturating_sub(reach + 1) / strides[d] + 1;
+            if pointwise { fits } else { fits + r.below(2) }
+        })
+        .collect();
+    let x = r.integers(dtype, n * channels * input.iter().product::<usize>());
+    let taps: usize = kernel.iter().product();
+    let w = r.integers(dtype, filters * own * taps);
+    let (xs, ws) = (x.f64(), w.f64());
+    let out = shape(layout, n, filters, &output);
+    let finish = r.epilogue(dtype, &out);
+    let mut acc = vec![0.0; out.iter().product()];
+    for image in 0..n {
+        for o in 0..filters {
+            for at in indices(&output) {
+                let mut sum = 0.0;
+                for c in 0..own {
+                    for (t, tap) in indices(&kernel).iter().enumerate() {
+                        let Some(i) = under(&at, tap, [&input, &strides, &dilations, &pads]) else {
+                            continue;
+                        };
+                        let channel = o / each * own + c;
+                        sum += xs[place(layout, channel, channels, &input, image, &i)]
+                            * ws[(o * own + c) * taps + t];
+                    }
+                }
+                acc[place(layout, o, filters, &output, image, &at)] = sum;
+            }
+        }
+    }
+    let epilogue = finish.epilogue.clone();
+    let math = Math::Exact;
+    let p = Conv {
+        n,
+        channels,
+        filters,
+        groups,
+        input,
+        output,
+        kernel,
+        strides,
+        dilations,
+        pads,
+        layout,
+        dtype,
+        math,
+        epilogue,
+    };
+    if dtype == DType::I8 && acc.iter().any(|v| v.abs() > 120.0)
+        || dtype == DType::BF16 && acc.iter().any(|v| v.abs() > 250.0)
+    {
+        return;
+    }
+    same(&eval(p.clone(), &finish.inputs(&[&x, &w])), &finish.apply(&acc), &p);
+}
+
+#[test]
+fn conv_is_the_sum_over_taps() {
+    let mut r = Random(2);
+    (0..300).for_each(|case| convolution(&mut r, case));
+}
+
+/// Large enough for several tiles and for many tasks.
+#[test]
+fn conv_tiles_meet() {
+    for (layout, groups, size) in [
+        (Layout::ChannelsFirst, 1, 40),
+        (Layout::ChannelsLast, 1, 40),
+        (Layout::ChannelsFirst, 2, 33),
+        (Layout::ChannelsLast, 2, 33),
+    ] {
+        let mut r = Random(7);
+        let (channels, filters) = (128, 4);
+        let x = r.integers(DType::F32, channels * size * size);
+        let w = r.integers(DType::F32, filters * channels / groups * 9);
+        let (xs, ws) = (x.f64(), w.f64());
+        let side = [size, size];
+        let own = channels / groups;
+        let mut acc = vec![0.0; filters * size * size];
+        for o in 0..filters {
+            for at in indices(&side) {
+                let mut sum = 0.0;
+                for (t, tap) in indices(&[3, 3]).iter().enumerate() {
+                    let Some(i) = under(&at, tap, [&side, &[1, 1], &[1, 1], &[1, 1]]) else { continue };
+                    for c in 0..own {
+                        let channel = o / (filters / groups) * own + c;
+                        sum += xs[place(layout, channel, channels, &side, 0, &i)] * ws[(o * own + c) * 9 + t];
+                    }
+                }
+                acc[place(layout, o, filters, &side, 0, &at)] = sum;
+            }
+        }
+        let two = |v: usize| vec![v; 2];
+        let p = Conv {
+            n: 1,
+            channels,
+            filters,
+            groups,
+            input: two(size),
+            output: two(size),
+            kernel: two(3),
+            strides: two(1),
+            dilations: two(1),
+            pads: two(1),
+            layout,
+            dtype: DType::F32,
+            math: Math::Exact,
+            epilogue: bakelite_host::problem::Epilogue::store(DType::F32),
+        };
+        same(&eval(p.clone(), &[&x, &w]), &acc, &p);
+    }
+}
+
+#[test]
+fn conv_transpose_scatters_every_tap() {
+    let mut r = Random(3);
+    for _ in 0..150 {
+        let dtype = r.pick(&TYPES);
+        let rank = r.within(1, 3);
+        let layout = r.pick(&[Layout::ChannelsFirst, Layout::ChannelsLast]);
+        let groups = r.pick(&[1, 1, 2, 3]);
+        let (own, each, n) = (r.within(1, 3), r.within(1, 3), r.within(1, 2));
+        let (channels, filters) = (groups * own, groups * each);
+        let mut list =
+            |low: usize, high: usize| -> Vec<usize> { (0..rank).map(|_| r.within(low, high)).collect() };
+        let (input, kernel) = (list(1, 5), list(1, 3));
+        let (strides, dilations, pads) = (list(1, 3), list(1, 2), list(0, 2));
+        let more = list(0, 2);
+        let output: Vec<usize> = (0..rank)
+            .map(|d| {
+                let end = (input[d] - 1) * strides[d] + (kernel[d] - 1) * dilations[d] + 1 + more[d];
+                end.saturating_sub(2 * pads[d]).max(1)
+            })
+            .collect();
+        let x = r.integers(dtype, n * channels * input.iter().product::<usize>());
+        let taps: usize = kernel.iter().product();
+        let w = r.integers(dtype, channels * each * taps);
+        let (xs, ws) = (x.f64(), w.f64());
+        let out = shape(layout, n, filters, &output);
+        let finish = r.epilogue(dtype, &out);
+        let mut acc = vec![0.0; out.iter().product()];
+        for image in 0..n {
+            for c in 0..channels {
+                for at in indices(&input) {
+                    for (t, tap) in indices(&kernel).iter().enumerate() {
+                        let Some(q) = under(&at, tap, [&output, &strides, &dilations, &pads]) else {
+                            continue;
+                        };
+                        for e in 0..each {
+                            let o = c / own * each + e;
+                            acc[place(layout, o, filters, &output, image, &q)] += xs
+                                [place(layout, c, channels, &input, image, &at)]
+                                * ws[(c * each + e) * taps + t];
+                        }
+                    }
+                }
+            }
+        }
+        if acc.iter().any(|v| v.abs() > 110.0) {
+            continue;
+        }
+        let epilogue = finish.epilogue.clone();
+        let p = ConvTranspose {
+            n,
+            channels,
+            filters,
+            groups,
+            input,
+            output,
+            kernel,
+            strides,
+            dilations,
+            pads,
+            layout,
+            dtype,
+            epilogue,
+        };
+        same(&eval(p.clone(), &finish.inputs(&[&x, &w])), &finish.apply(&acc), &p);
+    }
+}
