@@ -42,12 +42,15 @@ extern "C" __global__ void __launch_bounds__(THREADS)
   acc_t acc[WIDE][V] = {};
   if (exists) {
     const int tz = oz + PD, ty = oy + PH, tx = ox + PW;
+#pragma unroll 1
     for (int a = first_tap<KD, SD, DD>(tz); a < KD; a += SD / gcd(SD, DD)) {
       if (tz < a * DD || (tz - a * DD) / SD >= ID) continue;
       const int z = (tz - a * DD) / SD;
+#pragma unroll 1
       for (int r = first_tap<KH, SH, DH>(ty); r < KH; r += SH / gcd(SH, DH)) {
         if (ty < r * DH || (ty - r * DH) / SH >= IH) continue;
         const int y = (ty - r * DH) / SH;
+#pragma unroll 1
         for (int s = first_tap<KW, SW, DW>(tx); s < KW; s += SW / gcd(SW, DW)) {
           // Divisible, so truncation is exact for negative columns too.
           const int column = (tx - s * DW) / SW;

@@ -250,9 +250,10 @@ impl Tile {
         let tiles = steps / f64::from(self.steps);
         let waiting = if shape.gather { 0.0 } else { tiles * 700.0 / f64::from(self.stages - 1) / per_sm };
         let main = latency.max(tensor).max(fragments).max(fill).max(waiting) + gather;
-        let epilogue = per_sm * m * n * (4.0 * f64::from(self.groups + 1) / 128.0 + element / 32.0)
-            / parts.max(1.0)
-            + 350.0;
+        // Sums go through shared memory, another block's at a quarter of the rate.
+        let reading = if self.cluster > 1 { 32.0 } else { 128.0 };
+        let sums = m * n * 4.0 * f64::from(self.groups);
+        let epilogue = per_sm * (sums / 128.0 + sums / reading + m * n * element / 32.0 / parts) + 350.0;
         let mut us = LAUNCH + rounds * (main + epilogue) / CYCLES_PER_US;
         let floor = geometry.bytes(out_size, symbols) / target.bandwidth / 1e3;
         us = us.max(LAUNCH + floor);
@@ -461,3 +462,7 @@ impl Family for ConvMma {
         })
     }
 }
+
+#[cfg(test)]
+#[path = "conv_mma_layout_tests.rs"]
+mod layout_tests;
