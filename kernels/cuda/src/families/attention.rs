@@ -1,6 +1,6 @@
 //! Attention in one kernel: on tensor cores for f16 and bf16, and in full precision for everything else.
 
-use super::pointwise::{LAUNCH, wrong};
+use super::strips::{LAUNCH, wrong};
 use crate::codegen;
 use crate::dim::{Dim, Symbols};
 use crate::family::{Arg, Build, Family, Launch};

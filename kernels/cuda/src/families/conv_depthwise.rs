@@ -2,7 +2,7 @@
 //! a thread computes a few neighbouring pixels so that they share what they read.
 
 use super::conv_geometry::Geometry;
-use super::pointwise::LAUNCH;
+use super::strips::LAUNCH;
 use crate::codegen;
 use crate::dim::{Dim, Symbols, product};
 use crate::family::{Arg, Build, Family, Launch, Pack};

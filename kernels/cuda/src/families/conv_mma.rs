@@ -2,7 +2,7 @@
 //! One- and two-dimensional, any stride, dilation, padding and groups, constant weights.
 
 use super::conv_geometry::Geometry;
-use super::pointwise::LAUNCH;
+use super::strips::LAUNCH;
 use crate::codegen;
 use crate::dim::{Dim, Symbols};
 use crate::family::{Arg, Build, Family, Launch, Limit, Pack};

@@ -2,7 +2,7 @@
 //! The general kernel that every convolution has.
 
 use super::conv_geometry::Geometry;
-use super::pointwise::LAUNCH;
+use super::strips::LAUNCH;
 use crate::codegen;
 use crate::dim::{Dim, Symbols};
 use crate::family::{Arg, Build, Family, Launch};

@@ -2,7 +2,7 @@
 //! to three dimensions, groups, exact. With constant weights they are packed; one tactic takes them as they are.
 
 use super::conv_geometry::Geometry;
-use super::pointwise::LAUNCH;
+use super::strips::LAUNCH;
 use crate::codegen;
 use crate::dim::{Dim, Symbols, product};
 use crate::family::{Arg, Build, Family, Launch, Limit, Pack};

@@ -1,7 +1,7 @@
 //! Matrix products on tensor cores (`mma.sync`): f16 and bf16, and f32 rounded to tf32.
 
 use super::gemm_mma_operands::{Sizes, Tiling, left, right, splits};
-use super::pointwise::{LAUNCH, wrong};
+use super::strips::{LAUNCH, wrong};
 use crate::codegen;
 use crate::dim::{Dim, Symbols};
 use crate::family::{Build, Family};

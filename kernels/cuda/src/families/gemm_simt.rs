@@ -1,7 +1,7 @@
 //! Matrix products on the ordinary cores: every element type, every stride, exact arithmetic.
 
 use super::gemm_mma_operands::{Operand, Sizes, Tiling, left, right, splits};
-use super::pointwise::{LAUNCH, wrong};
+use super::strips::{LAUNCH, wrong};
 use crate::codegen;
 use crate::dim::{Dim, Symbols};
 use crate::family::{Build, Family};

@@ -3,7 +3,7 @@
 
 use super::gemm_mma_operands::{Sizes, Tiling, left, right, splits};
 use super::gemm_simt::{fits, rate};
-use super::pointwise::{LAUNCH, wrong};
+use super::strips::{LAUNCH, wrong};
 use crate::codegen;
 use crate::dim::{Dim, Symbols};
 use crate::family::{Build, Family};
