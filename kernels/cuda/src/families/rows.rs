@@ -67,7 +67,7 @@ impl Rows {
         check_vector(tactic, rows.v, dtype, len)?;
         let threads = u64::from(rows.group) * u64::from(rows.rows);
         if !rows.group.is_power_of_two()
-            || threads % 32 != 0
+            || !threads.is_multiple_of(32)
             || threads == 0
             || threads > 1024
             || (rows.group > 32 && rows.rows != 1)
@@ -157,7 +157,7 @@ impl Columns {
         let threads = u64::from(columns.columns) * u64::from(columns.depth);
         if threads == 0
             || threads > 1024
-            || columns.columns % 32 != 0
+            || !columns.columns.is_multiple_of(32)
             || threads * u64::from(columns.v) * 16 > 48 * 1024
         {
             return Err(format!("`{tactic}`: {} by {} threads are no block", columns.columns, columns.depth));
