@@ -3,7 +3,9 @@
 
 use bakelite::ir::{Graph, Type, Value, text::random};
 use bakelite::ops::eval::evaluate;
-use bakelite::ops::{Apply, Broadcast, Concat, Conv, MatMul, Pad, Pool, Reduce, Reshape, Slice, Softmax, Transpose};
+use bakelite::ops::{
+    Apply, Broadcast, Concat, Conv, MatMul, Pad, Pool, Reduce, Reshape, Slice, Softmax, Transpose,
+};
 use bakelite::passes::{self, Options, Precision, TargetKind};
 use bakelite_host::problem::{Layout, Math, PadMode, PoolKind, ReduceKind};
 use bakelite_host::{DType, Pw};
@@ -78,7 +80,8 @@ fn grow(graph: &mut Graph, values: &[Value], (kind, a, b, variant): Step) -> Opt
         8 => graph.add(MatMul { trans_b: variant & 1 == 1, ..MatMul::PLAIN }, &[a, b], ""),
         9 if rank == 4 => {
             let kernel = 1 + 2 * pick(2);
-            let weight = graph.constant(random(DType::F32, vec![2 + pick(3), dims[1], kernel, kernel], variant), "k");
+            let weight =
+                graph.constant(random(DType::F32, vec![2 + pick(3), dims[1], kernel, kernel], variant), "k");
             let spatial = |n: usize| vec![n; 2];
             let conv = Conv {
                 strides: spatial(1 + (variant / 2 % 2) as usize),
@@ -92,7 +95,11 @@ fn grow(graph: &mut Graph, values: &[Value], (kind, a, b, variant): Step) -> Opt
             graph.add(conv, &[a, weight], "")
         }
         10 if rank == 4 => {
-            let kind = [PoolKind::Max, PoolKind::Average { count_pads: false }, PoolKind::Average { count_pads: true }];
+            let kind = [
+                PoolKind::Max,
+                PoolKind::Average { count_pads: false },
+                PoolKind::Average { count_pads: true },
+            ];
             let pool = Pool {
                 kind: kind[pick(3)],
                 kernel: vec![2, 2],

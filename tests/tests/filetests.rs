@@ -56,7 +56,8 @@ fn transform(pass: &str, input: &str) -> Result<String, String> {
         "text" => graph,
         "verify" => passes::run(graph, &case.options, &mut ()).map_err(|e| e.to_string())?,
         pass => {
-            let (name, run) = passes::PASSES.iter().find(|(name, _)| *name == pass).expect("a folder for each pass");
+            let (name, run) =
+                passes::PASSES.iter().find(|(name, _)| *name == pass).expect("a folder for each pass");
             let mut graph = graph;
             passes::apply(name, *run, &mut graph, &case.options).map_err(|e| e.to_string())?;
             graph
@@ -65,7 +66,8 @@ fn transform(pass: &str, input: &str) -> Result<String, String> {
     if pass != "legalize" || before.is_ok() {
         let before = before.unwrap_or_else(|e| panic!("before {pass}: {e}"));
         let results = evaluate(&after, &inputs).unwrap_or_else(|e| panic!("after {pass}: {e}\n{after}"));
-        compare(&before, &results, case.tolerance).unwrap_or_else(|e| panic!("{pass} changed the result: {e}\n{after}"));
+        compare(&before, &results, case.tolerance)
+            .unwrap_or_else(|e| panic!("{pass} changed the result: {e}\n{after}"));
     }
     Ok(after.to_string())
 }

@@ -67,7 +67,11 @@ impl fmt::Display for Graph {
                         write!(f, " {{{}}}", pairs.collect::<Vec<_>>().join(" "))?;
                     }
                     write!(f, ": {types}")?;
-                    if node.name.is_empty() { writeln!(f)? } else { writeln!(f, "  // {}", quote(&node.name))? }
+                    if node.name.is_empty() {
+                        writeln!(f)?
+                    } else {
+                        writeln!(f, "  // {}", quote(&node.name))?
+                    }
                 }
             }
         }
@@ -138,8 +142,7 @@ impl std::error::Error for TextError {}
 impl FromStr for Graph {
     type Err = TextError;
     fn from_str(text: &str) -> Result<Graph, TextError> {
-        let mut parser =
-            Parser { text, at: 0, graph: Graph::default(), nodes: HashMap::new() };
+        let mut parser = Parser { text, at: 0, graph: Graph::default(), nodes: HashMap::new() };
         let parsed = parser.graph();
         match parsed {
             Ok(()) => Ok(parser.graph),
@@ -266,7 +269,8 @@ impl<'a> Parser<'a> {
                 }
             }
         }
-        self.skip();
+        // On the same line: a comment here holds the node's name.
+        self.blanks();
         let attributes = if self.take("{") { self.attributes()? } else { Attributes::default() };
         let op = Op::parse(name, attributes).map_err(|e| (at, e))?;
         let id = self.graph.add(op, &inputs, "").map_err(|e| (at, e))?;
@@ -285,7 +289,13 @@ impl<'a> Parser<'a> {
             if written != self.graph.node(id).types {
                 let list = |types: &[Type]| types.iter().map(Type::to_string).collect::<Vec<_>>().join(", ");
                 let inferred = list(&self.graph.node(id).types);
-                return Err((at, format!("the type is written as {}, but {inferred} follows from the operands", list(&written))));
+                return Err((
+                    at,
+                    format!(
+                        "the type is written as {}, but {inferred} follows from the operands",
+                        list(&written)
+                    ),
+                ));
             }
         }
         self.blanks();
@@ -343,7 +353,8 @@ impl<'a> Parser<'a> {
         let ty = self.ty()?;
         let shape = ty.dims().ok_or_else(|| (at, format!("the constant's type {ty} is symbolic")))?;
         let count = shape.iter().try_fold(1usize, |n, d| n.checked_mul(*d)).filter(|n| *n <= LARGEST);
-        let count = count.ok_or_else(|| (at, format!("the constant's type {ty} has too many elements for a text")))?;
+        let count = count
+            .ok_or_else(|| (at, format!("the constant's type {ty} has too many elements for a text")))?;
         self.skip();
         let at = self.at;
         let mut bytes = Vec::new();
@@ -370,7 +381,10 @@ impl<'a> Parser<'a> {
             let seed = self.integer()? as u64;
             return Ok(random(ty.dtype, shape, seed));
         } else if self.take("blake3:") {
-            return Err((at, "only the hash of this constant was printed, its data cannot be read back".into()));
+            return Err((
+                at,
+                "only the hash of this constant was printed, its data cannot be read back".into(),
+            ));
         } else {
             return Err(self.expected(at, "`= [elements]`, `= element` or `random:seed`"));
         }
@@ -417,7 +431,10 @@ impl<'a> Parser<'a> {
         self.skip();
         let at = self.at;
         let number = self.number()?;
-        let node = *self.nodes.get(&number).ok_or_else(|| (at, format!("%{number} is not defined before its use")))?;
+        let node = *self
+            .nodes
+            .get(&number)
+            .ok_or_else(|| (at, format!("%{number} is not defined before its use")))?;
         let result = if self.take(".") { self.digits()? } else { 0 };
         let results = self.graph.node(node).types.len();
         match u32::try_from(result) {
@@ -451,7 +468,8 @@ impl<'a> Parser<'a> {
     }
 
     fn string(&mut self) -> Result<String, Failure> {
-        self.skip_blanks_only();
+        // A string never follows a comment: behind a node the comment is the string.
+        self.blanks();
         let at = self.at;
         if !self.take("\"") {
             return Err(self.expected(at, "a string between quotes"));
@@ -498,11 +516,6 @@ impl<'a> Parser<'a> {
         self.at += rest.len() - rest.trim_start_matches([' ', '\t']).len();
     }
 
-    // A string never follows a comment: behind a node the comment *is* the string.
-    fn skip_blanks_only(&mut self) {
-        self.blanks();
-    }
-
     fn take(&mut self, text: &str) -> bool {
         let hit = self.rest().starts_with(text);
         if hit {
@@ -513,10 +526,9 @@ impl<'a> Parser<'a> {
 
     fn word(&mut self) -> &'a str {
         let rest = self.rest();
-        let word = &rest[..rest.find(|c: char| !(c.is_alphanumeric() || c == '_')).unwrap_or(rest.len())];
-        // Symbols may hold dots (`nonzero.count`), ranges must not be swallowed (`1..64`).
-        let dotted = rest.find(|c: char| !(c.is_alphanumeric() || matches!(c, '_' | '.'))).unwrap_or(rest.len());
-        let word = if word.starts_with(|c: char| c.is_alphabetic() || c == '_') { &rest[..dotted] } else { word };
+        // Symbols may hold dots: `nonzero.count`.
+        let end = rest.find(|c: char| !(c.is_alphanumeric() || matches!(c, '_' | '.'))).unwrap_or(rest.len());
+        let word = &rest[..end];
         self.at += word.len();
         word
     }

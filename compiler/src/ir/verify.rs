@@ -51,7 +51,8 @@ pub fn verify(graph: &Graph) -> Result<(), String> {
         }
         operands += node.inputs.len();
         for result in 0..node.types.len() as u32 {
-            readers += graph.users(Value { node: id, result }).iter().filter(|(u, _)| live.contains(u)).count();
+            readers +=
+                graph.users(Value { node: id, result }).iter().filter(|(u, _)| live.contains(u)).count();
         }
     }
     if operands != readers {
@@ -81,12 +82,19 @@ fn node(graph: &Graph, id: NodeId) -> Result<(), String> {
             let types: Vec<&Type> = node.inputs.iter().map(|v| graph.ty(*v)).collect();
             let inferred = op.infer(&types)?;
             if inferred != node.types {
-                return Err(format!("its types are {:?}, but {inferred:?} follow from its operands", node.types));
+                return Err(format!(
+                    "its types are {:?}, but {inferred:?} follow from its operands",
+                    node.types
+                ));
             }
         }
         leaf => {
             if !node.inputs.is_empty() || node.types.len() != 1 {
-                return Err(format!("a leaf with {} operands and {} results", node.inputs.len(), node.types.len()));
+                return Err(format!(
+                    "a leaf with {} operands and {} results",
+                    node.inputs.len(),
+                    node.types.len()
+                ));
             }
             if let Kind::Constant(tensor) = leaf {
                 let ty = Type::new(tensor.dtype, &tensor.shape);

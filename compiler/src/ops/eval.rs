@@ -29,7 +29,8 @@ pub fn evaluate(graph: &Graph, inputs: &[Tensor]) -> Result<Vec<Tensor>, String>
                 values.insert(id.into(), tensor.clone());
             }
             Kind::Op(op) => {
-                let operands = node.inputs.iter().map(|v| values.get(v).ok_or_else(|| format!("{v} has no value")));
+                let operands =
+                    node.inputs.iter().map(|v| values.get(v).ok_or_else(|| format!("{v} has no value")));
                 let operands = operands.collect::<Result<Vec<_>, _>>()?;
                 let results = eval(&bound(op, &symbols), &operands);
                 let results = results.map_err(|e| format!("{}: {e}", describe(graph, id)))?;
@@ -81,7 +82,9 @@ fn bind(graph: &Graph, inputs: &[Tensor]) -> Result<BTreeMap<String, i64>, Strin
         }
         let expected = dim.eval(&|s| symbols.get(s).copied().unwrap_or(0));
         if expected != size {
-            return Err(format!("the input \"{name}\" is {ty}: a size is {size} where {expected} is expected"));
+            return Err(format!(
+                "the input \"{name}\" is {ty}: a size is {size} where {expected} is expected"
+            ));
         }
     }
     Ok(symbols)

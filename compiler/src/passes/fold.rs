@@ -27,7 +27,8 @@ fn foldable(graph: &Graph, id: NodeId, budget: usize) -> bool {
         return false;
     }
     let size = |dims: Option<Vec<usize>>, each: usize| dims?.iter().try_fold(each, |n, d| n.checked_mul(*d));
-    let output = node.types.iter().try_fold(0usize, |sum, t| sum.checked_add(size(t.dims(), t.dtype.size())?));
+    let output =
+        node.types.iter().try_fold(0usize, |sum, t| sum.checked_add(size(t.dims(), t.dtype.size())?));
     let Some(output) = output else { return false };
     let inputs: usize = node.inputs.iter().filter_map(|v| graph.data(*v)).map(|t| t.bytes.len()).sum();
     match op {
@@ -41,7 +42,8 @@ fn fold(graph: &mut Graph, id: NodeId) -> Result<(), String> {
     let node = graph.node(id);
     let operands: Vec<_> = node.inputs.iter().filter_map(|v| graph.data(*v)).collect();
     let Some(Ok(results)) = node.op().map(|op| eval::eval(op, &operands)) else { return Ok(()) };
-    let name = node.name.clone();
+    let operand = node.inputs.first().map_or("", |v| graph.node(v.node).name.as_str());
+    let name = if node.name.is_empty() { operand } else { &node.name }.to_owned();
     for (result, tensor) in results.into_iter().enumerate() {
         let constant = graph.constant(tensor, name.clone());
         graph.replace(Value { node: id, result: result as u32 }, constant)?;

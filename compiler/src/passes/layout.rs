@@ -7,7 +7,8 @@ use super::pattern::*;
 use super::{Options, Precision, Rule, TargetKind, rewrite};
 use crate::ir::{Graph, NodeId, Type, Value};
 use crate::ops::{
-    Broadcast, Concat, Conv, ConvTranspose, GroupNorm, Op, Pad, Pool, Reduce, Reshape, Resize, Slice, Softmax, Transpose,
+    Broadcast, Concat, Conv, ConvTranspose, GroupNorm, Op, Pad, Pool, Reduce, Reshape, Resize, Slice,
+    Softmax, Transpose,
 };
 use bakelite_host::DType;
 use bakelite_host::problem::{Layout, Math};
@@ -55,7 +56,9 @@ fn lay_last(graph: &mut Graph, id: NodeId, tf32: bool) -> Result<bool, String> {
         Some(Op::Conv(conv)) if conv.layout == Layout::ChannelsFirst && (half || conv.math == Math::Tf32) => {
             Conv { layout: Layout::ChannelsLast, ..conv.clone() }.into()
         }
-        Some(Op::ConvTranspose(conv)) if conv.layout == Layout::ChannelsFirst && (half || tf32 && dtype == DType::F32) => {
+        Some(Op::ConvTranspose(conv))
+            if conv.layout == Layout::ChannelsFirst && (half || tf32 && dtype == DType::F32) =>
+        {
             ConvTranspose { layout: Layout::ChannelsLast, ..conv.clone() }.into()
         }
         _ => return Ok(false),
@@ -94,7 +97,13 @@ fn merge(graph: &mut Graph, id: NodeId) -> Result<bool, String> {
 }
 
 /// Replaces node `id` by `op` on `inputs` and the transpose after it.
-fn sunk(graph: &mut Graph, id: NodeId, op: impl Into<Op>, inputs: &[Value], after: &Transpose) -> Result<bool, String> {
+fn sunk(
+    graph: &mut Graph,
+    id: NodeId,
+    op: impl Into<Op>,
+    inputs: &[Value],
+    after: &Transpose,
+) -> Result<bool, String> {
     let op = op.into();
     let types: Vec<&Type> = inputs.iter().map(|v| graph.ty(*v)).collect();
     let Ok(inferred) = op.infer(&types) else { return Ok(false) };
@@ -138,7 +147,8 @@ fn sink_pointwise(graph: &mut Graph, id: NodeId) -> Result<bool, String> {
         _ => return Ok(false),
     };
     let (inputs, out) = (node.inputs.clone(), node.types[0].clone());
-    let permuted = |v: &Value| unary(graph, *v, sinking).map(|(t, _)| t).filter(|t| t.perm.len() == out.rank());
+    let permuted =
+        |v: &Value| unary(graph, *v, sinking).map(|(t, _)| t).filter(|t| t.perm.len() == out.rank());
     let Some(perm) = inputs.iter().find_map(permuted) else { return Ok(false) };
     let inverse = perm.inverse();
     let (mut gone, mut made) = (0, 0);
@@ -187,7 +197,13 @@ fn free(graph: &Graph, value: Value, inverse: &Transpose, rank: usize) -> bool {
 }
 
 // The value before the transpose `perm`: its operand, or the inverse transpose of it, right-aligned to the same rank.
-fn untransposed(graph: &mut Graph, value: Value, perm: &Transpose, inverse: &Transpose, like: NodeId) -> Result<Value, String> {
+fn untransposed(
+    graph: &mut Graph,
+    value: Value,
+    perm: &Transpose,
+    inverse: &Transpose,
+    like: NodeId,
+) -> Result<Value, String> {
     if let Some((own, x)) = unary(graph, value, sinking)
         && own == *perm
     {
@@ -230,7 +246,9 @@ fn sink_move(graph: &mut Graph, id: NodeId) -> Result<bool, String> {
         return Ok(false);
     }
     let op: Op = match op {
-        Op::Pad(p) => Pad { mode: p.mode, begin: back(&p.begin, &inverse), end: back(&p.end, &inverse) }.into(),
+        Op::Pad(p) => {
+            Pad { mode: p.mode, begin: back(&p.begin, &inverse), end: back(&p.end, &inverse) }.into()
+        }
         Op::Slice(s) => Slice {
             starts: back(&s.starts, &inverse),
             steps: back(&s.steps, &inverse),

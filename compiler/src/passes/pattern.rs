@@ -14,7 +14,11 @@ pub(super) fn applied<const N: usize>(graph: &Graph, value: Value, op: Pw) -> Op
 }
 
 /// The one operand of `value` and its operator, if `pick` accepts that.
-pub(super) fn unary<'a, T>(graph: &'a Graph, value: Value, pick: impl Fn(&'a Op) -> Option<T>) -> Option<(T, Value)> {
+pub(super) fn unary<'a, T>(
+    graph: &'a Graph,
+    value: Value,
+    pick: impl Fn(&'a Op) -> Option<T>,
+) -> Option<(T, Value)> {
     let picked = pick(graph.op(value)?)?;
     match graph.node(value.node).inputs.as_slice() {
         [x] => Some((picked, *x)),
@@ -66,7 +70,12 @@ pub(super) fn swap(graph: &mut Graph, id: NodeId, value: Value) -> Result<bool, 
 }
 
 /// Adds an operator that takes its name from node `like`.
-pub(super) fn emit(graph: &mut Graph, op: impl Into<Op>, inputs: &[Value], like: NodeId) -> Result<Value, String> {
+pub(super) fn emit(
+    graph: &mut Graph,
+    op: impl Into<Op>,
+    inputs: &[Value],
+    like: NodeId,
+) -> Result<Value, String> {
     let name = graph.node(like).name.clone();
     Ok(graph.add(op, inputs, name)?.into())
 }
@@ -133,7 +142,8 @@ pub(super) fn reshape(graph: &mut Graph, x: Value, shape: Vec<Dim>, like: NodeId
 pub(super) fn transposed(graph: &mut Graph, x: Value, perm: &[usize], like: NodeId) -> Result<Value, String> {
     let mut op = Transpose { perm: perm.to_vec() };
     let mut x = x;
-    if let Some((first, base)) = unary(graph, x, |op| if let Op::Transpose(t) = op { Some(t) } else { None }) {
+    if let Some((first, base)) = unary(graph, x, |op| if let Op::Transpose(t) = op { Some(t) } else { None })
+    {
         (op, x) = (op.after(first), base);
     }
     if op.is_identity() {
@@ -144,7 +154,10 @@ pub(super) fn transposed(graph: &mut Graph, x: Value, perm: &[usize], like: Node
     {
         return Ok(constant);
     }
-    let existing = graph.users(x).into_iter().find(|(user, _)| graph.op((*user).into()) == Some(&Op::Transpose(op.clone())));
+    let existing = graph
+        .users(x)
+        .into_iter()
+        .find(|(user, _)| graph.op((*user).into()) == Some(&Op::Transpose(op.clone())));
     match existing {
         Some((user, _)) => Ok(user.into()),
         None => emit(graph, op, &[x], like),

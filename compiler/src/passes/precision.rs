@@ -32,8 +32,12 @@ fn tf32(graph: &mut Graph) -> Result<(), String> {
             continue;
         }
         let op: Op = match node.op() {
-            Some(Op::MatMul(op)) if op.math == Math::Exact => crate::ops::MatMul { math: Math::Tf32, ..op.clone() }.into(),
-            Some(Op::Conv(op)) if op.math == Math::Exact => crate::ops::Conv { math: Math::Tf32, ..op.clone() }.into(),
+            Some(Op::MatMul(op)) if op.math == Math::Exact => {
+                crate::ops::MatMul { math: Math::Tf32, ..op.clone() }.into()
+            }
+            Some(Op::Conv(op)) if op.math == Math::Exact => {
+                crate::ops::Conv { math: Math::Tf32, ..op.clone() }.into()
+            }
             _ => continue,
         };
         let inputs = node.inputs.clone();
@@ -129,7 +133,8 @@ impl Narrowing<'_> {
         }
         let form = match self.graph.data(value) {
             Some(tensor) => {
-                let converted = convert(tensor, self.to).map_err(|e| format!("{}: {e}", describe(self.graph, value.node)))?;
+                let converted = convert(tensor, self.to)
+                    .map_err(|e| format!("{}: {e}", describe(self.graph, value.node)))?;
                 let name = self.graph.node(value.node).name.clone();
                 self.graph.constant(converted, name)
             }
@@ -150,7 +155,8 @@ fn convert(tensor: &Tensor, to: DType) -> Result<Tensor, String> {
     let converted = cast(tensor)?;
     let values = tensor.elements::<f32>();
     let results = converted.to_f64();
-    let outside = || values.iter().zip(&results).filter(|(v, r)| v.is_finite() && !r.is_finite()).map(|(v, _)| *v);
+    let outside =
+        || values.iter().zip(&results).filter(|(v, r)| v.is_finite() && !r.is_finite()).map(|(v, _)| *v);
     let Some(first) = outside().next() else { return Ok(converted) };
     let lowest = if to == DType::F16 { -65504.0f32 } else { half::bf16::MIN.to_f32() };
     let mask = values.iter().all(|v| *v == 0.0 || *v < lowest) || values.len() == 1 && first < lowest;
@@ -177,7 +183,11 @@ fn stays(graph: &Graph, order: &[NodeId]) -> HashSet<NodeId> {
             stay.insert(*id);
             continue;
         }
-        let mut varying = node.inputs.iter().filter(|v| graph.data(**v).is_none() && graph.ty(**v).dtype == DType::F32).peekable();
+        let mut varying = node
+            .inputs
+            .iter()
+            .filter(|v| graph.data(**v).is_none() && graph.ty(**v).dtype == DType::F32)
+            .peekable();
         if local(op) && varying.peek().is_some() && varying.all(|v| stay.contains(&v.node)) {
             stay.insert(*id);
         }
@@ -224,12 +234,20 @@ fn angle(op: Option<&Op>) -> bool {
 fn local(op: &Op) -> bool {
     matches!(
         op,
-        Op::Apply(_) | Op::Reshape(_) | Op::Transpose(_) | Op::Slice(_) | Op::Broadcast(_) | Op::Concat(_) | Op::Reduce(_)
+        Op::Apply(_)
+            | Op::Reshape(_)
+            | Op::Transpose(_)
+            | Op::Slice(_)
+            | Op::Broadcast(_)
+            | Op::Concat(_)
+            | Op::Reduce(_)
     )
 }
 
 fn outer_product(graph: &Graph, id: NodeId) -> bool {
-    let (Some(Op::MatMul(op)), [a, _]) = (graph.node(id).op(), graph.node(id).inputs.as_slice()) else { return false };
+    let (Some(Op::MatMul(op)), [a, _]) = (graph.node(id).op(), graph.node(id).inputs.as_slice()) else {
+        return false;
+    };
     let shape = &graph.ty(*a).shape;
     let inner = if op.trans_a { shape.len().checked_sub(2) } else { shape.len().checked_sub(1) };
     inner.is_some_and(|d| shape[d].is(1))

@@ -7,10 +7,8 @@ use crate::passes::pattern::*;
 use bakelite_host::Pw;
 use std::f64::consts::{FRAC_1_SQRT_2, FRAC_2_SQRT_PI};
 
-pub(super) const RULES: &[(&str, Rule)] = &[
-    ("product_activation", product_activation),
-    ("softplus", softplus),
-];
+pub(super) const RULES: &[(&str, Rule)] =
+    &[("product_activation", product_activation), ("softplus", softplus)];
 
 /// The factors of a product tree: one number, and the values. Inner products and quotients by a number count when nothing
 /// else reads them.

@@ -27,11 +27,15 @@ fn attention(graph: &mut Graph, id: NodeId) -> Result<bool, String> {
     let Some(scores) = probabilities(graph, p) else { return Ok(false) };
     let mut found = Scores { scale: 1.0, masks: vec![], left: 8 };
     let Some(product) = found.peel(graph, scores) else { return Ok(false) };
-    let (Some(Op::MatMul(inner)), &[q, k]) = (graph.op(product), graph.node(product.node).inputs.as_slice()) else {
+    let (Some(Op::MatMul(inner)), &[q, k]) = (graph.op(product), graph.node(product.node).inputs.as_slice())
+    else {
         return Ok(false);
     };
     let inner: MatMul = inner.clone();
-    if graph.ty(q).rank() != out.rank() || graph.ty(k).rank() != out.rank() || graph.ty(v).rank() != out.rank() {
+    if graph.ty(q).rank() != out.rank()
+        || graph.ty(k).rank() != out.rank()
+        || graph.ty(v).rank() != out.rank()
+    {
         return Ok(false);
     }
     let (q, q_scale) = unscaled(graph, q)?;
@@ -76,7 +80,9 @@ fn probabilities(graph: &Graph, p: Value) -> Option<Value> {
                 let &[test, zero, inner] = node.inputs.as_slice() else { return None };
                 let [tested] = applied::<1>(graph, test, Pw::IsNan)?;
                 let guard = tested == inner && uniform(graph, zero) == Some(0.0) && private(graph, inner, 2);
-                let Op::Softmax(Softmax { axis, log: false }) = graph.op(inner).filter(|_| guard)? else { return None };
+                let Op::Softmax(Softmax { axis, log: false }) = graph.op(inner).filter(|_| guard)? else {
+                    return None;
+                };
                 let x = graph.node(inner.node).inputs[0];
                 let last = axis + 1 == graph.ty(x).rank();
                 return (last && graph.used_once(x)).then(|| through_cast(graph, x, narrow));
@@ -168,7 +174,13 @@ impl Scores {
     }
 
     // The one mask operand that says what all the masks say.
-    fn mask(&self, graph: &mut Graph, dtype: DType, rank: usize, like: NodeId) -> Result<Option<Value>, String> {
+    fn mask(
+        &self,
+        graph: &mut Graph,
+        dtype: DType,
+        rank: usize,
+        like: NodeId,
+    ) -> Result<Option<Value>, String> {
         if let [Mask::Select { condition, negated, otherwise }] = self.masks.as_slice()
             && *otherwise == f64::NEG_INFINITY
         {
@@ -186,7 +198,11 @@ impl Scores {
                     pointwise(graph, Pw::Select, &[*condition, a, b], like)?
                 }
             };
-            let added = if graph.ty(added).dtype == dtype { added } else { emit(graph, Cast { to: dtype }, &[added], like)? };
+            let added = if graph.ty(added).dtype == dtype {
+                added
+            } else {
+                emit(graph, Cast { to: dtype }, &[added], like)?
+            };
             sum = Some(match sum {
                 Some(other) => pointwise(graph, Pw::Add, &[other, added], like)?,
                 None => added,
@@ -210,7 +226,9 @@ fn unscaled(graph: &mut Graph, value: Value) -> Result<(Value, f64), String> {
     let node = graph.node(value.node).clone();
     let number = |graph: &Graph, c: &Value| uniform(graph, *c).filter(|c| *c != 0.0 && c.is_finite());
     match (node.op(), node.inputs.as_slice()) {
-        (Some(Op::Apply(Apply { op: op @ (Pw::Mul | Pw::Div) })), [x, c]) if graph.ty(*x) == &node.types[0] => {
+        (Some(Op::Apply(Apply { op: op @ (Pw::Mul | Pw::Div) })), [x, c])
+            if graph.ty(*x) == &node.types[0] =>
+        {
             let Some(number) = number(graph, c) else { return Ok((value, 1.0)) };
             let (x, scale) = unscaled(graph, *x)?;
             Ok((x, if *op == Pw::Mul { scale * number } else { scale / number }))
@@ -284,7 +302,9 @@ fn shared_heads(graph: &mut Graph, id: NodeId) -> Result<bool, String> {
     if attention.inner[1] || attention.inner[2] {
         return Ok(false);
     }
-    let (Some(k), Some(v)) = (repeated(graph, inputs[1]), repeated(graph, inputs[2])) else { return Ok(false) };
+    let (Some(k), Some(v)) = (repeated(graph, inputs[1]), repeated(graph, inputs[2])) else {
+        return Ok(false);
+    };
     inputs[1] = emit(graph, crate::ops::Reshape { shape: k.1 }, &[k.0], id)?;
     inputs[2] = emit(graph, crate::ops::Reshape { shape: v.1 }, &[v.0], id)?;
     become_op(graph, id, attention, &inputs)

@@ -75,7 +75,8 @@ fn along(graph: &mut Graph, value: Value, like: Value, axis: usize) -> Option<Va
     let (ty, own) = (graph.ty(like).clone(), graph.ty(value).clone());
     let len = ty.rank() - axis;
     let tail = own.rank().checked_sub(len);
-    let exact = tail.is_some_and(|t| own.shape[t..] == ty.shape[axis..] && own.shape[..t].iter().all(|d| d.is(1)));
+    let exact =
+        tail.is_some_and(|t| own.shape[t..] == ty.shape[axis..] && own.shape[..t].iter().all(|d| d.is(1)));
     if exact && own.rank() <= ty.rank() && own.dtype == ty.dtype {
         return Some(value);
     }
@@ -127,7 +128,9 @@ fn norm_bias(graph: &mut Graph, id: NodeId) -> Result<bool, String> {
 fn group_norm(graph: &mut Graph, id: NodeId) -> Result<bool, String> {
     let reshape = |op: &Op| matches!(op, Op::Reshape(_)).then_some(());
     let Some((_, y)) = unary(graph, id.into(), reshape) else { return Ok(false) };
-    let (Some(Op::GroupNorm(norm)), &[flat, scale, bias]) = (graph.op(y), graph.node(y.node).inputs.as_slice()) else {
+    let (Some(Op::GroupNorm(norm)), &[flat, scale, bias]) =
+        (graph.op(y), graph.node(y.node).inputs.as_slice())
+    else {
         return Ok(false);
     };
     let Some((_, x)) = unary(graph, flat, reshape) else { return Ok(false) };
@@ -135,10 +138,16 @@ fn group_norm(graph: &mut Graph, id: NodeId) -> Result<bool, String> {
     let groups = norm.groups;
     let whole = inner.rank() >= 3 && inner.shape[1].is(groups as i64) && inner.shape[0] == ty.shape[0];
     let plain = about(graph, scale, 1.0) && uniform(graph, bias) == Some(0.0);
-    if !whole || !plain || norm.layout != Layout::ChannelsFirst || !graph.used_once(y) || !graph.used_once(flat) {
+    if !whole
+        || !plain
+        || norm.layout != Layout::ChannelsFirst
+        || !graph.used_once(y)
+        || !graph.used_once(flat)
+    {
         return Ok(false);
     }
-    let Some(channels) = ty.shape.get(1).and_then(|c| c.as_const()).filter(|c| *c > 0 && ty.rank() >= 3) else {
+    let Some(channels) = ty.shape.get(1).and_then(|c| c.as_const()).filter(|c| *c > 0 && ty.rank() >= 3)
+    else {
         return Ok(false);
     };
     let (epsilon, channels) = (norm.epsilon, channels as usize);
@@ -153,12 +162,14 @@ fn group_norm(graph: &mut Graph, id: NodeId) -> Result<bool, String> {
 /// `group_norm(x, s, b) · c → group_norm(x, s·c, b·c)`, `group_norm(x, s, b) + c → group_norm(x, s, b + c)` for constants by
 /// channel.
 fn group_norm_affine(graph: &mut Graph, id: NodeId) -> Result<bool, String> {
-    let (op, [y, c]) = match (applied::<2>(graph, id.into(), Pw::Mul), applied::<2>(graph, id.into(), Pw::Add)) {
-        (Some(pair), _) => (Pw::Mul, pair),
-        (_, Some(pair)) => (Pw::Add, pair),
-        _ => return Ok(false),
-    };
-    let (Some(Op::GroupNorm(norm)), &[x, scale, bias]) = (graph.op(y), graph.node(y.node).inputs.as_slice()) else {
+    let (op, [y, c]) =
+        match (applied::<2>(graph, id.into(), Pw::Mul), applied::<2>(graph, id.into(), Pw::Add)) {
+            (Some(pair), _) => (Pw::Mul, pair),
+            (_, Some(pair)) => (Pw::Add, pair),
+            _ => return Ok(false),
+        };
+    let (Some(Op::GroupNorm(norm)), &[x, scale, bias]) = (graph.op(y), graph.node(y.node).inputs.as_slice())
+    else {
         return Ok(false);
     };
     let norm = norm.clone();
@@ -172,7 +183,9 @@ fn group_norm_affine(graph: &mut Graph, id: NodeId) -> Result<bool, String> {
     }
     let Some(c) = reshaped(graph, c, &[count]) else { return Ok(false) };
     let (s, b) = match op {
-        Pw::Mul => (pointwise_constant(graph, Pw::Mul, scale, c), pointwise_constant(graph, Pw::Mul, bias, c)),
+        Pw::Mul => {
+            (pointwise_constant(graph, Pw::Mul, scale, c), pointwise_constant(graph, Pw::Mul, bias, c))
+        }
         _ => (Some(scale), pointwise_constant(graph, Pw::Add, bias, c)),
     };
     match (s, b) {
@@ -189,7 +202,9 @@ fn pointwise_constant(graph: &mut Graph, op: Pw, a: Value, b: Value) -> Option<V
 fn softmax(graph: &mut Graph, id: NodeId) -> Result<bool, String> {
     let Some([e, sum]) = applied::<2>(graph, id.into(), Pw::Div) else { return Ok(false) };
     let Some((summed, axes)) = reduced(graph, sum, ReduceKind::Sum) else { return Ok(false) };
-    let (Some([shifted]), &[axis]) = (applied::<1>(graph, e, Pw::Exp), axes.as_slice()) else { return Ok(false) };
+    let (Some([shifted]), &[axis]) = (applied::<1>(graph, e, Pw::Exp), axes.as_slice()) else {
+        return Ok(false);
+    };
     if summed != e || !graph.used_once(sum) || !private(graph, e, 2) {
         return Ok(false);
     }

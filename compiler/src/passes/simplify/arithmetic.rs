@@ -81,9 +81,12 @@ fn mul_zero(graph: &mut Graph, id: NodeId) -> Result<bool, String> {
 /// `x / c → x · (1/c)` where every element of c is a power of two, so that it is exact.
 fn div_power_of_two(graph: &mut Graph, id: NodeId) -> Result<bool, String> {
     let Some((Pw::Div, &[x, c])) = pw(graph, id) else { return Ok(false) };
-    let Some(tensor) = graph.data(c).filter(|t| t.dtype.is_float() && t.count() <= 4096) else { return Ok(false) };
+    let Some(tensor) = graph.data(c).filter(|t| t.dtype.is_float() && t.count() <= 4096) else {
+        return Ok(false);
+    };
     // Within f16's normal range both ways, so exact in every type.
-    let exact = |v: &f64| v.abs() >= 1.0 / 16384.0 && v.abs() <= 16384.0 && v.to_bits() & ((1 << 52) - 1) == 0;
+    let exact =
+        |v: &f64| v.abs() >= 1.0 / 16384.0 && v.abs() <= 16384.0 && v.to_bits() & ((1 << 52) - 1) == 0;
     if !tensor.to_f64().iter().all(exact) {
         return Ok(false);
     }
@@ -161,7 +164,8 @@ fn constants_meet(graph: &mut Graph, id: NodeId) -> Result<bool, String> {
         return Ok(false);
     }
     let Some(joint) = compute(graph, Apply { op }, &[a, b]) else { return Ok(false) };
-    let sound = graph.data(joint).is_some_and(|t| t.count() <= most && t.to_f64().iter().all(|v| v.is_finite()));
+    let sound =
+        graph.data(joint).is_some_and(|t| t.count() <= most && t.to_f64().iter().all(|v| v.is_finite()));
     if !sound {
         graph.prune(joint.node);
         return Ok(false);
@@ -229,10 +233,7 @@ fn holds(large: DType, small: DType) -> bool {
         return true;
     }
     match (large.is_float(), small.is_float()) {
-        (true, true) => matches!(
-            (large, small),
-            (DType::F64, _) | (DType::F32, DType::F16 | DType::BF16)
-        ),
+        (true, true) => matches!((large, small), (DType::F64, _) | (DType::F32, DType::F16 | DType::BF16)),
         (false, true) => false,
         _ => {
             let ((ls, lb), (ss, sb)) = (bits(large), bits(small));

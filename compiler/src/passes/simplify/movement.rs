@@ -58,7 +58,9 @@ fn transpose_unit(graph: &mut Graph, id: NodeId) -> Result<bool, String> {
 
 /// `reshape(reshape(x)) → reshape(x)`
 fn reshape_reshape(graph: &mut Graph, id: NodeId) -> Result<bool, String> {
-    let Some((outer, inner)) = unary(graph, id.into(), |op| reshape_of(op).cloned()) else { return Ok(false) };
+    let Some((outer, inner)) = unary(graph, id.into(), |op| reshape_of(op).cloned()) else {
+        return Ok(false);
+    };
     match unary(graph, inner, reshape_of) {
         Some((_, x)) => become_op(graph, id, outer, &[x]),
         None => Ok(false),
@@ -71,7 +73,11 @@ fn same_shape(graph: &mut Graph, id: NodeId) -> Result<bool, String> {
     let x = match (node.op(), node.inputs.first()) {
         (Some(Op::Reshape(_) | Op::Broadcast(_)), Some(x)) => *x,
         // Steps are 1 and starts are 0 where the size stays; a size of 0 or 1 may stay by another window.
-        (Some(Op::Slice(s)), Some(x)) if s.steps.iter().all(|s| *s == 1) && s.starts.iter().all(|s| s.is(0)) => *x,
+        (Some(Op::Slice(s)), Some(x))
+            if s.steps.iter().all(|s| *s == 1) && s.starts.iter().all(|s| s.is(0)) =>
+        {
+            *x
+        }
         (Some(Op::Pad(p)), Some(x)) if p.begin.iter().chain(&p.end).all(|a| *a == 0) => *x,
         _ => return Ok(false),
     };
@@ -164,8 +170,11 @@ fn slice_concat(graph: &mut Graph, id: NodeId) -> Result<bool, String> {
 
 /// `pad(pad(x, c), c) → pad(x, c)` for equal constants, where neither crops.
 fn pad_pad(graph: &mut Graph, id: NodeId) -> Result<bool, String> {
-    let pad = |graph: &Graph, value: Value| match (graph.op(value), graph.node(value.node).inputs.as_slice()) {
-        (Some(Op::Pad(p)), [x, c]) if p.mode == PadMode::Constant && p.begin.iter().chain(&p.end).all(|a| *a >= 0) => {
+    let pad = |graph: &Graph, value: Value| match (graph.op(value), graph.node(value.node).inputs.as_slice())
+    {
+        (Some(Op::Pad(p)), [x, c])
+            if p.mode == PadMode::Constant && p.begin.iter().chain(&p.end).all(|a| *a >= 0) =>
+        {
             Some((p.clone(), *x, *c))
         }
         _ => None,
@@ -202,11 +211,15 @@ fn reduce_unit(graph: &mut Graph, id: NodeId) -> Result<bool, String> {
 /// `gather(x, i)` of one constant index is a slice, reshaped.
 fn gather_one(graph: &mut Graph, id: NodeId) -> Result<bool, String> {
     let node = graph.node(id);
-    let (Some(Op::Gather(gather)), &[x, index]) = (node.op(), node.inputs.as_slice()) else { return Ok(false) };
+    let (Some(Op::Gather(gather)), &[x, index]) = (node.op(), node.inputs.as_slice()) else {
+        return Ok(false);
+    };
     let axis = gather.axis;
     let Some(tensor) = graph.data(index).filter(|t| t.count() == 1) else { return Ok(false) };
     let ty = graph.ty(x).clone();
-    let (Some(len), &[at]) = (ty.shape[axis].as_const(), tensor.to_i64().as_slice()) else { return Ok(false) };
+    let (Some(len), &[at]) = (ty.shape[axis].as_const(), tensor.to_i64().as_slice()) else {
+        return Ok(false);
+    };
     let at = if at < 0 { at + len } else { at };
     if !(0..len).contains(&at) || graph.data(x).is_some() {
         return Ok(false);

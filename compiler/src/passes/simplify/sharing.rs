@@ -16,7 +16,8 @@ pub(super) fn run(graph: &mut Graph) -> Result<usize, String> {
             Kind::Constant(tensor) => {
                 let start = tensor.bytes[..tensor.bytes.len().min(64)].to_vec();
                 let alike = constants.entry((tensor.dtype, tensor.shape.clone(), start)).or_default();
-                let same = |other: &&NodeId| graph.node(**other).constant().is_some_and(|t| t.bytes == tensor.bytes);
+                let same =
+                    |other: &&NodeId| graph.node(**other).constant().is_some_and(|t| t.bytes == tensor.bytes);
                 let twin = alike.iter().find(same).copied();
                 if twin.is_none() {
                     alike.push(id);

@@ -59,7 +59,9 @@ fn scale_weights(graph: &mut Graph, id: NodeId) -> Result<bool, String> {
     let Some(factor) = factor(graph, y, c) else { return Ok(false) };
     let node = graph.node(y.node).clone();
     let Some(op) = node.op() else { return Ok(false) };
-    let Some(weight) = compute(graph, Apply { op: Pw::Mul }, &[node.inputs[1], factor]) else { return Ok(false) };
+    let Some(weight) = compute(graph, Apply { op: Pw::Mul }, &[node.inputs[1], factor]) else {
+        return Ok(false);
+    };
     if graph.ty(weight) != graph.ty(node.inputs[1]) || overflows(graph, weight, node.inputs[1]) {
         return Ok(false);
     }
@@ -82,7 +84,11 @@ fn scale_sum(graph: &mut Graph, id: NodeId) -> Result<bool, String> {
     let Some([y, b]) = applied::<2>(graph, sum, Pw::Add) else { return Ok(false) };
     let (Some(tb), Some(tc)) = (graph.data(b), graph.data(c)) else { return Ok(false) };
     let most = tb.count().max(tc.count());
-    if !graph.used_once(sum) || !graph.used_once(y) || graph.ty(y) != graph.ty(sum) || factor(graph, y, c).is_none() {
+    if !graph.used_once(sum)
+        || !graph.used_once(y)
+        || graph.ty(y) != graph.ty(sum)
+        || factor(graph, y, c).is_none()
+    {
         return Ok(false);
     }
     let Some(bias) = compute(graph, Apply { op: Pw::Mul }, &[b, c]) else { return Ok(false) };
@@ -95,7 +101,9 @@ fn scale_sum(graph: &mut Graph, id: NodeId) -> Result<bool, String> {
 
 // The spatial padding of a constant pad of `value` (before, after, the value), if it leaves batch and channels alone.
 fn padding(graph: &Graph, value: Value, layout: Layout) -> Option<(Value, Vec<usize>, Vec<usize>, f64)> {
-    let (Op::Pad(pad), &[x, c]) = (graph.op(value)?, graph.node(value.node).inputs.as_slice()) else { return None };
+    let (Op::Pad(pad), &[x, c]) = (graph.op(value)?, graph.node(value.node).inputs.as_slice()) else {
+        return None;
+    };
     if pad.mode != PadMode::Constant {
         return None;
     }
@@ -105,7 +113,8 @@ fn padding(graph: &Graph, value: Value, layout: Layout) -> Option<(Value, Vec<us
     if rank < 3 || outside.clone().any(|d| pad.begin[d] != 0 || pad.end[d] != 0) {
         return None;
     }
-    let amounts = |all: &[i64]| all[spatial.clone()].iter().map(|a| usize::try_from(*a).ok()).collect::<Option<_>>();
+    let amounts =
+        |all: &[i64]| all[spatial.clone()].iter().map(|a| usize::try_from(*a).ok()).collect::<Option<_>>();
     Some((x, amounts(&pad.begin)?, amounts(&pad.end)?, uniform(graph, c)?))
 }
 
@@ -142,7 +151,8 @@ fn pad_pool(graph: &mut Graph, id: NodeId) -> Result<bool, String> {
         _ => return Ok(false),
     };
     // A window wholly in the padding would have nothing to take the maximum of.
-    let inside = |d: usize| pool.pads[d] + before[d] < pool.kernel[d] && pool.pads_end[d] + after[d] < pool.kernel[d];
+    let inside =
+        |d: usize| pool.pads[d] + before[d] < pool.kernel[d] && pool.pads_end[d] + after[d] < pool.kernel[d];
     if kind == PoolKind::Max && !(0..pool.kernel.len()).all(inside) {
         return Ok(false);
     }
