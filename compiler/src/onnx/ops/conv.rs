@@ -127,7 +127,7 @@ pub(super) fn conv_transpose(c: &mut Call<'_>) -> Results {
     let groups = groups(c)?;
     let a = c.attributes();
     let (strides, dilations) = (a.sizes("strides", n, 1)?, a.sizes("dilations", n, 1)?);
-    let output_padding = a.sizes("output_padding", n, 0)?;
+    let mut output_padding = a.sizes("output_padding", n, 0)?;
     let (mut pads, mut pads_end) = (vec![0; n], vec![0; n]);
     let mode = a.text("auto_pad", "NOTSET")?;
     let wanted: Option<Vec<Dim>> = if a.has("output_shape") {
@@ -148,13 +148,15 @@ pub(super) fn conv_transpose(c: &mut Call<'_>) -> Results {
                 let extent = kernel[d].saturating_sub(1).saturating_mul(dilations[d]).saturating_add(1);
                 let full = Dim::from(strides[d]) * (&sizes[d] - Dim::from(1))
                     + Dim::from(extent + output_padding[d]);
-                let total = (&full - &wanted[d]).as_const().and_then(|t| usize::try_from(t).ok());
+                let total = (&full - &wanted[d]).as_const();
                 let total = total.ok_or_else(|| {
-                    format!(
-                        "dimension {d} has {full} elements without padding, fewer than the wanted {}",
-                        wanted[d]
-                    )
+                    format!("the padding from {full} to {} elements is not known at compile time", wanted[d])
                 })?;
+                // Where the windows do not reach the wanted size, the rest is empty.
+                if let Ok(missing) = usize::try_from(total.saturating_neg()) {
+                    output_padding[d] += missing;
+                }
+                let total = usize::try_from(total).unwrap_or(0);
                 let (less, more) = (total / 2, total - total / 2);
                 (pads[d], pads_end[d]) = if mode == "SAME_UPPER" { (less, more) } else { (more, less) };
             }
