@@ -58,7 +58,7 @@ fn go(a: &[String]) -> Result<()> {
     let tt = t.elapsed();
     let plan = plan::build(chosen, &target)?;
     let t = std::time::Instant::now();
-    let images = execute::kernels::compile(&plan, &nvrtc, g.arch, None, &|| ())?;
+    let images = execute::kernels::compile(&plan, &nvrtc, g.arch, false, &|| ())?;
     println!("   tune {tt:?} compile {:?} kernels {} ratio {:.3}", t.elapsed(), images.len(), plan.arena_ratio());
     if dev == "plan" { println!("{plan}"); return Ok(()); }
     let ins: Vec<_> = plan.inputs.iter().map(|p| inputs[&p.name].clone()).collect();

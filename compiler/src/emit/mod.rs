@@ -237,19 +237,12 @@ fn put_kernels(plan: &Plan, images: &[Images], suffix: &str, files: &mut Files) 
         files.insert(format!("{stem}.cubin"), Bytes::from(image.cubin.clone()));
         if let Some(ptx) = &image.ptx {
             files.insert(format!("{stem}.ptx"), Bytes::from(ptx.clone()));
-            archs.push(target_of(ptx));
+            archs.push(image.ptx_arch());
         }
     }
     let all = archs.len() == images.len();
     let first = archs.first().cloned().flatten();
     Ok(first.filter(|f| all && archs.iter().all(|a| a.as_ref() == Some(f))))
-}
-
-/// `compute_80` for PTX with `.target sm_80`.
-fn target_of(ptx: &str) -> Option<String> {
-    let line = ptx.lines().find_map(|l| l.trim().strip_prefix(".target "))?;
-    let arch = line.split(',').next()?.trim().strip_prefix("sm_")?;
-    Some(format!("compute_{arch}"))
 }
 
 fn store(plan: &Plan, blob: &Bytes, options: &EmitOptions) -> templates::Weights {

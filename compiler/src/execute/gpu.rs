@@ -188,8 +188,9 @@ pub(crate) fn time_graph(
 /// A kernel from its images.
 pub(crate) fn load_kernel(gpu: &Gpu, arch: &str, images: &Images) -> Result<Kernel> {
     let mut list = vec![Image::new(arch, &images.cubin)];
-    if let Some(ptx) = &images.ptx {
-        list.push(Image::new("compute_80", ptx.as_bytes()));
+    let ptx_arch = images.ptx_arch();
+    if let (Some(arch), Some(ptx)) = (&ptx_arch, &images.ptx) {
+        list.push(Image::new(arch, ptx.as_bytes()));
     }
     let at =
         |e: bakelite_runtime::Error| Error::new(Stage::Run, format!("kernel {}", images.name), e.to_string());

@@ -12,17 +12,26 @@ pub struct Images {
     pub name: String,
     /// Machine code for one architecture.
     pub cubin: Vec<u8>,
-    /// PTX that any newer GPU can compile at load, where the code is not specific to one architecture.
+    /// PTX that the driver of any newer GPU can compile at load.
     pub ptx: Option<String>,
 }
 
-/// Compiles every kernel of a CUDA plan, in parallel; `done` is called after each. With `ptx`, PTX for that compute capability
-/// (such as 80) is made too.
+impl Images {
+    /// The virtual architecture of the PTX: `compute_90` for PTX with `.target sm_90`.
+    pub fn ptx_arch(&self) -> Option<String> {
+        let line = self.ptx.as_ref()?.lines().find_map(|l| l.trim().strip_prefix(".target "))?;
+        let arch = line.split(',').next()?.trim().strip_prefix("sm_")?;
+        Some(format!("compute_{arch}"))
+    }
+}
+
+/// Compiles every kernel of a CUDA plan, in parallel; `done` is called after each. With `ptx`, PTX of the architecture
+/// without its specific features is made too: older GPUs than that cannot run the tactics of the plan.
 pub fn compile(
     plan: &Plan,
     nvrtc: &Nvrtc,
     arch: Arch,
-    ptx: Option<u32>,
+    ptx: bool,
     done: &(dyn Fn() + Sync),
 ) -> Result<Vec<Images>> {
     let one = |kernel: &crate::plan::KernelSource| {
@@ -30,8 +39,7 @@ pub fn compile(
             Error::new(Stage::Emit, format!("kernel {}", kernel.name), e.to_string())
         };
         let cubin = nvrtc.compile(&kernel.source, &kernel.name, arch).map_err(fail)?.cubin;
-        let ptx = ptx
-            .map(|compute| nvrtc.compile_ptx(&kernel.source, &kernel.name, compute))
+        let ptx = ptx.then(|| nvrtc.compile_ptx(&kernel.source, &kernel.name, arch.sm))
             .transpose()
             .map_err(fail)?;
         done();
