@@ -67,7 +67,9 @@ fn types(m: &Model) -> String {
         .symbols
         .iter()
         .filter(|s| s.rows_of.is_none())
-        .map(|s| format!("/// The size {}: {} to {}.\npub {}: usize,\n", code(&s.name), s.min, s.max, s.ident))
+        .map(|s| {
+            format!("/// The size {}: {} to {}.\npub {}: usize,\n", code(&s.name), s.min, s.max, s.ident)
+        })
         .collect();
     let fields: String = m.inputs.iter().map(borrowed).collect();
     let lifetime = if m.inputs.is_empty() { "" } else { "<'a>" };
@@ -91,7 +93,9 @@ fn types(m: &Model) -> String {
     if !m.cuda.is_empty() {
         let fields: String = m
             .ports()
-            .map(|p| format!("/// {}: {} bytes at most.\npub {}: DevicePtr,\n", code(&p.name), p.capacity, p.ident))
+            .map(|p| {
+                format!("/// {}: {} bytes at most.\npub {}: DevicePtr,\n", code(&p.name), p.capacity, p.ident)
+            })
             .collect();
         text += &format!(
             "/// Device addresses of inputs and outputs for [`Model::enqueue`]: dense, aligned to 16 bytes, not overlapping.
@@ -251,7 +255,8 @@ fn session(m: &Model) -> String {
             "/// The model on this machine's CPU.
             {on_host}pub fn host() -> Result<Model> {{ Model::new(&Weights::host()?) }}\n"
         );
-        new += &format!("{on_host}Kind::Host(weights) => Engine::Host(host::Session::new(weights.clone())),\n");
+        new +=
+            &format!("{on_host}Kind::Host(weights) => Engine::Host(host::Session::new(weights.clone())),\n");
         infer += &format!("{on_host}Engine::Host(session) => session.infer(inputs{argument}),\n");
     }
     let made = "Ok(Model(match &weights.0 {";

@@ -18,13 +18,15 @@ pub fn cuda(m: &Model) -> Result<String> {
         let source = p.flat(&format!("inputs.{}", p.ident));
         let bytes = format!("{staged_in}..{staged_in} + {} * {}", p.len, p.element_bytes);
         write += &format!("stage(&mut self.input, {staged_in}, {source});\n");
-        upload += &format!("self.arena.upload(&self.stream, places.ports[{i}], &mut self.input, {bytes})?;\n");
+        upload +=
+            &format!("self.arena.upload(&self.stream, places.ports[{i}], &mut self.input, {bytes})?;\n");
         staged_in += p.capacity;
     }
     for (i, p) in m.outputs.iter().enumerate() {
         let at = m.inputs.len() + i;
         let bytes = format!("{staged_out}..{staged_out} + {} * {}", p.len, p.element_bytes);
-        download += &format!("self.arena.download(&self.stream, places.ports[{at}], &mut self.output, {bytes})?;\n");
+        download +=
+            &format!("self.arena.download(&self.stream, places.ports[{at}], &mut self.output, {bytes})?;\n");
         read += &format!(
             "let mut {} = {};\nfetch(&self.output[{bytes}], {})?;\n",
             p.ident,
@@ -34,11 +36,8 @@ pub fn cuda(m: &Model) -> Result<String> {
         staged_out += p.capacity;
     }
     let outputs: Vec<&str> = m.outputs.iter().map(|p| p.ident.as_str()).collect();
-    let buffers: String = m
-        .ports()
-        .enumerate()
-        .map(|(i, p)| format!("{}: arena.add(places.ports[{i}]),\n", p.ident))
-        .collect();
+    let buffers: String =
+        m.ports().enumerate().map(|(i, p)| format!("{}: arena.add(places.ports[{i}]),\n", p.ident)).collect();
     let mut code = String::new();
     for text in [&write, &upload, &download, &read] {
         code += text;
@@ -183,7 +182,8 @@ fn kernels(m: &Model) -> String {
         let first = archs.len();
         archs.push(literal(&target.arch));
         archs.extend(target.ptx.as_deref().map(literal));
-        let pattern = if archs.len() - first == 2 { format!("{first} | {}", first + 1) } else { first.to_string() };
+        let pattern =
+            if archs.len() - first == 2 { format!("{first} | {}", first + 1) } else { first.to_string() };
         variants += &format!("{variant}({module}::Kernels),\n");
         places += &format!("Kernels::{variant}(_) => &{module}::PLACES,\n");
         enqueue += &format!(
@@ -319,7 +319,8 @@ pub fn cuda_steps(m: &Model, target: &Cuda) -> Result<String> {
     let loads: String = target.kernels.iter().map(|k| load(m, target, k)).collect();
     let unused = if target.kernels.is_empty() { "let _ = gpu;" } else { "" };
     let ports: Vec<String> = target.ports.iter().map(u64::to_string).collect();
-    let arg = if used.contains("Arg::") || parts.iter().any(|(o, _)| o.contains("Arg::")) { "Arg, " } else { "" };
+    let arg =
+        if used.contains("Arg::") || parts.iter().any(|(o, _)| o.contains("Arg::")) { "Arg, " } else { "" };
     let kernel = if target.kernels.is_empty() { "" } else { "Image, Kernel, Launch, " };
     let import = if target.kernels.is_empty() { "" } else { ", kernel" };
     let mut text = items(&format!(
@@ -343,7 +344,8 @@ pub fn cuda_steps(m: &Model, target: &Cuda) -> Result<String> {
         ports.join(", "),
     ))?;
     let whole = |name: &str, visible: &str, doc: &str, body: &str| -> Result<String> {
-        let shell = items(&format!("{doc}{visible}fn {name}({}) -> Result<()> {{ body!(); }}", signature("k")))?;
+        let shell =
+            items(&format!("{doc}{visible}fn {name}({}) -> Result<()> {{ body!(); }}", signature("k")))?;
         Ok(format!("\n{}", shell.replace("    body!();\n", &format!("{body}    Ok(())\n"))))
     };
     let doc = "/// Every step in order.\n";
@@ -351,8 +353,7 @@ pub fn cuda_steps(m: &Model, target: &Cuda) -> Result<String> {
         [] => text += &whole("enqueue", "pub(crate) ", doc, &format!("    let _ = ({arguments});\n"))?,
         [(opening, body)] => text += &whole("enqueue", "pub(crate) ", doc, &format!("{opening}{body}"))?,
         many => {
-            let calls: String =
-                (0..many.len()).map(|i| format!("    part_{i}({arguments})?;\n")).collect();
+            let calls: String = (0..many.len()).map(|i| format!("    part_{i}({arguments})?;\n")).collect();
             text += &whole("enqueue", "pub(crate) ", doc, &calls)?;
             for (i, (opening, body)) in many.iter().enumerate() {
                 text += &whole(&format!("part_{i}"), "", "", &format!("{opening}{body}"))?;
@@ -366,7 +367,11 @@ fn load(m: &Model, target: &Cuda, k: &Kernel) -> String {
     let path = |extension: &str| match m.form {
         Form::Crate => literal(&format!("../kernels/{}.{extension}", file(target, k))),
         Form::Module => {
-            format!("concat!({}, {})", m.folder(), literal(&format!("/kernels/{}.{extension}", file(target, k))))
+            format!(
+                "concat!({}, {})",
+                m.folder(),
+                literal(&format!("/kernels/{}.{extension}", file(target, k)))
+            )
         }
     };
     let mut images = format!("Image::new({}, include_bytes!({}))", literal(&target.arch), path("cubin"));

@@ -10,14 +10,17 @@ pub fn host(m: &Model, host: &Host) -> Result<String> {
     let (fields, opening) = match w.storage {
         Storage::None => ("", "Ok(Weights {})".to_owned()),
         Storage::Embedded => ("", "Ok(Weights {})".to_owned()),
-        Storage::File => ("file: WeightsFile,", format!(
-            "let beside = beside_program({name});
+        Storage::File => (
+            "file: WeightsFile,",
+            format!(
+                "let beside = beside_program({name});
             if beside.exists() {{ return Weights::open_at(&beside); }}
             Weights::open_at(Path::new(concat!({folder}, {slash})))",
-            name = literal(&w.file),
-            folder = m.folder(),
-            slash = literal(&format!("/{}", w.file)),
-        )),
+                name = literal(&w.file),
+                folder = m.folder(),
+                slash = literal(&format!("/{}", w.file)),
+            ),
+        ),
     };
     let bytes = match w.storage {
         Storage::None => "&[]",
@@ -45,7 +48,9 @@ pub fn host(m: &Model, host: &Host) -> Result<String> {
         _ => String::new(),
     };
     let imports = match w.storage {
-        Storage::File => "use bakelite_runtime::WeightsFile;\nuse bakelite_runtime::weights::beside_program;\nuse std::path::Path;",
+        Storage::File => {
+            "use bakelite_runtime::WeightsFile;\nuse bakelite_runtime::weights::beside_program;\nuse std::path::Path;"
+        }
         _ => "",
     };
     let (mut write, mut read) = (String::new(), String::new());
@@ -158,12 +163,7 @@ pub fn host_steps(m: &Model, host: &Host) -> Result<String> {
         .steps
         .iter()
         .map(|s| {
-            format!(
-                "named({}, {}(weights, arena{}))?;\n",
-                literal(&s.ident),
-                s.ident,
-                m.sizes_argument()
-            )
+            format!("named({}, {}(weights, arena{}))?;\n", literal(&s.ident), s.ident, m.sizes_argument())
         })
         .collect();
     let signature = format!("weights: &[u8], arena: &mut Arena{}", m.sizes_parameter());
@@ -207,7 +207,8 @@ pub fn host_steps(m: &Model, host: &Host) -> Result<String> {
             outcome.map_err(|error| Error::Step { step: step.to_owned(), what: error.to_string() })
         }"
     };
-    let errors = if calls.is_empty() { "" } else { "use bakelite_host::RunError;\nuse bakelite_runtime::Error;\n" };
+    let errors =
+        if calls.is_empty() { "" } else { "use bakelite_host::RunError;\nuse bakelite_runtime::Error;\n" };
     let main = items(&format!(
         "{head}
         use {root}::{{Result{}}};
@@ -227,13 +228,59 @@ pub fn host_steps(m: &Model, host: &Host) -> Result<String> {
 
 /// What bodies may name of `bakelite_host`.
 const KERNELS: &[&str] = &[
-    "arg_reduce", "attention", "cast", "concat", "conv", "conv_transpose", "cum_sum", "gather", "gemm",
-    "group_norm", "layer_norm", "lrn", "pad", "pool", "reduce", "resize", "softmax", "top_k",
-    "DType", "View", "at", "constant", "map", "map_in_place", "read",
+    "arg_reduce",
+    "attention",
+    "cast",
+    "concat",
+    "conv",
+    "conv_transpose",
+    "cum_sum",
+    "gather",
+    "gemm",
+    "group_norm",
+    "layer_norm",
+    "lrn",
+    "pad",
+    "pool",
+    "reduce",
+    "resize",
+    "softmax",
+    "top_k",
+    "DType",
+    "View",
+    "at",
+    "constant",
+    "map",
+    "map_in_place",
+    "read",
 ];
 /// What bodies may name of `bakelite_host::problem`.
 const PROBLEMS: &[&str] = &[
-    "Access", "ArgReduce", "Attention", "Concat", "Conv", "ConvTranspose", "Coordinates", "CumSum", "Epilogue",
-    "Gather", "GatherElements", "Gemm", "GroupNorm", "Interpolation", "LayerNorm", "Layout", "Lrn", "Math", "Pad",
-    "PadMode", "Pool", "PoolKind", "Reduce", "ReduceKind", "Resize", "Softmax", "TopK",
+    "Access",
+    "ArgReduce",
+    "Attention",
+    "Concat",
+    "Conv",
+    "ConvTranspose",
+    "Coordinates",
+    "CumSum",
+    "Epilogue",
+    "Gather",
+    "GatherElements",
+    "Gemm",
+    "GroupNorm",
+    "Interpolation",
+    "LayerNorm",
+    "Layout",
+    "Lrn",
+    "Math",
+    "Pad",
+    "PadMode",
+    "Pool",
+    "PoolKind",
+    "Reduce",
+    "ReduceKind",
+    "Resize",
+    "Softmax",
+    "TopK",
 ];

@@ -1,8 +1,8 @@
 //! `main.rs` of a generated crate: one run on files or on made-up numbers, with times.
 
+use crate::Result;
 use crate::format::{items, literal};
 use crate::model::{Model, Port, Shape};
-use crate::Result;
 
 /// The program.
 pub fn program(m: &Model) -> Result<String> {
@@ -84,7 +84,8 @@ pub fn program(m: &Model) -> Result<String> {
     }
     let takes = if m.inputs.is_empty() { "let _ = files;" } else { "" };
     let sizes = if m.symbols.is_empty() { "let _ = sizes;" } else { "" };
-    let names: Vec<String> = m.inputs.iter().map(|p| format!("[{}]", p.name.to_uppercase().replace(['[', ']'], "_"))).collect();
+    let names: Vec<String> =
+        m.inputs.iter().map(|p| format!("[{}]", p.name.to_uppercase().replace(['[', ']'], "_"))).collect();
     let size_names: Vec<String> = m.symbols.iter().map(|s| format!("{}=N", s.name)).collect();
     let usage = format!("usage: {name} [--host] {} {}", size_names.join(" "), names.join(" "));
     let tensor = if m.inputs.is_empty() { "" } else { TENSOR };

@@ -6,7 +6,8 @@ use crate::model::{Model, Port, Storage};
 /// The README.
 pub fn readme(m: &Model, dependencies: &Dependencies) -> String {
     let mut text = format!("# {}\n\nThe model `{}`, compiled ahead of time by Bakelite.", m.name, m.title);
-    text += " Everything it computes is in `src/` and `kernels/`; `plan.txt` lists it.\n\n| | |\n| --- | --- |\n";
+    text +=
+        " Everything it computes is in `src/` and `kernels/`; `plan.txt` lists it.\n\n| | |\n| --- | --- |\n";
     if !m.hash.is_empty() {
         text += &format!("| model | BLAKE3 `{}` |\n", m.hash);
     }
@@ -32,7 +33,9 @@ pub fn readme(m: &Model, dependencies: &Dependencies) -> String {
         text += &format!("| `{}` | {} bytes, {place}, BLAKE3 `{}` |\n", w.file, w.len, w.blake3);
     }
     let runtime = match dependencies {
-        Dependencies::Vendored => "Our runtime is copied into this folder: there is no dependency on Bakelite.",
+        Dependencies::Vendored => {
+            "Our runtime is copied into this folder: there is no dependency on Bakelite."
+        }
         _ => "It depends on Bakelite's runtime, not on its compiler.",
     };
     text += &format!("\n{runtime}\n\n## Call it\n\n```rust\n{}```\n", example(m));

@@ -5,7 +5,8 @@ use crate::model::Model;
 
 /// The file's text: the API with the other files as modules after it. `modules` are (name, text) in order.
 pub fn single(m: &Model, api: &str, modules: &[(&str, String)]) -> Result<String> {
-    let mut text = format!("// The model \"{}\", compiled by Bakelite. Made anew by the build script.\n\n", m.title);
+    let mut text =
+        format!("// The model \"{}\", compiled by Bakelite. Made anew by the build script.\n\n", m.title);
     text += api;
     for (name, body) in modules {
         text += &format!("\nmod {name} {{\n");

@@ -46,7 +46,8 @@ fn tensor<R: Read>(npy: NpyFile<R>) -> Result<Tensor, String> {
     if ty.starts_with('>') {
         return Err(format!("is big-endian ({ty}); save it with .astype('<...')"));
     }
-    let expected = shape.iter().try_fold(dtype.size(), |n, d| n.checked_mul(*d)).ok_or("has an impossible shape")?;
+    let expected =
+        shape.iter().try_fold(dtype.size(), |n, d| n.checked_mul(*d)).ok_or("has an impossible shape")?;
     let mut bytes = Vec::new();
     npy.into_inner().take(expected as u64).read_to_end(&mut bytes).map_err(|e| e.to_string())?;
     Tensor::new(dtype, shape, bytes.into())
@@ -55,10 +56,13 @@ fn tensor<R: Read>(npy: NpyFile<R>) -> Result<Tensor, String> {
 /// Writes an archive, arrays in the order of their names.
 pub fn write(to: impl Write + Seek, arrays: &BTreeMap<String, Tensor>) -> Result<(), String> {
     let mut zip = npyz::zip::ZipWriter::new(to);
-    let options = npyz::zip::write::FileOptions::default().compression_method(npyz::zip::CompressionMethod::Stored);
+    let options =
+        npyz::zip::write::FileOptions::default().compression_method(npyz::zip::CompressionMethod::Stored);
     for (name, tensor) in arrays {
         zip.start_file(format!("{name}.npy"), options).map_err(|e| e.to_string())?;
-        zip.write_all(&header(tensor)).and_then(|()| zip.write_all(&tensor.bytes)).map_err(|e| e.to_string())?;
+        zip.write_all(&header(tensor))
+            .and_then(|()| zip.write_all(&tensor.bytes))
+            .map_err(|e| e.to_string())?;
     }
     zip.finish().map(|_| ()).map_err(|e| e.to_string())
 }

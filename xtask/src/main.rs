@@ -53,7 +53,8 @@ fn run(what: &str, command: &mut Command) -> Outcome {
 fn demo(root: &Path) -> Outcome {
     let nvrtc = setup::nvrtc(root)?;
     let (demo, example) = (root.join("target/demo"), root.join("examples/digits"));
-    let compile = ["run", "--release", "--package", "bakelite", "--", "compile", "examples/digits/digits_cnn.onnx"];
+    let compile =
+        ["run", "--release", "--package", "bakelite", "--", "compile", "examples/digits/digits_cnn.onnx"];
     let mut command = cargo(root);
     command.args(compile).args(["--name", "digits", "--target", "host,sm_90a", "--symbol", "batch=1..64:60"]);
     command.arg("--out").arg(demo.join("digits")).arg("--nvrtc").arg(nvrtc);
@@ -67,12 +68,17 @@ fn demo(root: &Path) -> Outcome {
         std::fs::copy(example.join(file), app.join(file)).map_err(io)?;
     }
     let manifest = std::fs::read_to_string(example.join("Cargo.toml")).map_err(io)?;
-    std::fs::write(app.join("Cargo.toml"), manifest.replace("path = \"emitted\"", "path = \"../digits\"")).map_err(io)?;
+    std::fs::write(app.join("Cargo.toml"), manifest.replace("path = \"emitted\"", "path = \"../digits\""))
+        .map_err(io)?;
     let mut build = cargo(&app);
     build.args(["run", "--release"]);
     run("Building the crate and a program around it, and running that on 540 test digits", &mut build)?;
-    println!("\nThe generated code: target/demo/digits/src/lib.rs (its interface), src/steps.rs and src/host_steps.rs");
-    println!("(one launch or call for each step), kernels/*.cu (CUDA C++), plan.txt (memory and tactics), README.md.");
+    println!(
+        "\nThe generated code: target/demo/digits/src/lib.rs (its interface), src/steps.rs and src/host_steps.rs"
+    );
+    println!(
+        "(one launch or call for each step), kernels/*.cu (CUDA C++), plan.txt (memory and tactics), README.md."
+    );
     Ok(())
 }
 
@@ -85,6 +91,9 @@ fn test(root: &Path) -> Outcome {
     )?;
     let nextest = Command::new("cargo-nextest").arg("--version").output().is_ok();
     let runner: &[&str] = if nextest { &["nextest", "run"] } else { &["test", "--lib", "--bins", "--tests"] };
-    run("Tests", cargo(root).args(runner).args(["--workspace", "--no-fail-fast"]).env("BAKELITE_NVRTC", &nvrtc))?;
+    run(
+        "Tests",
+        cargo(root).args(runner).args(["--workspace", "--no-fail-fast"]).env("BAKELITE_NVRTC", &nvrtc),
+    )?;
     run("Documentation's tests", cargo(root).args(["test", "--workspace", "--doc", "--quiet"]))
 }

@@ -33,7 +33,10 @@ pub(super) fn steps(
         let launches = cuda
             .launches
             .iter()
-            .map(|l| launch(plan, step, cuda, l, scope, port).ok_or_else(|| fail("has a launch with an operand that it lacks")))
+            .map(|l| {
+                launch(plan, step, cuda, l, scope, port)
+                    .ok_or_else(|| fail("has a launch with an operand that it lacks"))
+            })
             .collect::<Result<Vec<_>>>()?;
         let time = cuda.measured.map(|t| format!(" {t:.2} us")).unwrap_or_default();
         Ok(templates::CudaStep {

@@ -69,7 +69,12 @@ impl Writer<'_> {
                     let buffer = &plan.buffers[*b];
                     let len = buffer.bytes.floor_div(&Dim::from(dtype.size()));
                     variables.push(variable(place));
-                    places.push(format!("at::<{}>({}, {})", element(*dtype), buffer.offset, scope.size(&len)));
+                    places.push(format!(
+                        "at::<{}>({}, {})",
+                        element(*dtype),
+                        buffer.offset,
+                        scope.size(&len)
+                    ));
                 }
                 Place::Weight(w) => {
                     let weight = &plan.weights[*w];
@@ -158,8 +163,7 @@ impl Writer<'_> {
                 Ok(format!("attention::attention::<{t}>(&p, {x}, {x1}, {x2}, {mask}, {y})?;\n"))
             }
             Problem::Concat(p) => {
-                let parts: Vec<String> =
-                    (0..p.lens.len()).map(|i| format!("&*{}", self.input(i))).collect();
+                let parts: Vec<String> = (0..p.lens.len()).map(|i| format!("&*{}", self.input(i))).collect();
                 let fill = |y: &str| format!("concat::concat(&p, &[{}], {y});\n", parts.join(", "));
                 self.finish(y, p.dtype, &fill)
             }
@@ -240,7 +244,11 @@ impl Writer<'_> {
         operands: &[(String, &Access<Dim>)],
     ) -> Result<String, String> {
         if program.outputs.len() > MOST.1 {
-            return Err(format!("it has {} results; at most {} are written out", program.outputs.len(), MOST.1));
+            return Err(format!(
+                "it has {} results; at most {} are written out",
+                program.outputs.len(),
+                MOST.1
+            ));
         }
         let outputs: Vec<String> = self.step.outputs.iter().map(variable).collect();
         let shape = self.scope.sizes(shape);
@@ -318,8 +326,7 @@ impl Code {
                 Instr::Apply(op, args) => {
                     args.iter().for_each(|a| mark(*a));
                     let of = args.last().map_or(Class::F32, |a| classes[usize::from(*a)]);
-                    let args: Vec<&str> =
-                        args.iter().map(|a| registers[usize::from(*a)].as_str()).collect();
+                    let args: Vec<&str> = args.iter().map(|a| registers[usize::from(*a)].as_str()).collect();
                     // A raw name, as `mod` would be; the operator's function is called `modulo`.
                     format!("pw::{}::{}({})", of.dtype().name(), op.name(), args.join(", "))
                 }
@@ -330,8 +337,10 @@ impl Code {
         program.outputs.iter().for_each(|(r, _)| mark(*r));
         let results: Vec<String> =
             program.outputs.iter().map(|(r, _)| registers[usize::from(*r)].clone()).collect();
-        let result = if let [one] = results.as_slice() { one.clone() } else { format!("({})", results.join(", ")) };
-        let inputs = used.iter().enumerate().map(|(i, u)| if *u { format!("x{i}") } else { "_".into() }).collect();
+        let result =
+            if let [one] = results.as_slice() { one.clone() } else { format!("({})", results.join(", ")) };
+        let inputs =
+            used.iter().enumerate().map(|(i, u)| if *u { format!("x{i}") } else { "_".into() }).collect();
         let mut code = Code { inputs, lines, result };
         code.tidy();
         Ok(code)
@@ -357,4 +366,3 @@ impl Code {
         }
     }
 }
-

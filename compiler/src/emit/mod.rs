@@ -144,12 +144,13 @@ fn describe(plans: &[PlanWithImages], options: &EmitOptions, form: Form) -> Resu
     let name = name::snake(if options.name.is_empty() { &first.name } else { &options.name }, "model");
     // What the generated functions call their own variables.
     let mut names = Names::taken(&[
-        "inputs", "outputs", "sizes", "weights", "arena", "stream", "io", "graphs", "graph", "places", "k", "w", "a", "p",
-        "acc", "on_host", "files", "model", "started", "first", "times", "argument", "session", "shaped", "value", "pw",
-        "cast", "map", "read", "at", "constant", "gpu", "Gpu",
+        "inputs", "outputs", "sizes", "weights", "arena", "stream", "io", "graphs", "graph", "places", "k",
+        "w", "a", "p", "acc", "on_host", "files", "model", "started", "first", "times", "argument",
+        "session", "shaped", "value", "pw", "cast", "map", "read", "at", "constant", "gpu", "Gpu",
     ]);
     let scope = Scope::new(&first.symbols, &mut names);
-    let port = |p: &Port, names: &mut Names, what: &str| describe_port(p, names.give(&p.name, what), &scope, first);
+    let port =
+        |p: &Port, names: &mut Names, what: &str| describe_port(p, names.give(&p.name, what), &scope, first);
     let inputs: Vec<_> = first.inputs.iter().map(|p| port(p, &mut names, "input")).collect();
     let outputs: Vec<_> = first.outputs.iter().map(|p| port(p, &mut names, "output")).collect();
     let rows_of = |symbol: &str| {
@@ -202,8 +203,10 @@ fn describe(plans: &[PlanWithImages], options: &EmitOptions, form: Form) -> Resu
             }
             Target::Cuda(gpu) => {
                 let arch = gpu.arch.to_string();
-                let idents: Vec<String> = model.inputs.iter().chain(&model.outputs).map(|p| p.ident.clone()).collect();
-                let port = |buffer: usize| ports().position(|p| p.buffer == buffer).map(|i| idents[i].clone());
+                let idents: Vec<String> =
+                    model.inputs.iter().chain(&model.outputs).map(|p| p.ident.clone()).collect();
+                let port =
+                    |buffer: usize| ports().position(|p| p.buffer == buffer).map(|i| idents[i].clone());
                 let suffix = if model.cuda.is_empty() { String::new() } else { format!("_{arch}") };
                 let ptx = put_kernels(plan, images, &suffix, &mut files)?;
                 let with_ptx = |i: usize| ptx.is_some() && images[i].ptx.is_some();
@@ -263,7 +266,12 @@ fn store(plan: &Plan, blob: &Bytes, options: &EmitOptions) -> templates::Weights
 
 fn agree(a: &Plan, b: &Plan) -> Result<()> {
     let ports = |p: &Plan| {
-        p.inputs.iter().chain(&p.outputs).map(|p| format!("{}: {}", p.name, p.ty)).collect::<Vec<_>>().join(", ")
+        p.inputs
+            .iter()
+            .chain(&p.outputs)
+            .map(|p| format!("{}: {}", p.name, p.ty))
+            .collect::<Vec<_>>()
+            .join(", ")
     };
     if ports(a) == ports(b) && a.symbols == b.symbols {
         return Ok(());
@@ -274,7 +282,9 @@ fn agree(a: &Plan, b: &Plan) -> Result<()> {
 
 fn describe_port(p: &Port, ident: String, scope: &Scope, plan: &Plan) -> templates::Port {
     let fixed = |dims: &[Dim]| {
-        dims.iter().map(|d| d.as_const().and_then(|c| usize::try_from(c).ok())).collect::<Option<Vec<usize>>>()
+        dims.iter()
+            .map(|d| d.as_const().and_then(|c| usize::try_from(c).ok()))
+            .collect::<Option<Vec<usize>>>()
     };
     let shape = match (fixed(&p.ty.shape), p.ty.shape.split_first()) {
         (Some(dims), _) => Shape::Static(dims),

@@ -8,7 +8,8 @@ pub(super) fn snake(text: &str, otherwise: &str) -> String {
     let mut before = None::<char>;
     for c in text.chars() {
         if c.is_ascii_alphanumeric() {
-            let hump = c.is_ascii_uppercase() && before.is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+            let hump = c.is_ascii_uppercase()
+                && before.is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
             if hump && !name.ends_with('_') {
                 name.push('_');
             }
@@ -54,10 +55,11 @@ impl Names {
 
 /// Keywords of every edition, reserved ones too.
 const KEYWORDS: &[&str] = &[
-    "abstract", "as", "async", "await", "become", "box", "break", "const", "continue", "crate", "do", "dyn", "else", "enum",
-    "extern", "false", "final", "fn", "for", "gen", "if", "impl", "in", "let", "loop", "macro", "match", "mod", "move",
-    "mut", "override", "priv", "pub", "ref", "return", "self", "static", "struct", "super", "trait", "true", "try",
-    "type", "typeof", "union", "unsafe", "unsized", "use", "virtual", "where", "while", "yield",
+    "abstract", "as", "async", "await", "become", "box", "break", "const", "continue", "crate", "do", "dyn",
+    "else", "enum", "extern", "false", "final", "fn", "for", "gen", "if", "impl", "in", "let", "loop",
+    "macro", "match", "mod", "move", "mut", "override", "priv", "pub", "ref", "return", "self", "static",
+    "struct", "super", "trait", "true", "try", "type", "typeof", "union", "unsafe", "unsized", "use",
+    "virtual", "where", "while", "yield",
 ];
 
 #[cfg(test)]
@@ -85,7 +87,8 @@ mod tests {
     #[test]
     fn names_are_given_once_and_are_no_keywords() {
         let mut names = Names::taken(&["weights"]);
-        let given: Vec<String> = ["type", "type_", "x", "X", "weights", "self"].iter().map(|n| names.give(n, "y")).collect();
+        let given: Vec<String> =
+            ["type", "type_", "x", "X", "weights", "self"].iter().map(|n| names.give(n, "y")).collect();
         assert_eq!(given, ["type_", "type_2", "x", "x_2", "weights_2", "self_"]);
     }
 }

@@ -39,7 +39,8 @@ pub fn compile(
             Error::new(Stage::Emit, format!("kernel {}", kernel.name), e.to_string())
         };
         let cubin = nvrtc.compile(&kernel.source, &kernel.name, arch).map_err(fail)?.cubin;
-        let ptx = ptx.then(|| nvrtc.compile_ptx(&kernel.source, &kernel.name, arch.sm))
+        let ptx = ptx
+            .then(|| nvrtc.compile_ptx(&kernel.source, &kernel.name, arch.sm))
             .transpose()
             .map_err(fail)?;
         done();

@@ -1,11 +1,11 @@
 //! Anchor regions: an anchor and the pointwise operators after it, as far as exactly one value leaves.
 
-use super::access::regroup;
+use super::access::{Transform, regroup, through};
 use super::inline::Builder;
 use super::{MOST_OPERANDS, Region, name_of, root};
 use crate::ir::{Graph, NodeId, Value};
-use crate::ops::Role;
-use bakelite_host::problem::Epilogue;
+use crate::ops::{Op, Role};
+use bakelite_host::problem::{Access, Attention, Epilogue};
 use bakelite_kernels::{Dim, Problem};
 use std::collections::HashSet;
 
@@ -17,8 +17,11 @@ pub(super) fn from_anchor(graph: &Graph, anchor: NodeId, taken: &HashSet<NodeId>
     let node = graph.node(anchor);
     let types: Vec<_> = node.inputs.iter().map(|v| graph.ty(*v)).collect();
     let op = node.op().ok_or("not an operator")?;
-    let plain = op.lower(&types, &node.types)?;
-    let own: Vec<Value> = node.inputs.iter().map(|v| root(graph, *v)).collect();
+    let mut plain = op.lower(&types, &node.types)?;
+    let mut own: Vec<Value> = node.inputs.iter().map(|v| root(graph, *v)).collect();
+    if let (Problem::Attention(problem), Op::Attention(op)) = (&mut plain, op) {
+        read_heads_through(graph, &node.inputs, &op.inner, problem, &mut own);
+    }
     let results: Vec<Value> =
         (0..node.types.len() as u32).map(|result| Value { node: anchor, result }).collect();
     let bare = Region {
@@ -43,6 +46,36 @@ pub(super) fn from_anchor(graph: &Graph, anchor: NodeId, taken: &HashSet<NodeId>
         }
     }
     Ok(bare)
+}
+
+// Attention reads q, k and v through the slices, transposes and reshapes before them, as far as each head's elements stay
+// dense: so heads are split off a joint projection without a copy.
+fn read_heads_through(
+    graph: &Graph,
+    inputs: &[Value],
+    inner: &[bool],
+    problem: &mut Attention<Dim>,
+    own: &mut [Value],
+) {
+    let accesses = [&mut problem.q, &mut problem.k, &mut problem.v];
+    for (i, access) in accesses.into_iter().enumerate() {
+        let (mut value, mut path) = (inputs[i], Vec::new());
+        while let Some(op) = graph.op(value) {
+            let from = graph.node(value.node).inputs.first().copied();
+            let Some((from, step)) = from.and_then(|f| Some((f, Transform::of(op, graph.ty(f))?))) else {
+                break;
+            };
+            path.push(step);
+            value = from;
+            let Some(read) = through(graph.ty(value), &path) else { continue };
+            let [batch, x, y, element] = read.strides.as_slice() else { continue };
+            if element.is(1) {
+                let strides = if inner[i] { [batch, y, x] } else { [batch, x, y] };
+                *access = Access { offset: read.offset.clone(), strides: strides.map(Clone::clone).to_vec() };
+                own[i] = root(graph, value);
+            }
+        }
+    }
 }
 
 // The operators after the anchor that could join, in order, such that only the last one's value leaves.

@@ -51,23 +51,27 @@ pub fn regions(mut graph: Graph) -> Result<Regions> {
     let mut taken: HashSet<NodeId> = HashSet::new();
     let mut found: Vec<(usize, Region)> = Vec::new();
 
-    // Anchors take their epilogues first, in order; then what pointwise operators and moves remain, from the end, so
-    // that each takes the producers that only it reads.
+    // Anchors take their epilogues first, in order; then what pointwise operators and moves somebody still reads, from
+    // the end, so that each takes the producers that only it reads.
+    let mut needed: HashSet<Value> = graph.outputs.iter().map(|(_, v)| root(&graph, *v)).collect();
     for &id in &order {
         if matches!(graph.node(id).op().map(Op::role), Some(Role::Anchor | Role::Opaque))
             && !taken.contains(&id)
         {
             let region = grow::from_anchor(&graph, id, &taken).map_err(|what| at_node(&graph, id, what))?;
             taken.extend(&region.nodes);
+            needed.extend(&region.inputs);
             found.push((last_position(&position, &region.nodes), region));
         }
     }
     for &id in order.iter().rev() {
-        if matches!(graph.node(id).op().map(Op::role), Some(Role::Pointwise | Role::Move))
-            && !taken.contains(&id)
-        {
+        let role = graph.node(id).op().map(Op::role);
+        let read = needed.contains(&id.into());
+        if matches!(role, Some(Role::Pointwise | Role::Move)) && read && !taken.contains(&id) {
             let region = inline::from_sink(&graph, id, &taken).map_err(|what| at_node(&graph, id, what))?;
-            taken.extend(&region.nodes);
+            // A move may be read through by several regions, and done by one for others.
+            taken.extend(region.nodes.iter().filter(|n| **n == id || !is_move(&graph, **n)));
+            needed.extend(&region.inputs);
             found.push((last_position(&position, &region.nodes), region));
         }
     }
@@ -97,6 +101,10 @@ fn at_node(graph: &Graph, id: NodeId, what: String) -> Error {
     Error::new(Stage::Fuse, format!("node {}", graph.node(id).name), what)
 }
 
+fn is_move(graph: &Graph, id: NodeId) -> bool {
+    graph.node(id).op().is_some_and(|op| op.role() == Role::Move)
+}
+
 fn last_position(position: &HashMap<NodeId, usize>, nodes: &[NodeId]) -> usize {
     nodes.iter().filter_map(|n| position.get(n)).copied().max().unwrap_or(0)
 }
@@ -119,7 +127,7 @@ fn name_of(graph: &Graph, nodes: &[NodeId], main: NodeId) -> String {
     if more > 1 { format!("{name} +{}", more - 1) } else { name.clone() }
 }
 
-/// Checks what later stages rely on: every operator that moves or computes is in exactly one region, operands come before
+/// Checks what later stages rely on: every operator that computes is in exactly one region (a move that all read through is in none), operands come before
 /// their readers, and each problem has as many operands and results as it says.
 pub fn verify(regions: &Regions) -> Result<()> {
     let graph = &regions.graph;
@@ -128,8 +136,8 @@ pub fn verify(regions: &Regions) -> Result<()> {
     let mut made: HashSet<Value> = HashSet::new();
     for region in &regions.regions {
         for id in &region.nodes {
-            let view = graph.node(*id).op().is_some_and(|op| op.role() == Role::View);
-            if let Some(other) = owner.insert(*id, &region.name).filter(|_| !view) {
+            let shared = graph.node(*id).op().is_some_and(|op| matches!(op.role(), Role::View | Role::Move));
+            if let Some(other) = owner.insert(*id, &region.name).filter(|_| !shared) {
                 return fail(&region.name, format!("node {} is in region {other} too", graph.node(*id).name));
             }
         }
@@ -151,7 +159,9 @@ pub fn verify(regions: &Regions) -> Result<()> {
     }
     for id in graph.order() {
         let node = graph.node(id);
-        if node.op().is_some_and(|op| op.role() != Role::View) && !owner.contains_key(&id) {
+        if node.op().is_some_and(|op| !matches!(op.role(), Role::View | Role::Move))
+            && !owner.contains_key(&id)
+        {
             return fail(&node.name, "an operator is in no region".into());
         }
     }

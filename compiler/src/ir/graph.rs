@@ -226,7 +226,8 @@ impl Graph {
         let mut stack = vec![id];
         while let Some(id) = stack.pop() {
             let Some(at) = self.index.get(&id).copied() else { continue };
-            let read = self.graph.edges(at).next().is_some() || self.outputs.iter().any(|(_, v)| v.node == id);
+            let read =
+                self.graph.edges(at).next().is_some() || self.outputs.iter().any(|(_, v)| v.node == id);
             if read || self.graph[at].1.kind == Kind::Input {
                 continue;
             }

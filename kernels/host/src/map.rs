@@ -57,9 +57,10 @@ impl<T: Element> Read<'_, T> {
             match step {
                 0 => out.fill(self.data[from].widen()),
                 1 => T::widen_into(&self.data[from..from + n], out),
-                _ => {
-                    out.iter_mut().zip(self.data[from..].iter().step_by(step)).for_each(|(o, v)| *o = v.widen())
-                }
+                _ => out
+                    .iter_mut()
+                    .zip(self.data[from..].iter().step_by(step))
+                    .for_each(|(o, v)| *o = v.widen()),
             }
         });
         &scratch[..n]
@@ -344,8 +345,10 @@ mod tests {
         let n = 3 * SERIAL + 5;
         let x: Vec<f32> = (0..n).map(|i| i as f32).collect();
         let mut y = x.clone();
-        map_in_place(&[n], &mut y, (read(&x, 0, &[1]), read(&[2.0f32], 0, &[0])), |acc, (x, two)| acc + two * x)
-            .unwrap();
+        map_in_place(&[n], &mut y, (read(&x, 0, &[1]), read(&[2.0f32], 0, &[0])), |acc, (x, two)| {
+            acc + two * x
+        })
+        .unwrap();
         assert!(y.iter().enumerate().all(|(i, y)| *y == 3.0 * i as f32));
         let mut back = vec![0.0; n];
         copy(&[n], read(&y, 0, &[1]), &mut back).unwrap();
