@@ -21,7 +21,7 @@ DEVICE float exp2_fast(float x) {
 // Rows from global memory, `stride` elements apart; those not below `rows` become zero.
 template <int ROWS, int COLUMNS> DEVICE void copy(unsigned char* to, const element_t* from, index_t stride, index_t rows) {
   constexpr int CHUNKS = COLUMNS / 8;
-#pragma unroll
+#pragma unroll 4
   for (int i = 0; i < (ROWS * CHUNKS + THREADS - 1) / THREADS; ++i) {
     const int id = threadIdx.x + i * THREADS, row = id / CHUNKS, chunk = id % CHUNKS;
     if (ROWS * CHUNKS % THREADS != 0 && id >= ROWS * CHUNKS) break;
