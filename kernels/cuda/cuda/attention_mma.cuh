@@ -10,6 +10,10 @@ constexpr int PITCH = DIM * 2 + 16, PITCH_V = DIM_V * 2 + 16;
 constexpr int BYTES_Q = BLOCK_Q * (PITCH > PITCH_V ? PITCH : PITCH_V);
 constexpr int BYTES_K = BLOCK_K * PITCH, BYTES_V = BLOCK_K * PITCH_V;
 constexpr bool HOLD_Q = DIM <= 128;   // else q is read from shared memory for every tile
+// Blocks on a multiprocessor that leave room for the scores, the values, the queries and the rest without spills.
+constexpr int REGISTERS = KEYS / 2 + DIM_V / 2 + (HOLD_Q ? DIM / 4 : 4) + 80;
+constexpr int FIT = 65536 / (THREADS * REGISTERS), MOST = 1024 / THREADS;
+constexpr int BLOCKS = FIT < 1 ? 1 : FIT < MOST ? FIT : MOST;
 static_assert(KEYS % 16 == 0 && DIM % 16 == 0 && DIM_V % 16 == 0, "the tiles are of 16");
 
 DEVICE float exp2_fast(float x) {
@@ -21,7 +25,7 @@ DEVICE float exp2_fast(float x) {
 // Rows from global memory, `stride` elements apart; those not below `rows` become zero.
 template <int ROWS, int COLUMNS> DEVICE void copy(unsigned char* to, const element_t* from, index_t stride, index_t rows) {
   constexpr int CHUNKS = COLUMNS / 8;
-#pragma unroll
+#pragma unroll 4
   for (int i = 0; i < (ROWS * CHUNKS + THREADS - 1) / THREADS; ++i) {
     const int id = threadIdx.x + i * THREADS, row = id / CHUNKS, chunk = id % CHUNKS;
     if (ROWS * CHUNKS % THREADS != 0 && id >= ROWS * CHUNKS) break;
@@ -34,7 +38,7 @@ DEVICE void load_q(uint32_t (&r)[4], const unsigned char* rows, int step) {
   ldmatrix_x4(r, rows + lane % 16 * PITCH + (step * 2 + lane / 16) * 16);
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     KERNEL_NAME(const element_t* __restrict__ q, const element_t* __restrict__ k, const element_t* __restrict__ v MASK_PARAMS,
                 element_t* __restrict__ out SYMBOL_PARAMS) {
   extern __shared__ __align__(128) unsigned char shared[];

@@ -4,8 +4,12 @@
 
 constexpr int ACROSS = BLOCK_N / THREAD_N;
 constexpr int THREADS = BLOCK_M / THREAD_M * ACROSS;
-// Left alone the compiler spills a word or two to squeeze one more block onto a multiprocessor.
-constexpr int BLOCKS = sizeof(acc_t) == 8 || THREADS > 512 ? 1 : 512 / THREADS;
+// Blocks on a multiprocessor, that is registers of a thread: left alone the compiler spills a few to squeeze in one more. An
+// 8 x 8 tile fits in 128 registers only where nothing is checked.
+constexpr bool CHECKED = !(ALL_M && ALL_N && ALL_K && ALIGN_A == 4 && ALIGN_B == 4);
+constexpr bool LARGE = THREAD_M * THREAD_N * sizeof(acc_t) >= 256;
+constexpr int RESIDENT = sizeof(acc_t) == 8 ? 256 : LARGE && (CHECKED || BLOCK_K > 8 || THREADS < 256) ? 384 : 512;
+constexpr int BLOCKS = THREADS > RESIDENT ? 1 : RESIDENT / THREADS;
 static_assert(THREAD_M % 4 == 0 && THREAD_N % 4 == 0, "threads hold quads");
 
 // BLOCK_K x EXTENT of an operand. V elements are contiguous and aligned, along k or along the other dimension.
