@@ -2,6 +2,7 @@
 
 use crate::tensor::{Random, eval, indices, linear, near, same};
 use bakelite_host::DType;
+use bakelite_host::im2col::Window;
 use bakelite_host::problem::{Layout, Pool, PoolKind};
 
 #[test]
@@ -136,4 +137,59 @@ fn a_pool_larger_than_its_input_ends() {
     };
     let x = crate::tensor::Tensor::of(DType::F32, &[1.0, 5.0, 2.0]);
     assert_eq!(eval(p, &[&x]), [5.0]);
+}
+
+/// Scratch is used again and again, so every element must be written, those outside the input too.
+#[test]
+fn gathers_overwrite_what_scratch_held() {
+    let mut r = Random(22);
+    for _ in 0..200 {
+        let rank = r.within(1, 3);
+        let mut list =
+            |low: usize, high: usize| -> Vec<usize> { (0..rank).map(|_| r.within(low, high)).collect() };
+        let window = Window {
+            input: list(1, 6),
+            output: list(1, 6),
+            kernel: list(1, 3),
+            strides: list(1, 3),
+            dilations: list(1, 2),
+            pads: list(0, 3),
+        };
+        let (elements, positions, taps) = (window.elements(), window.positions(), window.taps());
+        let begin = r.below(positions);
+        let range = begin..r.within(begin + 1, positions);
+        let width = range.len();
+        let (all, first, channels) = (3, 1, 2);
+        // Element e of channel c, never zero.
+        let value = |c: usize, e: usize| (c * elements + e + 1) as f32;
+        let (outputs, kernel) = (indices(&window.output), indices(&window.kernel));
+        let under = |position: usize, tap: usize, c: usize| {
+            let at: Option<Vec<usize>> = (0..rank)
+                .map(|d| {
+                    (outputs[position][d] * window.strides[d] + kernel[tap][d] * window.dilations[d])
+                        .checked_sub(window.pads[d])
+                        .filter(|i| *i < window.input[d])
+                })
+                .collect();
+            at.map_or(0.0, |at| value(c, linear(&window.input, &at)))
+        };
+        let x: Vec<f32> = (0..channels).flat_map(|c| (0..elements).map(move |e| value(c, e))).collect();
+        for everyone in [false, true] {
+            let mut col = vec![f32::NAN; channels * taps * width];
+            window.gather_first(&x, range.clone(), &mut col, everyone);
+            let want: Vec<f32> = indices(&[channels, taps, width])
+                .iter()
+                .map(|i| under(range.start + i[2], i[1], i[0]))
+                .collect();
+            assert_eq!(col, want, "{window:?} {range:?}");
+        }
+        let x: Vec<f32> = (0..elements).flat_map(|e| (0..all).map(move |c| value(c, e))).collect();
+        let mut col = vec![f32::NAN; width * taps * channels];
+        window.gather_last(&x, (all, first, channels), range.clone(), &mut col);
+        let want: Vec<f32> = indices(&[width, taps, channels])
+            .iter()
+            .map(|i| under(range.start + i[0], i[1], first + i[2]))
+            .collect();
+        assert_eq!(col, want, "{window:?} {range:?}");
+    }
 }
