@@ -29,7 +29,10 @@ pub fn compare(expected: &[Tensor], got: &[Tensor], tolerance: f64) -> Result<()
             continue;
         }
         for (i, (e, g)) in e.to_f64().into_iter().zip(g.to_f64()).enumerate() {
-            let same = e == g || e.is_nan() && g.is_nan() || (e - g).abs() <= tolerance * e.abs().max(1.0);
+            let same = e == g
+                || e.is_nan() && g.is_nan()
+                || (e - g).abs() <= tolerance * e.abs().max(1.0)
+                || tolerance.is_infinite();
             if !same {
                 return Err(format!("element {i} of result {at} is {g}, expected {e} within {tolerance}"));
             }

@@ -112,6 +112,9 @@ pub fn eval(op: &Op, inputs: &[&Tensor]) -> Result<Vec<Tensor>, String> {
     if let (Op::Reshape(_), [x], Some(shape)) = (op, inputs, outputs[0].dims()) {
         return Ok(vec![Tensor { dtype: x.dtype, shape, bytes: x.bytes.clone() }]);
     }
+    if let (Op::MatMul(_), Err(_)) = (op, op.lower(&types, &outputs)) {
+        return eval_expanded(op, inputs, &outputs[0]);
+    }
     let shapes = outputs.iter().map(|t| t.dims().ok_or_else(|| format!("the result {t} is symbolic")));
     let shapes = shapes.collect::<Result<Vec<_>, _>>()?;
     let problem = op
@@ -127,6 +130,22 @@ pub fn eval(op: &Op, inputs: &[&Tensor]) -> Result<Vec<Tensor>, String> {
         Tensor::new(ty.dtype, shape, buffer.into_bytes())
     };
     shapes.into_iter().zip(&outputs).zip(buffers).map(tensor).collect()
+}
+
+// A product whose operands broadcast against each other in part, which has no problem of its own: over operands written out,
+// as passes::legalize does.
+fn eval_expanded(op: &Op, inputs: &[&Tensor], output: &Type) -> Result<Vec<Tensor>, String> {
+    let batch = &output.shape[..output.rank() - 2];
+    let mut operands = Vec::new();
+    for tensor in inputs {
+        let matrix = tensor.shape[tensor.shape.len() - 2..].iter().map(|d| Dim::from(*d));
+        let shape = batch.iter().cloned().chain(matrix).collect();
+        operands.extend(eval(&Broadcast { shape }.into(), &[tensor])?);
+    }
+    let operands: Vec<&Tensor> = operands.iter().collect();
+    let types: Vec<Type> = operands.iter().map(|t| Type::new(t.dtype, &t.shape)).collect();
+    op.lower(&types.iter().collect::<Vec<_>>(), std::slice::from_ref(output))?;
+    eval(op, &operands)
 }
 
 fn run(

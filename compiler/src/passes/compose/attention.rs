@@ -274,10 +274,10 @@ fn operand_transpose(graph: &mut Graph, id: NodeId) -> Result<bool, String> {
     let Some(Op::Attention(attention)) = graph.node(id).op() else { return Ok(false) };
     let (mut attention, mut inputs) = (attention.clone(), graph.node(id).inputs.clone());
     let mut turned = false;
-    for port in 0..3 {
-        if let Some((_, x)) = unary(graph, inputs[port], heads_swapped) {
-            inputs[port] = x;
-            attention.inner[port] = !attention.inner[port];
+    for (operand, inner) in inputs.iter_mut().zip(&mut attention.inner).take(3) {
+        if let Some((_, x)) = unary(graph, *operand, heads_swapped) {
+            *operand = x;
+            *inner = !*inner;
             turned = true;
         }
     }
