@@ -98,7 +98,7 @@ fn convolution(r: &mut Random, case: usize) {
     let rank = r.pick(&[0, 1, 2, 2, 2, 2, 3]);
     let layout = r.pick(&[Layout::ChannelsFirst, Layout::ChannelsLast]);
     let groups = r.pick(&[1, 1, 1, 2, 3, 5]);
-    let own = if case % 3 == 0 { 1 } else { r.within(1, 4) };
+    let own = if case.is_multiple_of(3) { 1 } else { r.within(1, 4) };
     let each = r.within(1, 3);
     let (channels, filters) = (groups * own, groups * each);
     let n = r.within(1, 3);
