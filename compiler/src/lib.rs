@@ -1,5 +1,6 @@
 //! Bakelite: an ahead-of-time compiler from ONNX to a standalone Rust crate with CUDA kernels and baked weights.
 
+pub mod build_script;
 pub mod emit;
 pub mod error;
 pub mod execute;
@@ -13,5 +14,6 @@ pub mod plan;
 pub mod target;
 pub mod tune;
 
+pub use build_script::{Build, build};
 pub use error::{Error, Result, Stage};
 pub use target::Target;

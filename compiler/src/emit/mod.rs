@@ -113,6 +113,11 @@ pub fn single_module(plans: &[PlanWithImages], options: &EmitOptions) -> Result<
     Ok(files)
 }
 
+/// The Rust name of a crate or module for a model of this name.
+pub fn module_name(text: &str) -> String {
+    name::snake(text, "model")
+}
+
 fn bug(what: String) -> Error {
     Error::new(Stage::Emit, "templates", what)
 }
@@ -141,7 +146,7 @@ fn describe(plans: &[PlanWithImages], options: &EmitOptions, form: Form) -> Resu
     for other in plans {
         agree(first, &other.plan)?;
     }
-    let name = name::snake(if options.name.is_empty() { &first.name } else { &options.name }, "model");
+    let name = module_name(if options.name.is_empty() { &first.name } else { &options.name });
     // What the generated functions call their own variables.
     let mut names = Names::taken(&[
         "inputs", "outputs", "sizes", "weights", "arena", "stream", "io", "graphs", "graph", "places", "k",

@@ -1,0 +1,184 @@
+//! Emitted crates: they build without a warning, run, and give what the executor gives; the same plans give the same bytes.
+
+use bakelite::emit::{self, Dependencies, EmitOptions, Files, PlanWithImages, WeightsIn};
+use bakelite::execute::host::Session;
+use bakelite::execute::kernels::Images;
+use bakelite::ir::{Graph, Tensor, text::random};
+use bakelite::onnx::{self, ImportOptions, Source};
+use bakelite::passes::{self, Options, TargetKind};
+use bakelite::plan::{self, Plan};
+use bakelite::tune::{self, Estimate, Tactics};
+use bakelite::{Target, fuse};
+use bakelite_kernels::Range;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}
+
+fn lowered(graph: Graph, target: TargetKind) -> fuse::Regions {
+    let options = Options { target, ..Options::default() };
+    fuse::regions(passes::run(graph, &options, &mut ()).unwrap()).unwrap()
+}
+
+fn host(graph: Graph) -> PlanWithImages {
+    PlanWithImages { plan: plan::build_host(lowered(graph, TargetKind::Host)).unwrap(), images: vec![] }
+}
+
+fn cuda(graph: Graph, arch: &str, tactics: &str) -> Plan {
+    let target: Target = arch.parse().unwrap();
+    let mut tactics = if tactics.is_empty() { Tactics::default() } else { Tactics::parse(tactics).unwrap() };
+    let gpu = target.gpu().unwrap().clone();
+    let regions = lowered(graph, TargetKind::Cuda);
+    let chosen = tune::choose(regions, &gpu, &mut tactics, &mut Estimate, &mut |_| ()).unwrap();
+    plan::build(chosen, &target).unwrap()
+}
+
+/// A plan whose images are no images: enough to compile the crate, and to be refused by a GPU.
+fn unloadable(plan: Plan) -> PlanWithImages {
+    let ptx = ".version 8.0\n.target sm_80\n".to_owned();
+    let image = |k: &plan::KernelSource| Images { name: k.name.clone(), cubin: vec![0; 16], ptx: Some(ptx.clone()) };
+    PlanWithImages { images: plan.kernels.iter().map(image).collect(), plan }
+}
+
+fn digits() -> Graph {
+    let bytes = std::fs::read(root().join("examples/digits/digits_cnn.onnx")).unwrap();
+    let model = onnx::decode(Source::memory(bytes, "digits_cnn.onnx")).unwrap();
+    let range = Range { min: 1, max: 64, opt: 60 };
+    let options = ImportOptions { symbols: [("batch".to_owned(), range)].into(), ..ImportOptions::default() };
+    let mut graph = onnx::import(&model, &options).unwrap();
+    graph.remove_dead();
+    graph
+}
+
+fn mir(name: &str) -> Graph {
+    let path = root().join(format!("tests/tests/emitted/{name}.mir"));
+    std::fs::read_to_string(path).unwrap().parse().unwrap()
+}
+
+fn path_dependencies() -> Dependencies {
+    let path = |folder: &str| root().join(folder).display().to_string();
+    Dependencies::Path(path("runtime-min"), path("kernels/host"))
+}
+
+fn options(name: &str) -> EmitOptions {
+    EmitOptions { name: name.to_owned(), dependencies: path_dependencies(), ..EmitOptions::default() }
+}
+
+fn write(folder: &Path, files: &Files) {
+    if folder.exists() {
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+    for (name, bytes) in files {
+        let path = folder.join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, bytes).unwrap();
+    }
+}
+
+/// A crate to be put into one workspace with others, which may have one root only.
+fn member(folder: &Path, files: &Files) {
+    write(folder, files);
+    let manifest = folder.join("Cargo.toml");
+    let text = std::fs::read_to_string(&manifest).unwrap();
+    let text = text.split("\n[profile.release]").next().unwrap();
+    std::fs::write(manifest, text).unwrap();
+}
+
+/// Inputs at these sizes, and what the executor makes of them, as files next to the program that checks them.
+fn expectations(folder: &Path, plan: &Plan, sizes: &[(&str, usize)], ids_below: i64) {
+    std::fs::create_dir_all(folder).unwrap();
+    let size = |s: &str| sizes.iter().find(|(n, _)| *n == s).map_or(1, |(_, v)| *v as i64);
+    let input = |(i, p): (usize, &plan::Port)| {
+        let shape = p.ty.shape.iter().map(|d| usize::try_from(d.eval(&size)).unwrap()).collect();
+        let mut tensor = random(p.ty.dtype, shape, 7 + i as u64);
+        if p.ty.dtype == bakelite_host::DType::I64 {
+            let ids: Vec<i64> = tensor.to_i64().iter().map(|v| v.rem_euclid(ids_below)).collect();
+            tensor = Tensor::of(p.ty.dtype, tensor.shape.clone(), &ids).unwrap();
+        }
+        tensor
+    };
+    let inputs: Vec<Tensor> = plan.inputs.iter().enumerate().map(input).collect();
+    let outputs = Session::new(plan.clone()).unwrap().infer(&inputs).unwrap();
+    for (what, tensors) in [("in", &inputs), ("out", &outputs)] {
+        for (i, t) in tensors.iter().enumerate() {
+            std::fs::write(folder.join(format!("{what}{i}")), &t.bytes).unwrap();
+        }
+    }
+}
+
+fn cargo(folder: &Path, args: &[&str]) -> String {
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.current_dir(folder).args(args).env_remove("RUSTFLAGS").env("CARGO_TARGET_DIR", root().join("target/emitted"));
+    let output = cargo.output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let (out, err) = (text(&output.stdout), text(&output.stderr));
+    assert!(output.status.success(), "cargo {args:?} in {}:\n{out}\n{err}", folder.display());
+    out + &err
+}
+
+#[test]
+fn crates_build_without_a_warning_and_compute_what_the_executor_computes() {
+    let folder = root().join("target/emitted-crates");
+    let graph = digits();
+    let plans = [host(graph.clone()), unloadable(cuda(graph, "sm_90a", ""))];
+    member(&folder.join("digits"), &emit::files(&plans, &options("digits")).unwrap());
+    expectations(&folder.join("checks/digits"), &plans[0].plan, &[("batch", 3)], 1);
+
+    let fixed = [host(mir("fixed"))];
+    let in_file = EmitOptions { weights: WeightsIn::File, ..options("fixed") };
+    member(&folder.join("fixed"), &emit::files(&fixed, &in_file).unwrap());
+    expectations(&folder.join("checks/fixed"), &fixed[0].plan, &[], 1);
+
+    let mixed = [
+        host(mir("mixed")),
+        unloadable(cuda(mir("mixed"), "sm_90a", "")),
+        unloadable(cuda(mir("mixed"), "sm_80", "")),
+    ];
+    member(&folder.join("mixed"), &emit::files(&mixed, &options("mixed")).unwrap());
+    expectations(&folder.join("checks/mixed"), &mixed[0].plan, &[("batch", 3), ("seq", 7)], 4);
+
+    let checks = folder.join("checks");
+    std::fs::create_dir_all(checks.join("src")).unwrap();
+    std::fs::write(checks.join("src/main.rs"), include_str!("emitted/checks.rs")).unwrap();
+    let runtime = root().join("runtime-min").display().to_string();
+    let manifest = include_str!("emitted/checks.toml").replace("RUNTIME", &runtime);
+    std::fs::write(checks.join("Cargo.toml"), manifest).unwrap();
+    std::fs::write(folder.join("Cargo.toml"), include_str!("emitted/workspace.toml")).unwrap();
+    std::fs::copy(root().join("Cargo.lock"), folder.join("Cargo.lock")).unwrap();
+
+    let checked = cargo(&folder, &["run", "--package", "checks"]);
+    assert!(checked.contains("all agree"), "{checked}");
+    cargo(&folder, &["clippy", "--workspace", "--all-targets", "--all-features", "--quiet", "--", "--deny", "warnings"]);
+    let program = cargo(&folder, &["run", "--quiet", "--package", "fixed"]);
+    assert!(program.contains("probabilities (8 elements): "), "{program}");
+    let input = folder.join("checks/digits/in0");
+    let program = cargo(
+        &folder,
+        &["run", "--quiet", "--package", "digits", "--features", "host", "--", "--host", &input.display().to_string()],
+    );
+    assert!(program.contains("logits (30 elements): "), "{program}");
+}
+
+#[test]
+fn the_same_plans_give_the_same_bytes() {
+    let files = || {
+        let plans = [host(mir("mixed")), unloadable(cuda(mir("mixed"), "sm_90a", ""))];
+        emit::files(&plans, &EmitOptions { dependencies: Dependencies::Vendored, ..EmitOptions::default() }).unwrap()
+    };
+    let (first, second) = (files(), files());
+    assert_eq!(first, second);
+    assert!(first.contains_key("bakelite-runtime/src/lib.rs") && first.contains_key("bakelite-host/src/map.rs"));
+    let manifest = String::from_utf8_lossy(&first["Cargo.toml"]);
+    assert!(manifest.contains("path = \"bakelite-runtime\"") && !manifest.contains("0.1\""), "{manifest}");
+}
+
+#[test]
+fn plans_that_disagree_are_refused() {
+    let error = emit::files(&[host(mir("fixed")), host(mir("mixed"))], &EmitOptions::default()).unwrap_err();
+    assert!(error.what.contains("X: f16[2,3]") && error.what.contains("type: f32[batch,seq]"), "{error}");
+    assert!(emit::files(&[], &EmitOptions::default()).is_err());
+    let without = PlanWithImages { plan: cuda(mir("fixed"), "sm_80", ""), images: vec![] };
+    assert!(emit::files(&[without], &EmitOptions::default()).unwrap_err().what.contains("0 images"));
+}
