@@ -1,5 +1,6 @@
 //! Bakelite: an ahead-of-time compiler from ONNX to a standalone Rust crate with CUDA kernels and baked weights.
 
+pub mod emit;
 pub mod error;
 pub mod execute;
 pub mod fuse;

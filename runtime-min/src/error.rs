@@ -110,6 +110,13 @@ pub enum Error {
         /// The size of the buffer.
         size: usize,
     },
+    /// A step of a model refused its data, as an index outside its dimension.
+    Step {
+        /// The step.
+        step: String,
+        /// What it refused.
+        what: String,
+    },
     /// Something is in use in a way that excludes this call.
     Busy {
         /// What is in use, and by what.
@@ -251,6 +258,7 @@ impl fmt::Display for Error {
             Error::Bounds { what, offset, bytes, size } => {
                 write!(f, "{what}: {bytes} bytes from byte {offset} do not fit a buffer of {size} bytes")
             }
+            Error::Step { step, what } => write!(f, "step {step}: {what}"),
             Error::Busy { what } => write!(f, "busy: {what}"),
         }
     }

@@ -18,6 +18,8 @@ pub mod launch;
 pub mod memory;
 pub mod module;
 pub mod shaped;
+#[cfg(any(feature = "sources", test))]
+pub mod sources;
 pub mod tensor_map;
 pub mod weights;
 

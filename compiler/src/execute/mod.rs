@@ -4,7 +4,6 @@
 #[cfg(feature = "cuda")]
 pub mod gpu;
 pub mod host;
-#[cfg(feature = "cuda")]
 pub mod kernels;
 
 use crate::error::{Error, Result, Stage};

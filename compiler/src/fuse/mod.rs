@@ -7,7 +7,7 @@
 mod access;
 mod grow;
 mod inline;
-mod shape;
+pub(crate) mod shape;
 
 use crate::error::{Error, Result, Stage};
 use crate::ir::{Graph, NodeId, Value};

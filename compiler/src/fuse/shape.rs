@@ -4,7 +4,7 @@ use bakelite_host::problem::Layout;
 use bakelite_kernels::{Dim, Problem};
 
 /// Shape of the output of a problem that takes an epilogue.
-pub(super) fn of_output(problem: &Problem<Dim>) -> Option<Vec<Dim>> {
+pub(crate) fn of_output(problem: &Problem<Dim>) -> Option<Vec<Dim>> {
     let channels = |n: &Dim, c: Dim, spatial: &[Dim], layout: Layout| {
         let (n, c) = (std::iter::once(n.clone()), std::iter::once(c));
         let spatial = spatial.iter().cloned();

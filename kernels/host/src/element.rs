@@ -36,6 +36,12 @@ pub trait Element:
         }
     }
 
+    /// The slice in its class, where the element type is the class's own.
+    fn in_class(src: &[Self]) -> Option<&[Self::Acc]> {
+        let _ = src;
+        None
+    }
+
     /// The slice in its class: borrowed where the element type is the class's own.
     fn widened(src: &[Self]) -> Cow<'_, [Self::Acc]> {
         let mut dst = vec![Self::Acc::default(); src.len()];
@@ -118,6 +124,7 @@ macro_rules! lanes {
             #[inline(always)]
             fn narrow(acc: $t) -> $t { acc }
             fn widened(src: &[$t]) -> Cow<'_, [$t]> { Cow::Borrowed(src) }
+            fn in_class(src: &[$t]) -> Option<&[$t]> { Some(src) }
         }
         impl Lane for $t {}
     )* };

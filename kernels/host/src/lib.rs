@@ -9,8 +9,10 @@
 #[macro_use]
 mod element;
 
+pub mod arena;
 pub mod arg_reduce;
 pub mod attention;
+pub mod cast;
 pub mod concat;
 pub mod contract;
 pub mod conv;
@@ -25,6 +27,7 @@ pub mod im2col;
 pub mod interpret;
 pub mod layer_norm;
 pub mod lrn;
+pub mod map;
 pub mod matrix;
 pub mod pad;
 pub mod parse;
@@ -36,14 +39,18 @@ pub mod reduce;
 pub mod resize;
 pub mod run;
 pub mod softmax;
+#[cfg(any(feature = "sources", test))]
+pub mod sources;
 pub mod text;
 pub mod top_k;
 pub mod view;
 pub mod walk;
 
+pub use arena::{Arena, at, constant};
 pub use contract::{Contract, Operand};
 pub use dtype::{Class, DType};
 pub use element::{Element, Float, Lane, Number, Real};
+pub use map::{map, map_in_place, read};
 pub use pointwise::Pw;
 pub use problem::Problem;
 pub use program::{Instr, Program, Reg, Scalar};

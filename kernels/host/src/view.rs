@@ -126,6 +126,11 @@ impl<'a> ViewMut<'a> {
 
     /// The elements; an error for another type or misaligned bytes. Bytes that are no bool read as false.
     pub fn as_mut_slice<T: Element>(&mut self) -> Result<&mut [T], RunError> {
+        self.reborrow().into_mut_slice()
+    }
+
+    /// The elements for as long as the bytes; see [`ViewMut::as_mut_slice`].
+    pub fn into_mut_slice<T: Element>(self) -> Result<&'a mut [T], RunError> {
         if self.dtype != T::DTYPE {
             return Err(mismatch::<T>(self.dtype));
         }

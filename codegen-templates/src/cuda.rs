@@ -1,0 +1,404 @@
+//! `cuda.rs` and `steps.rs`: the model on a GPU.
+
+use crate::Result;
+use crate::format::{comment, items, literal, statements};
+use crate::model::{Cuda, Form, Kernel, Launch, Model, Storage};
+
+/// Weights, kernels and session, for all CUDA targets.
+pub fn cuda(m: &Model) -> Result<String> {
+    let (head, root) = match m.form {
+        Form::Crate => ("//! The model on a GPU.\n", "crate"),
+        Form::Module => ("", "super"),
+    };
+    let modules: Vec<&str> = m.cuda.iter().map(|c| c.module.as_str()).collect();
+    let (mut write, mut upload, mut download, mut read) =
+        (String::new(), String::new(), String::new(), String::new());
+    let (mut staged_in, mut staged_out) = (0u64, 0u64);
+    for (i, p) in m.inputs.iter().enumerate() {
+        let source = p.flat(&format!("inputs.{}", p.ident));
+        let bytes = format!("{staged_in}..{staged_in} + {} * {}", p.len, p.element_bytes);
+        write += &format!("stage(&mut self.input, {staged_in}, {source});\n");
+        upload += &format!("self.arena.upload(&self.stream, places.ports[{i}], &mut self.input, {bytes})?;\n");
+        staged_in += p.capacity;
+    }
+    for (i, p) in m.outputs.iter().enumerate() {
+        let at = m.inputs.len() + i;
+        let bytes = format!("{staged_out}..{staged_out} + {} * {}", p.len, p.element_bytes);
+        download += &format!("self.arena.download(&self.stream, places.ports[{at}], &mut self.output, {bytes})?;\n");
+        read += &format!(
+            "let mut {} = {};\nfetch(&self.output[{bytes}], {})?;\n",
+            p.ident,
+            p.zeroed(),
+            p.flat_mut()
+        );
+        staged_out += p.capacity;
+    }
+    let outputs: Vec<&str> = m.outputs.iter().map(|p| p.ident.as_str()).collect();
+    let buffers: String = m
+        .ports()
+        .enumerate()
+        .map(|(i, p)| format!("{}: arena.add(places.ports[{i}]),\n", p.ident))
+        .collect();
+    let mut code = String::new();
+    for text in [&write, &upload, &download, &read] {
+        code += text;
+    }
+    let shaped = if code.contains("shaped::") { "use bakelite_runtime::shaped;" } else { "" };
+    let stage = if m.inputs.is_empty() {
+        ""
+    } else {
+        "fn stage<T: Scalar>(pinned: &mut PinnedBuffer, at: usize, from: &[T]) {
+            let bytes: &[u8] = bakelite_runtime::bytemuck::cast_slice(from);
+            pinned[at..at + bytes.len()].copy_from_slice(bytes);
+        }"
+    };
+    let unused = if m.inputs.is_empty() && m.symbols.is_empty() { "let _ = inputs;" } else { "" };
+    let key: Vec<String> = m.symbols.iter().map(|s| format!("sizes.{}", s.ident)).collect();
+    let lifetime = if m.inputs.is_empty() { "" } else { "<'_>" };
+    items(&format!(
+        "{head}
+        use {root}::{{Buffers, Inputs, Outputs, Result{sizes_import}, {modules}}};
+        use bakelite_runtime::{{DeviceBuffer, DevicePtr, Error, Gpu, GraphCache, Image, Kernel, Module, PinnedBuffer, Scalar, Stream}};
+        use bakelite_runtime::module::choose;
+        {shaped}
+        {imports}
+        use std::sync::Arc;
+        {embed}
+
+        /// How much memory a target needs, and where in it inputs and outputs are, in order.
+        pub(crate) struct Places {{ pub(crate) arena: usize, pub(crate) ports: [usize; {ports}] }}
+
+        /// Weights and kernels on a GPU.
+        pub(crate) struct Weights {{ gpu: Gpu, data: DeviceBuffer, kernels: Kernels }}
+
+        {kernels}
+
+        /// Memory, stream and graphs for one inference at a time.
+        pub(crate) struct Session {{
+            weights: Arc<Weights>,
+            stream: Stream,
+            arena: DeviceBuffer,
+            input: PinnedBuffer,
+            output: PinnedBuffer,
+            graphs: GraphCache,
+        }}
+
+        impl Session {{
+            pub(crate) fn new(weights: Arc<Weights>) -> Result<Session> {{
+                let gpu = &weights.gpu;
+                Ok(Session {{
+                    stream: Stream::new(gpu)?,
+                    arena: DeviceBuffer::alloc(gpu, weights.kernels.places().arena)?,
+                    input: PinnedBuffer::alloc(gpu, {staged_in})?,
+                    output: PinnedBuffer::alloc(gpu, {staged_out})?,
+                    graphs: GraphCache::new({graphs}),
+                    weights,
+                }})
+            }}
+
+            pub(crate) fn infer(&mut self, inputs: &Inputs{lifetime}{sizes_parameter}) -> Result<Outputs> {{
+                let places = self.weights.kernels.places();
+                {unpack}{unused}
+                {write}
+                {upload}
+                let Session {{ weights, stream, arena, graphs, .. }} = self;
+                let graph = graphs.get_or_capture(&[{key}], stream, |stream| {{
+                    let arena = arena.ptr();
+                    let io = Buffers {{ {buffers} }};
+                    weights.kernels.enqueue(stream, weights.data.ptr(), arena, &io{sizes_argument})
+                }})?;
+                graph.launch(stream)?;
+                {download}
+                self.stream.synchronize()?;
+                {read}
+                Ok(Outputs {{ {outputs} }})
+            }}
+
+            pub(crate) fn enqueue(&mut self, stream: &Stream, io: &Buffers{sizes_parameter}) -> Result<()> {{
+                self.weights.kernels.enqueue(stream, self.weights.data.ptr(), self.arena.ptr(), io{sizes_argument})
+            }}
+        }}
+
+        {stage}
+
+        fn fetch<T: Scalar>(from: &[u8], to: &mut [T]) -> Result<()> {{
+            T::fill_from(to, |bytes| {{ bytes.copy_from_slice(from); Ok(()) }})
+        }}
+
+        /// Loads one kernel, allowed what its launches ask for.
+        pub(crate) fn kernel(gpu: &Gpu, name: &str, images: &[Image<'_>], shared: u32, large_clusters: bool) -> Result<Kernel> {{
+            const ALWAYS_ALLOWED: u32 = 48 * 1024;
+            let kernel = Module::load(gpu, images)?.kernel(name)?;
+            if shared > ALWAYS_ALLOWED {{ kernel.set_max_dynamic_smem(shared)?; }}
+            if large_clusters {{ kernel.allow_large_clusters()?; }}
+            Ok(kernel)
+        }}
+        ",
+        sizes_import = m.sizes_import(),
+        sizes_parameter = m.sizes_parameter(),
+        sizes_argument = m.sizes_argument(),
+        modules = modules.join(", "),
+        imports = if m.cuda.iter().any(|c| c.weights.storage == Storage::File) {
+            "use bakelite_runtime::WeightsFile;\nuse bakelite_runtime::weights::beside_program;\nuse std::path::Path;"
+        } else {
+            ""
+        },
+        embed = m.cuda.iter().map(|c| embed(m, c)).collect::<String>(),
+        ports = m.inputs.len() + m.outputs.len(),
+        kernels = kernels(m),
+        graphs = if m.symbols.is_empty() { 1 } else { 16 },
+        unpack = m.unpack(&code),
+        key = key.join(", "),
+        outputs = outputs.join(", "),
+    ))
+}
+
+fn embed(m: &Model, target: &Cuda) -> String {
+    match target.weights.storage {
+        Storage::Embedded => format!(
+            "bakelite_runtime::embed_weights!(fn {}_weights = {}_{}_{}, concat!({}, {}));\n",
+            target.module,
+            m.name,
+            target.arch,
+            &target.weights.blake3[..8],
+            m.folder(),
+            literal(&format!("/{}", target.weights.file)),
+        ),
+        _ => String::new(),
+    }
+}
+
+// Which target's steps run: chosen once, by the device.
+fn kernels(m: &Model) -> String {
+    let variant = |c: &Cuda| {
+        let name = c.module.strip_prefix("steps").unwrap_or(&c.module).replace('_', "");
+        if name.is_empty() { "First".to_owned() } else { name.to_uppercase() }
+    };
+    let (mut archs, mut variants, mut places, mut enqueue) =
+        (Vec::new(), String::new(), String::new(), String::new());
+    let (mut load, mut folder) = (String::new(), String::new());
+    let mut files = false;
+    for target in &m.cuda {
+        let (variant, module) = (variant(target), &target.module);
+        let first = archs.len();
+        archs.push(literal(&target.arch));
+        archs.extend(target.ptx.as_deref().map(literal));
+        let pattern = if archs.len() - first == 2 { format!("{first} | {}", first + 1) } else { first.to_string() };
+        variants += &format!("{variant}({module}::Kernels),\n");
+        places += &format!("Kernels::{variant}(_) => &{module}::PLACES,\n");
+        enqueue += &format!(
+            "Kernels::{variant}(k) => {module}::enqueue(k, stream, weights, arena, io{}),\n",
+            m.sizes_argument()
+        );
+        let w = &target.weights;
+        let make = format!("Kernels::{variant}({module}::Kernels::load(gpu)?)");
+        let data = match w.storage {
+            Storage::None => "DeviceBuffer::alloc(gpu, 0)?".to_owned(),
+            Storage::Embedded => format!("DeviceBuffer::from_slice(gpu, stream, {module}_weights())?"),
+            Storage::File => {
+                files = true;
+                format!(
+                    "DeviceBuffer::from_slice(gpu, stream, &*WeightsFile::open(folder({file}), {}, {})?)?",
+                    w.len,
+                    literal(&w.blake3),
+                    file = literal(&w.file)
+                )
+            }
+        };
+        load += &format!("Some({pattern}) => ({make}, {data}),\n");
+        folder.clone_from(&m.folder());
+    }
+    let (public, parameter) = if files {
+        (
+            format!(
+                "pub(crate) fn load(gpu: &Gpu) -> Result<Weights> {{
+                    Weights::load_with(gpu, |file| {{
+                        let beside = beside_program(file);
+                        if beside.exists() {{ beside }} else {{ Path::new(concat!({folder})).join(file) }}
+                    }})
+                }}
+
+                pub(crate) fn load_from(gpu: &Gpu, folder: &Path) -> Result<Weights> {{
+                    Weights::load_with(gpu, |file| folder.join(file))
+                }}
+
+                fn load_with(gpu: &Gpu, folder: impl Fn(&str) -> std::path::PathBuf) -> Result<Weights>"
+            ),
+            "",
+        )
+    } else {
+        ("pub(crate) fn load(gpu: &Gpu) -> Result<Weights>".to_owned(), "")
+    };
+    let stream = if load.contains("stream") { "let stream = &Stream::new(gpu)?;" } else { "" };
+    format!(
+        "/// The kernels of the target that suits the GPU.
+        enum Kernels {{ {variants} }}
+
+        impl Kernels {{
+            fn places(&self) -> &'static Places {{ match self {{ {places} }} }}
+
+            fn enqueue(&self, stream: &Stream, weights: DevicePtr, arena: DevicePtr, io: &Buffers{}) -> Result<()> {{
+                match self {{ {enqueue} }}
+            }}
+        }}
+
+        impl Weights {{
+            {public} {{{parameter}
+                const ARCHS: [&str; {}] = [{}];
+                let (major, minor) = gpu.compute_capability();
+                {stream}
+                let (kernels, data) = match choose(&ARCHS, (major, minor)) {{
+                    {load}
+                    _ => return Err(Error::NoImage {{
+                        device_arch: format!(\"sm_{{major}}{{minor}}\"),
+                        have: ARCHS.map(str::to_owned).to_vec(),
+                    }}),
+                }};
+                Ok(Weights {{ gpu: gpu.clone(), data, kernels }})
+            }}
+        }}",
+        m.sizes_parameter(),
+        archs.len(),
+        archs.join(", "),
+    )
+}
+
+/// How many steps one function enqueues: longer lists are divided, so that a person can keep the place.
+const RUN: usize = 25;
+
+/// The kernels of one target, and its steps: a comment and a launch for each.
+pub fn cuda_steps(m: &Model, target: &Cuda) -> Result<String> {
+    let (head, root) = match m.form {
+        Form::Crate => (
+            format!(
+                "//! The steps of the model on {}, in order: one launch each, every number a literal.\n//! `w` is a weight by its offset, `a` a buffer of the arena, `io` what the caller gave.\n",
+                target.arch
+            ),
+            "crate",
+        ),
+        Form::Module => (String::new(), "super"),
+    };
+    let mut used = String::new();
+    let signature = |k: &str| {
+        format!(
+            "{k}: &Kernels, stream: &Stream, weights: DevicePtr, arena: DevicePtr, io: &Buffers{}",
+            m.sizes_parameter()
+        )
+    };
+    let arguments = format!("k, stream, weights, arena, io{}", m.sizes_argument());
+    let mut parts = Vec::new();
+    for chunk in target.steps.chunks(RUN) {
+        let (mut body, mut code) = (String::new(), String::new());
+        for step in chunk {
+            body += &comment("    // ", &step.doc);
+            for l in &step.launches {
+                let launch = launch(l);
+                body += &statements(&launch)?;
+                code += &launch;
+            }
+        }
+        let mut opening = String::new();
+        for (name, from) in [("w", "weights"), ("a", "arena")] {
+            match code.contains(&format!(" {name}(")) || code.contains(&format!("[{name}(")) {
+                true => opening += &format!("let {name} = |offset| Arg::from({from}.add(offset));\n"),
+                false => opening += &format!("let _ = {from};\n"),
+            }
+        }
+        if !code.contains("io.") {
+            opening += "let _ = io;\n";
+        }
+        let sizes = m.unpack(&code);
+        if sizes.is_empty() && !m.symbols.is_empty() {
+            opening += "let _ = sizes;\n";
+        }
+        opening += &sizes;
+        used += &code;
+        parts.push((statements(&opening)?, body));
+    }
+    let fields: String = target.kernels.iter().map(|k| format!("{}: Kernel,\n", k.name)).collect();
+    let loads: String = target.kernels.iter().map(|k| load(m, target, k)).collect();
+    let unused = if target.kernels.is_empty() { "let _ = gpu;" } else { "" };
+    let ports: Vec<String> = target.ports.iter().map(u64::to_string).collect();
+    let arg = if used.contains("Arg::") || parts.iter().any(|(o, _)| o.contains("Arg::")) { "Arg, " } else { "" };
+    let kernel = if target.kernels.is_empty() { "" } else { "Image, Kernel, Launch, " };
+    let import = if target.kernels.is_empty() { "" } else { ", kernel" };
+    let mut text = items(&format!(
+        "{head}
+        use {root}::cuda::{{Places{import}}};
+        use {root}::{{Buffers, Result{}}};
+        use bakelite_runtime::{{{arg}DevicePtr, Gpu, {kernel}Stream}};
+
+        /// Memory of this target.
+        pub(crate) const PLACES: Places = Places {{ arena: {}, ports: [{}] }};
+
+        /// Every kernel of this target.
+        pub(crate) struct Kernels {{ {fields} }}
+
+        impl Kernels {{
+            pub(crate) fn load(gpu: &Gpu) -> Result<Kernels> {{ {unused} Ok(Kernels {{ {loads} }}) }}
+        }}
+        ",
+        m.sizes_import(),
+        target.arena,
+        ports.join(", "),
+    ))?;
+    let whole = |name: &str, visible: &str, doc: &str, body: &str| -> Result<String> {
+        let shell = items(&format!("{doc}{visible}fn {name}({}) -> Result<()> {{ body!(); }}", signature("k")))?;
+        Ok(format!("\n{}", shell.replace("    body!();\n", &format!("{body}    Ok(())\n"))))
+    };
+    let doc = "/// Every step in order.\n";
+    match parts.as_slice() {
+        [] => text += &whole("enqueue", "pub(crate) ", doc, &format!("    let _ = ({arguments});\n"))?,
+        [(opening, body)] => text += &whole("enqueue", "pub(crate) ", doc, &format!("{opening}{body}"))?,
+        many => {
+            let calls: String =
+                (0..many.len()).map(|i| format!("    part_{i}({arguments})?;\n")).collect();
+            text += &whole("enqueue", "pub(crate) ", doc, &calls)?;
+            for (i, (opening, body)) in many.iter().enumerate() {
+                text += &whole(&format!("part_{i}"), "", "", &format!("{opening}{body}"))?;
+            }
+        }
+    }
+    Ok(text)
+}
+
+fn load(m: &Model, target: &Cuda, k: &Kernel) -> String {
+    let path = |extension: &str| match m.form {
+        Form::Crate => literal(&format!("../kernels/{}.{extension}", file(target, k))),
+        Form::Module => {
+            format!("concat!({}, {})", m.folder(), literal(&format!("/kernels/{}.{extension}", file(target, k))))
+        }
+    };
+    let mut images = format!("Image::new({}, include_bytes!({}))", literal(&target.arch), path("cubin"));
+    if let (true, Some(arch)) = (k.ptx, &target.ptx) {
+        images += &format!(", Image::new({}, include_bytes!({}))", literal(arch), path("ptx"));
+    }
+    format!(
+        "{}: kernel(gpu, {}, &[{images}], {}, {})?,\n",
+        k.name,
+        literal(&k.name),
+        k.shared,
+        k.large_clusters
+    )
+}
+
+/// A kernel's files are named after it, and its target where it is not the first.
+fn file(target: &Cuda, k: &Kernel) -> String {
+    match target.module.strip_prefix("steps_") {
+        Some(arch) => format!("{}_{arch}", k.name),
+        None => k.name.clone(),
+    }
+}
+
+fn launch(l: &Launch) -> String {
+    let [x, y, z] = &l.grid;
+    let [bx, by, bz] = l.block;
+    let cluster = l.cluster.map_or("None".to_owned(), |[x, y, z]| format!("Some([{x}, {y}, {z}])"));
+    format!(
+        "k.{}.launch(stream, &Launch {{ grid: [{x}, {y}, {z}], block: [{bx}, {by}, {bz}], shared_bytes: {}, cluster: {cluster}, programmatic: {} }}, &[{}])?;",
+        l.kernel,
+        l.shared,
+        l.programmatic,
+        l.args.join(", ")
+    )
+}

@@ -1,0 +1,112 @@
+//! Formatting: prettyplease for every item, with blank lines between them and comments, which a syntax tree does not keep.
+
+use crate::Result;
+
+fn parse(text: &str) -> Result<syn::File> {
+    syn::parse_file(text).map_err(|e| {
+        let line = e.span().start().line;
+        let near = text.lines().nth(line.saturating_sub(1)).unwrap_or("").trim();
+        format!("generated code does not parse: {e}, at `{near}`")
+    })
+}
+
+/// Items formatted as rustfmt does, a blank line between them.
+pub fn items(text: &str) -> Result<String> {
+    let mut file = parse(text)?;
+    let attrs = std::mem::take(&mut file.attrs);
+    let mut out = String::new();
+    let plain = |items, attrs| prettyplease::unparse(&syn::File { shebang: None, attrs, items, ..empty() });
+    if !attrs.is_empty() {
+        out.push_str(&plain(vec![], attrs));
+    }
+    let mut last = None;
+    for item in file.items {
+        let kind = match &item {
+            syn::Item::Use(u) => Some(("use", matches!(u.vis, syn::Visibility::Public(_)))),
+            syn::Item::Mod(m) if m.content.is_none() => Some(("mod", false)),
+            _ => None,
+        };
+        if !out.is_empty() && (kind.is_none() || kind != last) {
+            out.push('\n');
+        }
+        last = kind;
+        out.push_str(&plain(vec![item], vec![]));
+    }
+    Ok(spaced(&out))
+}
+
+fn empty() -> syn::File {
+    syn::File { shebang: None, frontmatter: None, attrs: vec![], items: vec![] }
+}
+
+// A blank line between the members of an impl.
+fn spaced(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut ended = false;
+    for line in text.lines() {
+        let member = line.starts_with("    ") && !line.starts_with("     ") && !line.starts_with("    }");
+        if ended && member {
+            out.push('\n');
+        }
+        ended = line == "    }";
+        out.push_str(line);
+        out.push('\n');
+    }
+    out
+}
+
+/// Statements of a function's body, formatted and indented once.
+pub fn statements(text: &str) -> Result<String> {
+    let formatted = prettyplease::unparse(&parse(&format!("fn f() {{ {text} }}"))?);
+    let mut lines: Vec<&str> = formatted.lines().collect();
+    if lines.len() < 2 {
+        return Ok(String::new());
+    }
+    lines.pop();
+    Ok(lines[1..].iter().map(|l| format!("{l}\n")).collect())
+}
+
+/// A comment over as many lines as it needs, each begun with `prefix`.
+pub fn comment(prefix: &str, text: &str) -> String {
+    const WIDTH: usize = 100;
+    let mut out = String::new();
+    let mut line = String::new();
+    for word in text.split_whitespace() {
+        if !line.is_empty() && prefix.len() + line.len() + 1 + word.len() > WIDTH {
+            out.push_str(&format!("{prefix}{line}\n"));
+            line.clear();
+        }
+        if !line.is_empty() {
+            line.push(' ');
+        }
+        line.push_str(word);
+    }
+    out.push_str(&format!("{prefix}{line}\n"));
+    out
+}
+
+/// Text as a Rust string literal.
+pub fn literal(text: &str) -> String {
+    format!("{text:?}")
+}
+
+/// Text that can stand in a doc comment: one line, nothing that rustdoc reads as markup.
+pub fn doc(text: &str) -> String {
+    let mut out = String::new();
+    for c in text.chars() {
+        match c {
+            '[' | ']' | '<' | '>' | '`' | '*' | '_' | '\\' => {
+                out.push('\\');
+                out.push(c);
+            }
+            c if c.is_control() => out.push(' '),
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+/// Text in backquotes, for a doc comment.
+pub fn code(text: &str) -> String {
+    format!("`{}`", text.replace(['`', '\n', '\r'], "'"))
+}
