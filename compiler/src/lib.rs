@@ -5,13 +5,16 @@ pub mod error;
 pub mod execute;
 pub mod fuse;
 pub mod ir;
-pub mod onnx;
 pub mod npz;
+pub mod nvrtc;
+pub mod onnx;
 pub mod ops;
+pub mod passes;
+pub mod pipeline;
 pub mod plan;
 pub mod target;
 pub mod tune;
-pub mod passes;
 
 pub use error::{Error, Result, Stage};
+pub use pipeline::compile;
 pub use target::Target;
