@@ -10,10 +10,13 @@ pub mod npz;
 pub mod onnx;
 pub mod ops;
 pub mod passes;
+pub mod nvrtc;
+pub mod pipeline;
 pub mod plan;
 pub mod target;
 pub mod tune;
 
 pub use build_script::{Build, build};
 pub use error::{Error, Result, Stage};
+pub use pipeline::compile;
 pub use target::Target;

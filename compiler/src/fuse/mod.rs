@@ -7,6 +7,7 @@
 mod access;
 mod grow;
 mod inline;
+mod print;
 pub(crate) mod shape;
 
 use crate::error::{Error, Result, Stage};

@@ -1,0 +1,315 @@
+//! The device that runs a model: this machine's CPU or its GPU.
+
+use super::options::{Device, Precision, open_nvrtc};
+use super::table::bytes;
+use super::{Environment, Failure, Outcome, bar, note};
+use bakelite::execute::host;
+use bakelite::ir::{Graph, Tensor};
+use bakelite::pipeline::{self, Options, Tools};
+use bakelite::plan::Plan;
+use bakelite::tune::{Estimate, Tactics, Tuner};
+use bakelite::Target;
+use bakelite_kernels::{Arch, Nvrtc};
+use bakelite_runtime::Gpu;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// How much to try when tuning.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Effort {
+    /// The four most promising kernels for each problem.
+    Fast,
+    /// The twelve most promising.
+    #[default]
+    Normal,
+    /// All.
+    Exhaustive,
+}
+
+/// What to make ready to run, and how.
+pub(crate) struct Order<'a> {
+    pub(crate) device: Device,
+    pub(crate) precision: Precision,
+    /// Whether to measure what the tactics do not say.
+    pub(crate) effort: Option<Effort>,
+    pub(crate) nvrtc: Option<&'a Path>,
+    pub(crate) environment: &'a Environment,
+}
+
+/// A model ready to run.
+pub(crate) struct Ready {
+    pub(crate) session: Session,
+    /// What it runs on, for people.
+    pub(crate) device: String,
+    /// How long loading took: kernels and weights to the device.
+    pub(crate) load: Duration,
+}
+
+/// A model on its device.
+pub(crate) enum Session {
+    Host(Box<host::Session>),
+    #[cfg(feature = "cuda")]
+    Gpu(Box<bakelite::execute::gpu::Session>),
+}
+
+/// Times of repeated runs in µs, sorted.
+pub(crate) struct Times {
+    /// On the GPU alone.
+    pub(crate) gpu: Option<Vec<f64>>,
+    /// From host memory to host memory.
+    pub(crate) host: Vec<f64>,
+}
+
+/// Plans a graph for the device and loads it there.
+pub(crate) fn prepare(graph: Graph, order: &Order<'_>, tactics: &mut Tactics) -> Outcome<Ready> {
+    match order.device {
+        Device::Cpu => {
+            if order.precision != Precision::Fp32 {
+                note(format!("the CPU computes as the model says; --precision {} is for GPUs", order.precision));
+            }
+            let plan = plan(graph, &Target::Host, order.precision, tactics, &mut Estimate)?;
+            check_memory(plan.arena.saturating_add(plan.weight_bytes), "the model")?;
+            let start = Instant::now();
+            let session = Session::Host(Box::new(host::Session::new(plan)?));
+            Ok(Ready { session, device: "CPU".to_owned(), load: start.elapsed() })
+        }
+        Device::Gpu => prepare_gpu(graph, order, tactics),
+    }
+}
+
+fn plan(
+    graph: Graph,
+    target: &Target,
+    precision: Precision,
+    tactics: &mut Tactics,
+    tuner: &mut dyn Tuner,
+) -> Outcome<Plan> {
+    let options = Options { precision: precision.into(), ..Options::default() };
+    let mut warn = |text: String| note(text);
+    let mut tools =
+        Tools { tactics, tuner, nvrtc: None, trace: &mut (), warn: &mut warn, compiled: &|_| () };
+    Ok(pipeline::plan(graph, target, &options, &mut tools)?)
+}
+
+/// This machine's first GPU.
+pub(crate) fn open_gpu() -> Outcome<Gpu> {
+    if !cfg!(feature = "cuda") {
+        return Err(Failure::new("this build of Bakelite cannot use a GPU")
+            .help("build it with the feature `cuda`, or use --device cpu"));
+    }
+    Gpu::open(0).map_err(|e| {
+        Failure::new(e.to_string()).help("--device cpu runs anywhere; compiling for a GPU needs none")
+    })
+}
+
+/// What the GPU is as a target: its own architecture and figures.
+pub(crate) fn target_of(gpu: &Gpu) -> Outcome<bakelite_kernels::Target> {
+    let (major, minor) = gpu.compute_capability();
+    let name = if (major, minor) == (9, 0) { "sm_90a".to_owned() } else { format!("sm_{major}{minor}") };
+    let arch: Arch =
+        name.parse().map_err(|e| Failure::new(format!("the GPU {} is not supported: {e}", gpu.name())))?;
+    let mut target = bakelite_kernels::Target::of(arch);
+    target.multiprocessors = u32::try_from(gpu.multiprocessors()).unwrap_or(target.multiprocessors);
+    Ok(target)
+}
+
+/// The GPU and its driver, for people.
+pub(crate) fn describe(gpu: &Gpu) -> String {
+    let module = std::fs::read_to_string("/proc/driver/nvidia/version").unwrap_or_default();
+    let version = module.split_whitespace().find(|w| {
+        w.contains('.') && w.split('.').all(|part| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit()))
+    });
+    let cuda = gpu.driver_version();
+    let version =
+        version.map_or_else(|| format!("for CUDA {}.{}", cuda / 1000, cuda % 1000 / 10), str::to_owned);
+    format!("{}, driver {version}", gpu.name())
+}
+
+#[cfg(feature = "cuda")]
+fn prepare_gpu(graph: Graph, order: &Order<'_>, tactics: &mut Tactics) -> Outcome<Ready> {
+    let gpu = open_gpu()?;
+    let nvrtc = open_nvrtc(order.nvrtc, order.environment)?;
+    let target = Target::Cuda(target_of(&gpu)?);
+    let plan = match order.effort {
+        Some(effort) => tuned_plan(graph, &gpu, &nvrtc, order.precision, effort, tactics)?,
+        None => plan(graph, &target, order.precision, tactics, &mut Estimate)?,
+    };
+    let bar = bar("compiling kernels");
+    bar.set_length(plan.kernels.len() as u64);
+    let Target::Cuda(figures) = &target else { return Err(Failure::new("the GPU is no CUDA target")) };
+    let images =
+        bakelite::execute::kernels::compile(&plan, &nvrtc, figures.arch, None, &|| bar.inc(1))?;
+    bar.finish_and_clear();
+    let start = Instant::now();
+    let session = bakelite::execute::gpu::Session::load(&gpu, plan, &images)?;
+    Ok(Ready { session: Session::Gpu(Box::new(session)), device: describe(&gpu), load: start.elapsed() })
+}
+
+/// Plans a graph for the GPU with every tactic that the file does not name measured on it.
+#[cfg(feature = "cuda")]
+pub(crate) fn tuned_plan(
+    graph: Graph,
+    gpu: &Gpu,
+    nvrtc: &Nvrtc,
+    precision: Precision,
+    effort: Effort,
+    tactics: &mut Tactics,
+) -> Outcome<Plan> {
+    use bakelite::tune::gpu::{self, GpuTuner, Progress};
+    let effort = match effort {
+        Effort::Fast => gpu::Effort::Fast,
+        Effort::Normal => gpu::Effort::Normal,
+        Effort::Exhaustive => gpu::Effort::Exhaustive,
+    };
+    let bar = bar("tuning");
+    let progress = |p: Progress| {
+        let (what, at, of) = match p {
+            Progress::Compiled(at, of) => ("compiling candidates", at, of),
+            Progress::Timed(at, of) => ("timing problems", at, of),
+        };
+        bar.set_message(what);
+        bar.set_length(of as u64);
+        bar.set_position(at as u64);
+    };
+    let target = Target::Cuda(target_of(gpu)?);
+    let before = tactics.clone();
+    let mut tuner = GpuTuner::new(gpu, nvrtc, effort, &progress)?;
+    let plan = plan(graph, &target, precision, tactics, &mut tuner)?;
+    bar.finish_and_clear();
+    if *tactics != before {
+        tactics.measured_on = format!("{}, {}", describe(gpu), today());
+    }
+    Ok(plan)
+}
+
+#[cfg(not(feature = "cuda"))]
+fn prepare_gpu(_: Graph, order: &Order<'_>, _: &mut Tactics) -> Outcome<Ready> {
+    open_nvrtc(order.nvrtc, order.environment)?;
+    open_gpu().and_then(|gpu| Err(Failure::new(describe(&gpu))))
+}
+
+#[cfg(not(feature = "cuda"))]
+pub(crate) fn tuned_plan(
+    _: Graph,
+    gpu: &Gpu,
+    _: &Nvrtc,
+    _: Precision,
+    _: Effort,
+    _: &mut Tactics,
+) -> Outcome<Plan> {
+    Err(Failure::new(format!("this build of Bakelite cannot tune on {}", gpu.name())))
+}
+
+impl Session {
+    /// The plan.
+    pub(crate) fn plan(&self) -> &Plan {
+        match self {
+            Session::Host(s) => s.plan(),
+            #[cfg(feature = "cuda")]
+            Session::Gpu(s) => s.plan(),
+        }
+    }
+
+    /// Computes the outputs in the plan's order.
+    pub(crate) fn infer(&mut self, inputs: &[Tensor]) -> Outcome<Vec<Tensor>> {
+        Ok(match self {
+            Session::Host(s) => s.infer(inputs)?,
+            #[cfg(feature = "cuda")]
+            Session::Gpu(s) => s.infer(inputs)?,
+        })
+    }
+
+    /// Times repeated runs, after some to warm up.
+    pub(crate) fn time(&mut self, inputs: &[Tensor], iterations: usize) -> Outcome<Times> {
+        let (mut gpu, mut times): (Option<Vec<f64>>, Vec<f64>) = match self {
+            Session::Host(s) => {
+                s.infer(inputs)?;
+                let mut times = Vec::new();
+                for _ in 0..iterations {
+                    let start = Instant::now();
+                    s.infer(inputs)?;
+                    times.push(start.elapsed().as_secs_f64() * 1e6);
+                }
+                (None, times)
+            }
+            #[cfg(feature = "cuda")]
+            Session::Gpu(s) => {
+                let timing = s.time(inputs, iterations)?;
+                (Some(timing.gpu), timing.host)
+            }
+        };
+        times.sort_by(f64::total_cmp);
+        if let Some(gpu) = &mut gpu {
+            gpu.sort_by(f64::total_cmp);
+        }
+        Ok(Times { gpu, host: times })
+    }
+
+    /// GPU time of each step alone, µs.
+    pub(crate) fn time_steps(&mut self, inputs: &[Tensor]) -> Outcome<Vec<f64>> {
+        match self {
+            Session::Host(_) => {
+                let _ = inputs;
+                Err(Failure::new("the steps of a model are timed on a GPU only")
+                    .help("use --layers with --device gpu"))
+            }
+            #[cfg(feature = "cuda")]
+            Session::Gpu(s) => Ok(s.time_steps(inputs)?),
+        }
+    }
+}
+
+/// Refuses what cannot fit this machine's memory: a model may ask for any size.
+pub(crate) fn check_memory(needed: u64, what: &str) -> Outcome<()> {
+    // `MemTotal:       32768000 kB`; other systems are asked by trying.
+    let info = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let total = info.lines().find_map(|l| l.strip_prefix("MemTotal:")?.trim().strip_suffix("kB")?.trim().parse().ok());
+    let total = total.map_or(u64::MAX / 2, |kib: u64| kib.saturating_mul(1024));
+    if needed <= total {
+        return Ok(());
+    }
+    let what = format!("{what} would need {} of memory, and this machine has {}", bytes(needed), bytes(total));
+    Err(Failure::new(what).help("bind dynamic sizes with --bind NAME=VALUE or narrow them with --symbol"))
+}
+
+/// Today's date, such as 2026-11-20 (UTC).
+fn today() -> String {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    date(since.as_secs() / 86400)
+}
+
+/// The date of a day counted from 1970-01-01.
+fn date(mut day: u64) -> String {
+    let leap = |y: u64| y.is_multiple_of(4) && !y.is_multiple_of(100) || y.is_multiple_of(400);
+    let (mut year, mut month) = (1970, 0);
+    while day >= 365 + u64::from(leap(year)) {
+        day -= 365 + u64::from(leap(year));
+        year += 1;
+    }
+    let lengths = [31, 28 + u64::from(leap(year)), 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
+    while day >= lengths[month] {
+        day -= lengths[month];
+        month += 1;
+    }
+    format!("{year}-{:02}-{:02}", month + 1, day + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn days_are_dates() {
+        let cases = [(0, "1970-01-01"), (59, "1970-03-01"), (11016, "2000-02-29"), (20777, "2026-11-20"), (47540, "2100-02-28"), (47541, "2100-03-01")];
+        for (day, text) in cases {
+            assert_eq!(date(day), text);
+        }
+    }
+
+    #[test]
+    fn memory_has_an_end() {
+        assert!(check_memory(1 << 20, "x").is_ok());
+        let failure = check_memory(u64::MAX, "the inputs").unwrap_err().to_string();
+        assert!(failure.starts_with("the inputs would need "), "{failure}");
+    }
+}
