@@ -99,7 +99,8 @@ impl Build {
     /// tactics and options are those of the last time.
     pub fn emit(&self) -> Result<()> {
         let out = std::env::var_os("OUT_DIR").ok_or_else(|| {
-            Error::new(Stage::Emit, "OUT_DIR", "is not set").help("call `emit` from a build script, or `emit_to`")
+            Error::new(Stage::Emit, "OUT_DIR", "is not set")
+                .help("call `emit` from a build script, or `emit_to`")
         })?;
         for file in self.emit_to(Path::new(&out))? {
             println!("cargo:rerun-if-changed={}", file.display());
@@ -161,7 +162,8 @@ impl Build {
             external: Box::new(Recorded { folder, base: base.to_owned(), opened: opened.clone() }),
         };
         let model = onnx::decode(source)?;
-        let options = ImportOptions { symbols: self.symbols.iter().cloned().collect(), ..ImportOptions::default() };
+        let options =
+            ImportOptions { symbols: self.symbols.iter().cloned().collect(), ..ImportOptions::default() };
         let host = ["host".to_owned()];
         let targets = if self.targets.is_empty() { host.as_slice() } else { self.targets.as_slice() };
         let mut plans = Vec::new();

@@ -38,7 +38,8 @@ fn cuda(graph: Graph, arch: &str, tactics: &str) -> Plan {
 /// A plan whose images are no images: enough to compile the crate, and to be refused by a GPU.
 fn unloadable(plan: Plan) -> PlanWithImages {
     let ptx = ".version 8.0\n.target sm_80\n".to_owned();
-    let image = |k: &plan::KernelSource| Images { name: k.name.clone(), cubin: vec![0; 16], ptx: Some(ptx.clone()) };
+    let image =
+        |k: &plan::KernelSource| Images { name: k.name.clone(), cubin: vec![0; 16], ptx: Some(ptx.clone()) };
     PlanWithImages { images: plan.kernels.iter().map(image).collect(), plan }
 }
 
@@ -110,7 +111,11 @@ fn expectations(folder: &Path, plan: &Plan, sizes: &[(&str, usize)], ids_below: 
 
 fn cargo(folder: &Path, args: &[&str]) -> String {
     let mut cargo = Command::new(env!("CARGO"));
-    cargo.current_dir(folder).args(args).env_remove("RUSTFLAGS").env("CARGO_TARGET_DIR", root().join("target/emitted"));
+    cargo
+        .current_dir(folder)
+        .args(args)
+        .env_remove("RUSTFLAGS")
+        .env("CARGO_TARGET_DIR", root().join("target/emitted"));
     let output = cargo.output().unwrap();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let (out, err) = (text(&output.stdout), text(&output.stderr));
@@ -150,13 +155,26 @@ fn crates_build_without_a_warning_and_compute_what_the_executor_computes() {
 
     let checked = cargo(&folder, &["run", "--package", "checks"]);
     assert!(checked.contains("all agree"), "{checked}");
-    cargo(&folder, &["clippy", "--workspace", "--all-targets", "--all-features", "--quiet", "--", "--deny", "warnings"]);
+    cargo(
+        &folder,
+        &["clippy", "--workspace", "--all-targets", "--all-features", "--quiet", "--", "--deny", "warnings"],
+    );
     let program = cargo(&folder, &["run", "--quiet", "--package", "fixed"]);
     assert!(program.contains("probabilities (8 elements): "), "{program}");
     let input = folder.join("checks/digits/in0");
     let program = cargo(
         &folder,
-        &["run", "--quiet", "--package", "digits", "--features", "host", "--", "--host", &input.display().to_string()],
+        &[
+            "run",
+            "--quiet",
+            "--package",
+            "digits",
+            "--features",
+            "host",
+            "--",
+            "--host",
+            &input.display().to_string(),
+        ],
     );
     assert!(program.contains("logits (30 elements): "), "{program}");
 }
@@ -165,11 +183,14 @@ fn crates_build_without_a_warning_and_compute_what_the_executor_computes() {
 fn the_same_plans_give_the_same_bytes() {
     let files = || {
         let plans = [host(mir("mixed")), unloadable(cuda(mir("mixed"), "sm_90a", ""))];
-        emit::files(&plans, &EmitOptions { dependencies: Dependencies::Vendored, ..EmitOptions::default() }).unwrap()
+        emit::files(&plans, &EmitOptions { dependencies: Dependencies::Vendored, ..EmitOptions::default() })
+            .unwrap()
     };
     let (first, second) = (files(), files());
     assert_eq!(first, second);
-    assert!(first.contains_key("bakelite-runtime/src/lib.rs") && first.contains_key("bakelite-host/src/map.rs"));
+    assert!(
+        first.contains_key("bakelite-runtime/src/lib.rs") && first.contains_key("bakelite-host/src/map.rs")
+    );
     let manifest = String::from_utf8_lossy(&first["Cargo.toml"]);
     assert!(manifest.contains("path = \"bakelite-runtime\"") && !manifest.contains("0.1\""), "{manifest}");
 }

@@ -5,8 +5,8 @@ use super::table::{Align, table};
 use super::{Failure, Outcome};
 use bakelite::ir::{Graph, Tensor, Type};
 use bakelite::npz;
-use bakelite::onnx::model::{Model, Size};
 use bakelite::onnx::ImportOptions;
+use bakelite::onnx::model::{Model, Size};
 use bakelite_host::DType;
 use bakelite_kernels::Range;
 use std::collections::BTreeMap;
@@ -76,9 +76,11 @@ fn fit(ty: &Type, mut array: Tensor) -> Result<Tensor, String> {
         array.dtype = DType::BF16;
     }
     let sizes_fit = ty.rank() == array.shape.len()
-        && ty.shape.iter().zip(&array.shape).all(|(d, got)| {
-            d.as_const().is_none_or(|c| usize::try_from(c).is_ok_and(|c| c == *got))
-        });
+        && ty
+            .shape
+            .iter()
+            .zip(&array.shape)
+            .all(|(d, got)| d.as_const().is_none_or(|c| usize::try_from(c).is_ok_and(|c| c == *got)));
     if array.dtype == ty.dtype && sizes_fit { Ok(array) } else { Err(shown(&array)) }
 }
 
@@ -172,8 +174,11 @@ mod tests {
     #[test]
     fn every_mistake_is_listed_at_once() {
         let ty = |text: &str| text.parse::<Type>().unwrap();
-        let inputs =
-            [("a".to_owned(), ty("f32[n,2]")), ("b".to_owned(), ty("i64[]")), ("c".to_owned(), ty("bf16[1]"))];
+        let inputs = [
+            ("a".to_owned(), ty("f32[n,2]")),
+            ("b".to_owned(), ty("i64[]")),
+            ("c".to_owned(), ty("bf16[1]")),
+        ];
         let zeros = |dtype: DType, shape: &[usize]| {
             let len = shape.iter().product::<usize>() * dtype.size();
             Tensor::new(dtype, shape.to_vec(), vec![0; len].into()).unwrap()

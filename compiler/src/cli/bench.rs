@@ -68,7 +68,8 @@ pub(crate) fn run(a: &Arguments, environment: &Environment) -> Outcome<()> {
     let times = ready.session.time(&inputs, iterations as usize)?;
     let layers = if a.layers { Some(layers(&mut ready.session, &inputs)?) } else { None };
     let plan = ready.session.plan();
-    let summary = |times: &[f64]| json!({ "median_us": quantile(times, 0.5), "p99_us": quantile(times, 0.99) });
+    let summary =
+        |times: &[f64]| json!({ "median_us": quantile(times, 0.5), "p99_us": quantile(times, 0.99) });
     let mut numbers = json!({
         "model": plan.name,
         "target": plan.target.to_string(),
@@ -100,7 +101,8 @@ pub(crate) fn run(a: &Arguments, environment: &Environment) -> Outcome<()> {
     say(&table(&[Align::Left, Align::Left], &rows))?;
     if let Some(layers) = layers {
         say(&format!("\n{}", layers_table(&layers)))?;
-        let row = |l: &Layer| json!({ "us": l.time, "tactic": l.tactic, "name": l.name, "problem": l.problem });
+        let row =
+            |l: &Layer| json!({ "us": l.time, "tactic": l.tactic, "name": l.name, "problem": l.problem });
         numbers["layers"] = Value::Array(layers.iter().map(row).collect());
     }
     if let Some(path) = &a.json {
@@ -139,7 +141,12 @@ fn layers_table(layers: &[Layer]) -> String {
         let share = if sum > 0.0 { 100.0 * l.time / sum } else { 0.0 };
         vec![format!("{:.2}", l.time), format!("{share:.1} %"), l.tactic.clone(), l.name.clone()]
     }));
-    rows.push(vec![format!("{sum:.2}"), String::new(), String::new(), "sum of the steps, each alone".to_owned()]);
+    rows.push(vec![
+        format!("{sum:.2}"),
+        String::new(),
+        String::new(),
+        "sum of the steps, each alone".to_owned(),
+    ]);
     table(&[Align::Right, Align::Right, Align::Left, Align::Left], &rows)
 }
 
@@ -166,7 +173,12 @@ mod tests {
 
     #[test]
     fn layers_add_up() {
-        let layer = |time: f64, name: &str| Layer { time, tactic: "t/1".into(), name: name.into(), problem: String::new() };
+        let layer = |time: f64, name: &str| Layer {
+            time,
+            tactic: "t/1".into(),
+            name: name.into(),
+            problem: String::new(),
+        };
         let text = layers_table(&[layer(30.0, "a"), layer(10.0, "b")]);
         assert_eq!(
             text,

@@ -79,7 +79,9 @@ pub(crate) fn run(a: &Arguments, environment: &Environment) -> Outcome<()> {
     let mut tactics = read_tactics(a.tactics.as_deref())?;
     // Missing tools are missed before the work, not after.
     let nvrtc = match &a.out {
-        Some(_) if targets.iter().any(|t| t.gpu().is_some()) => Some(open_nvrtc(a.nvrtc.as_deref(), environment)?),
+        Some(_) if targets.iter().any(|t| t.gpu().is_some()) => {
+            Some(open_nvrtc(a.nvrtc.as_deref(), environment)?)
+        }
         _ => None,
     };
     let source = a.model.source()?;
@@ -149,7 +151,8 @@ fn make(
 }
 
 fn summarize(plan: &Plan) -> String {
-    let unmeasured = plan.steps.iter().filter_map(|s| s.cuda.as_ref()).filter(|c| c.measured.is_none()).count();
+    let unmeasured =
+        plan.steps.iter().filter_map(|s| s.cuda.as_ref()).filter(|c| c.measured.is_none()).count();
     let mut text = format!(
         "{}: {} steps, {} kernels, arena {}, weights {}",
         plan.target,
@@ -267,7 +270,8 @@ impl Trace for Watch<'_> {
         }
         if let (Form::Plan(plan), Some(Emit::Cuda)) = (form, self.emit) {
             for kernel in &plan.kernels {
-                self.text += &format!("// {} for {}\n{}\n", kernel.name, plan.target, kernel.source.trim_end());
+                self.text +=
+                    &format!("// {} for {}\n{}\n", kernel.name, plan.target, kernel.source.trim_end());
             }
         }
     }

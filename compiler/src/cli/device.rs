@@ -3,12 +3,12 @@
 use super::options::{Device, Precision, open_nvrtc};
 use super::table::bytes;
 use super::{Environment, Failure, Outcome, bar, note};
+use bakelite::Target;
 use bakelite::execute::host;
 use bakelite::ir::{Graph, Tensor};
 use bakelite::pipeline::{self, Options, Tools};
 use bakelite::plan::Plan;
 use bakelite::tune::{Estimate, Tactics, Tuner};
-use bakelite::Target;
 use bakelite_kernels::{Arch, Nvrtc};
 use bakelite_runtime::Gpu;
 use std::path::Path;
@@ -65,7 +65,10 @@ pub(crate) fn prepare(graph: Graph, order: &Order<'_>, tactics: &mut Tactics) ->
     match order.device {
         Device::Cpu => {
             if order.precision != Precision::Fp32 {
-                note(format!("the CPU computes as the model says; --precision {} is for GPUs", order.precision));
+                note(format!(
+                    "the CPU computes as the model says; --precision {} is for GPUs",
+                    order.precision
+                ));
             }
             let plan = plan(graph, &Target::Host, order.precision, tactics, &mut Estimate)?;
             check_memory(plan.arena.saturating_add(plan.weight_bytes), "the model")?;
@@ -86,8 +89,7 @@ fn plan(
 ) -> Outcome<Plan> {
     let options = Options { precision: precision.into(), ..Options::default() };
     let mut warn = |text: String| note(text);
-    let mut tools =
-        Tools { tactics, tuner, nvrtc: None, trace: &mut (), warn: &mut warn, compiled: &|_| () };
+    let mut tools = Tools { tactics, tuner, nvrtc: None, trace: &mut (), warn: &mut warn, compiled: &|_| () };
     Ok(pipeline::plan(graph, target, &options, &mut tools)?)
 }
 
@@ -117,7 +119,8 @@ pub(crate) fn target_of(gpu: &Gpu) -> Outcome<bakelite_kernels::Target> {
 pub(crate) fn describe(gpu: &Gpu) -> String {
     let module = std::fs::read_to_string("/proc/driver/nvidia/version").unwrap_or_default();
     let version = module.split_whitespace().find(|w| {
-        w.contains('.') && w.split('.').all(|part| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit()))
+        w.contains('.')
+            && w.split('.').all(|part| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit()))
     });
     let cuda = gpu.driver_version();
     let version =
@@ -137,8 +140,7 @@ fn prepare_gpu(graph: Graph, order: &Order<'_>, tactics: &mut Tactics) -> Outcom
     let bar = bar("compiling kernels");
     bar.set_length(plan.kernels.len() as u64);
     let Target::Cuda(figures) = &target else { return Err(Failure::new("the GPU is no CUDA target")) };
-    let images =
-        bakelite::execute::kernels::compile(&plan, &nvrtc, figures.arch, None, &|| bar.inc(1))?;
+    let images = bakelite::execute::kernels::compile(&plan, &nvrtc, figures.arch, None, &|| bar.inc(1))?;
     bar.finish_and_clear();
     let start = Instant::now();
     let session = bakelite::execute::gpu::Session::load(&gpu, plan, &images)?;
@@ -263,12 +265,15 @@ impl Session {
 pub(crate) fn check_memory(needed: u64, what: &str) -> Outcome<()> {
     // `MemTotal:       32768000 kB`; other systems are asked by trying.
     let info = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let total = info.lines().find_map(|l| l.strip_prefix("MemTotal:")?.trim().strip_suffix("kB")?.trim().parse().ok());
+    let total = info
+        .lines()
+        .find_map(|l| l.strip_prefix("MemTotal:")?.trim().strip_suffix("kB")?.trim().parse().ok());
     let total = total.map_or(u64::MAX / 2, |kib: u64| kib.saturating_mul(1024));
     if needed <= total {
         return Ok(());
     }
-    let what = format!("{what} would need {} of memory, and this machine has {}", bytes(needed), bytes(total));
+    let what =
+        format!("{what} would need {} of memory, and this machine has {}", bytes(needed), bytes(total));
     Err(Failure::new(what).help("bind dynamic sizes with --bind NAME=VALUE or narrow them with --symbol"))
 }
 
@@ -300,7 +305,14 @@ mod tests {
 
     #[test]
     fn days_are_dates() {
-        let cases = [(0, "1970-01-01"), (59, "1970-03-01"), (11016, "2000-02-29"), (20777, "2026-11-20"), (47540, "2100-02-28"), (47541, "2100-03-01")];
+        let cases = [
+            (0, "1970-01-01"),
+            (59, "1970-03-01"),
+            (11016, "2000-02-29"),
+            (20777, "2026-11-20"),
+            (47540, "2100-02-28"),
+            (47541, "2100-03-01"),
+        ];
         for (day, text) in cases {
             assert_eq!(date(day), text);
         }

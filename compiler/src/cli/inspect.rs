@@ -48,9 +48,14 @@ fn describe(model: &Model) -> String {
         model.opset,
         if model.producer.is_empty() { String::new() } else { format!(", by {}", model.producer) }
     );
-    text += &format!("parameters  {parameters} in {} tensors, {}\n", scope.initializers.len(), bytes(size as u64));
+    text += &format!(
+        "parameters  {parameters} in {} tensors, {}\n",
+        scope.initializers.len(),
+        bytes(size as u64)
+    );
     for (what, values) in [("inputs", &scope.inputs), ("outputs", &scope.outputs)] {
-        let rows: Vec<_> = values.iter().map(|(name, ty)| vec![format!("  {name}"), value_type(ty)]).collect();
+        let rows: Vec<_> =
+            values.iter().map(|(name, ty)| vec![format!("  {name}"), value_type(ty)]).collect();
         text += &format!("{what}\n{}", table(&[Align::Left, Align::Left], &rows));
     }
     let mut ops = BTreeMap::new();
@@ -79,7 +84,8 @@ fn value_type(ty: &ValueType) -> String {
 
 fn count(scope: &Scope, ops: &mut BTreeMap<String, usize>) {
     for node in &scope.nodes {
-        let name = if node.domain.is_empty() { node.op.clone() } else { format!("{}.{}", node.domain, node.op) };
+        let name =
+            if node.domain.is_empty() { node.op.clone() } else { format!("{}.{}", node.domain, node.op) };
         *ops.entry(name).or_default() += 1;
         for graph in node.attributes.0.iter().filter_map(|(_, a)| match a {
             Attribute::Graph(graph) => Some(graph),

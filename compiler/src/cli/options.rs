@@ -117,8 +117,12 @@ pub(crate) fn read_tactics(path: Option<&Path>) -> Outcome<Tactics> {
 
 /// NVRTC from where the user, the environment or the project says.
 pub(crate) fn open_nvrtc(explicit: Option<&Path>, environment: &Environment) -> Outcome<Nvrtc> {
-    let folder =
-        bakelite::nvrtc::locate(explicit, environment.nvrtc.as_deref(), &environment.folder, &environment.sites);
+    let folder = bakelite::nvrtc::locate(
+        explicit,
+        environment.nvrtc.as_deref(),
+        &environment.folder,
+        &environment.sites,
+    );
     Nvrtc::open(folder.as_deref()).map_err(|e| {
         Failure::new(e.to_string()).help(
             "install NVRTC with `pip install nvidia-cuda-nvrtc==13.0.88`, and name its folder \

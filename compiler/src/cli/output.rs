@@ -111,8 +111,10 @@ mod tests {
     }
 
     fn names(folder: &Path) -> Vec<String> {
-        let mut names: Vec<String> =
-            fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().to_string_lossy().into_owned()).collect();
+        let mut names: Vec<String> = fs::read_dir(folder)
+            .unwrap()
+            .map(|e| e.unwrap().file_name().to_string_lossy().into_owned())
+            .collect();
         names.sort();
         names
     }
@@ -135,7 +137,10 @@ mod tests {
         write_folder(&files(&["a"]), &out).unwrap();
         // `b` cannot be a file and a folder.
         assert!(write_folder(&files(&["b", "b/c"]), &out).is_err());
-        assert_eq!((names(&out), names(root.path())), (vec![".bakelite".into(), "a".into()], vec!["out".into()]));
+        assert_eq!(
+            (names(&out), names(root.path())),
+            (vec![".bakelite".into(), "a".into()], vec!["out".into()])
+        );
     }
 
     #[test]

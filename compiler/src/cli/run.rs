@@ -79,7 +79,8 @@ pub(crate) fn run(a: &Arguments, environment: &Environment) -> Outcome<ExitCode>
     match reference {
         Some(reference) => compare(&outputs, &reference, a.tolerance),
         None => {
-            let rows: Vec<_> = outputs.iter().map(|(n, t)| vec![n.clone(), arrays::shown(t), range(t)]).collect();
+            let rows: Vec<_> =
+                outputs.iter().map(|(n, t)| vec![n.clone(), arrays::shown(t), range(t)]).collect();
             say(&table(&[Align::Left; 3], &rows))?;
             Ok(ExitCode::SUCCESS)
         }
@@ -89,22 +90,31 @@ pub(crate) fn run(a: &Arguments, environment: &Environment) -> Outcome<ExitCode>
 /// `-1.5 to 2`
 fn range(tensor: &Tensor) -> String {
     let values = tensor.to_f64();
-    let (low, high) = values.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), v| (l.min(*v), h.max(*v)));
+    let (low, high) =
+        values.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), v| (l.min(*v), h.max(*v)));
     let nan = values.iter().filter(|v| v.is_nan()).count();
     let nan = if nan > 0 { format!(", {nan} NaN") } else { String::new() };
     if low > high { nan.trim_start_matches(", ").to_owned() } else { format!("{low:.6} to {high:.6}{nan}") }
 }
 
 fn compare(outputs: &[(String, Tensor)], reference: &Arrays, tolerance: Option<f64>) -> Outcome<ExitCode> {
-    let mut rows = vec![["output", "type", "relative error", "largest error", ""].map(str::to_owned).to_vec()];
+    let mut rows =
+        vec![["output", "type", "relative error", "largest error", ""].map(str::to_owned).to_vec()];
     let mut within = true;
     for (name, out) in outputs {
-        let expected = reference.get(&format!("{name}__f64")).or_else(|| reference.get(name)).ok_or_else(|| {
-            let names = reference.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
-            Failure::new(format!("the reference has no array \"{name}\" or \"{name}__f64\"; it has {names}"))
-        })?;
+        let expected =
+            reference.get(&format!("{name}__f64")).or_else(|| reference.get(name)).ok_or_else(|| {
+                let names = reference.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+                Failure::new(format!(
+                    "the reference has no array \"{name}\" or \"{name}__f64\"; it has {names}"
+                ))
+            })?;
         if expected.shape != out.shape {
-            let what = format!("the output \"{name}\" is {}, but its reference is {}", arrays::shown(out), arrays::shown(expected));
+            let what = format!(
+                "the output \"{name}\" is {}, but its reference is {}",
+                arrays::shown(out),
+                arrays::shown(expected)
+            );
             return Err(Failure::new(what));
         }
         let distance = arrays::distance(out, expected);

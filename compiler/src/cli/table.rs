@@ -39,7 +39,8 @@ mod tests {
 
     #[test]
     fn columns_are_aligned() {
-        let rows = [vec!["a".into(), "1".into(), "x".into()], vec!["long".into(), "100".into(), String::new()]];
+        let rows =
+            [vec!["a".into(), "1".into(), "x".into()], vec!["long".into(), "100".into(), String::new()]];
         let text = table(&[Align::Left, Align::Right, Align::Left], &rows);
         assert_eq!(text, "a       1  x\nlong  100\n");
         assert_eq!((bytes(1023), bytes(1536)), ("1023 B".to_owned(), "1.5 KiB".to_owned()));

@@ -14,7 +14,14 @@ impl fmt::Display for Regions {
             for id in &region.nodes {
                 let node = self.graph.node(*id);
                 if let Some(op) = node.op() {
-                    writeln!(f, "       %{} = {}({})  // {}", id.0, op.name(), list(&node.inputs), node.name)?;
+                    writeln!(
+                        f,
+                        "       %{} = {}({})  // {}",
+                        id.0,
+                        op.name(),
+                        list(&node.inputs),
+                        node.name
+                    )?;
                 }
             }
         }
