@@ -4,7 +4,7 @@
 use super::attributes::Attributes;
 use super::import::{Importer, RANK};
 use super::model::Node;
-use super::sizes::{Sizes, floats, is_short};
+use super::sizes::{Sizes, floats};
 use crate::ir::types::normalize_axis;
 use crate::ir::{Graph, NodeId, Tensor, Type, Value};
 use crate::ops::{Apply, Broadcast, Cast, Op, Reshape, Slice, Transpose, eval};
@@ -243,21 +243,7 @@ impl<'a> Call<'a> {
     pub(super) fn add_node(&mut self, op: impl Into<Op>, inputs: &[Value]) -> Result<NodeId, String> {
         let id = self.importer.graph.add(op, inputs, self.name.clone())?;
         for ty in &self.importer.graph.node(id).types {
-            if ty.rank() > RANK {
-                return Err(format!("a result has {} dimensions; at most {RANK} are supported", ty.rank()));
-            }
-            if let Some(long) = ty.shape.iter().find(|d| !is_short(d)) {
-                return Err(format!("a size became too long an expression: {:.60}...", long.to_string()));
-            }
-            let most = ty.shape.iter().try_fold(ty.dtype.size() as i64, |n, d| {
-                n.checked_mul(d.upper(&self.importer.graph.symbols).max(0))
-            });
-            if most.is_none_or(|m| m > 1 << 46) {
-                return Err(format!("the result {ty} is larger than any memory"));
-            }
-            if let Some(negative) = ty.shape.iter().find(|d| d.bounds(&self.importer.graph.symbols).1 < 0) {
-                return Err(format!("the result {ty} has the negative size {negative}"));
-            }
+            self.importer.check(ty)?;
         }
         Ok(id)
     }

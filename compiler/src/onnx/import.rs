@@ -4,7 +4,7 @@
 use super::call::{Call, Operand};
 use super::model::{Model, Node, Scope, Size, ValueType};
 use super::ops;
-use super::sizes::Sizes;
+use super::sizes::{Sizes, is_short};
 use crate::error::{Error, Result, Stage};
 use crate::ir::{Graph, Type, Value};
 use bakelite_host::DType;
@@ -51,7 +51,8 @@ pub fn import(model: &Model, options: &ImportOptions) -> Result<Graph> {
         importer.define(name, Operand::Value(value), "")?;
     }
     if let Some(symbol) = unused.first() {
-        let known: Vec<&str> = importer.names.values().map(String::as_str).collect();
+        let mut known: Vec<&str> = importer.names.values().map(String::as_str).collect();
+        known.sort_unstable();
         return Err(error(
             format!("symbol `{symbol}`"),
             format!("the model has no such symbol; it has {}", or_none(&known.join(", "))),
@@ -239,7 +240,33 @@ impl Importer {
             self.graph.symbols.insert(symbol.clone(), range);
             shape.push(Dim::symbol(&symbol));
         }
-        Ok(Type { dtype, shape })
+        let ty = Type { dtype, shape };
+        self.check(&ty).map_err(|e| error(at, e))?;
+        Ok(ty)
+    }
+
+    /// Refuses a type whose sizes nothing could calculate with or hold.
+    pub(super) fn check(&self, ty: &Type) -> Result<(), String> {
+        const MOST: i64 = 1 << 46;
+        if ty.rank() > RANK {
+            return Err(format!("{ty} has {} dimensions; at most {RANK} are supported", ty.rank()));
+        }
+        if let Some(long) = ty.shape.iter().find(|d| !is_short(d)) {
+            return Err(format!("a size became too long an expression: {:.60}...", long.to_string()));
+        }
+        let mut bytes = ty.dtype.size() as i64;
+        for size in &ty.shape {
+            let (_, most) = size.bounds(&self.graph.symbols);
+            if most < 0 {
+                return Err(format!("{ty} has the negative size {size}"));
+            }
+            // An empty tensor may still not have absurd sizes beside its zero.
+            bytes = bytes
+                .checked_mul(most.max(1))
+                .filter(|b| *b <= MOST)
+                .ok_or_else(|| format!("{ty} is larger than any memory"))?;
+        }
+        Ok(())
     }
 
     /// The identifier for a name of the model; the same for the same name, if it is a `shared` one.

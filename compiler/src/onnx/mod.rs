@@ -9,6 +9,7 @@ mod import;
 pub mod model;
 mod ops;
 #[allow(missing_docs, unreachable_pub, clippy::all)]
+#[rustfmt::skip]
 pub mod proto;
 mod sizes;
 mod tensor;

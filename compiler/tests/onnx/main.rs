@@ -2,4 +2,9 @@
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod build;
+mod conformance;
 mod decode;
+mod evaluate;
+mod hostile;
+mod import;
+mod shared;
