@@ -159,13 +159,33 @@ pub(super) fn modulo(c: &mut Call<'_>) -> Results {
     if c.attributes().flag("fmod", false)? {
         return c.apply(Pw::Rem);
     }
-    arithmetic(c, Pw::Mod)
+    if !c.operand_type(0)?.dtype.is_float() {
+        return arithmetic(c, Pw::Mod);
+    }
+    // By the exact remainder, which then takes the divisor's sign: right for infinite and for very large operands too.
+    let (a, b) = (c.value(0)?, c.value(1)?);
+    let rest = c.pw(Pw::Rem, &[a, b])?;
+    let (below, divisor_below) = (c.pw_number(Pw::Lt, rest, 0.0)?, c.pw_number(Pw::Lt, b, 0.0)?);
+    let (unlike, some) = (c.pw(Pw::Xor, &[below, divisor_below])?, c.pw_number(Pw::Ne, rest, 0.0)?);
+    let (turn, turned) = (c.pw(Pw::And, &[unlike, some])?, c.pw(Pw::Add, &[rest, b])?);
+    one(c.pw(Pw::Select, &[turn, turned, rest])?)
 }
 
 pub(super) fn bit_shift(c: &mut Call<'_>) -> Results {
     match c.attributes().text("direction", "")? {
         "LEFT" => c.apply(Pw::Shl),
-        "RIGHT" => c.apply(Pw::Shr),
+        "RIGHT" => {
+            let (x, by) = (c.value(0)?, c.value(1)?);
+            if !matches!(c.dtype(x), DType::I8 | DType::I16 | DType::I32 | DType::I64) {
+                return one(c.pw(Pw::Shr, &[x, by])?);
+            }
+            // The row shifts in zeros; for a negative number the complement does what the sign bit asks.
+            let (below, flipped) = (c.pw_number(Pw::Lt, x, 0.0)?, c.pw(Pw::Not, &[x])?);
+            let positive = c.pw(Pw::Select, &[below, flipped, x])?;
+            let shifted = c.pw(Pw::Shr, &[positive, by])?;
+            let back = c.pw(Pw::Not, &[shifted])?;
+            one(c.pw(Pw::Select, &[below, back, shifted])?)
+        }
         other => Err(format!("the direction is \"{other}\", expected LEFT or RIGHT")),
     }
 }

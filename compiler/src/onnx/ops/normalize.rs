@@ -176,7 +176,10 @@ pub(super) fn lp(c: &mut Call<'_>) -> Results {
         p => return Err(format!("attribute `p` is {p}, expected 1 or 2")),
     };
     let norm = c.add(Reduce { kind, axes: vec![axis], keepdims: true }, &[x])?;
-    one(c.pw(Pw::Div, &[x, norm])?)
+    // Zeros stay zeros.
+    let (zero, unit) = (c.pw_number(Pw::Eq, norm, 0.0)?, c.number(norm, 1.0));
+    let divisor = c.pw(Pw::Select, &[zero, unit, norm])?;
+    one(c.pw(Pw::Div, &[x, divisor])?)
 }
 
 /// `(x − mean) / (√variance + 1e-9)`

@@ -194,7 +194,12 @@ pub(super) fn space_to_depth(c: &mut Call<'_>) -> Results {
     let (rows, columns) = (part(&h)?, part(&w)?);
     let apart = vec![n.clone(), ch.clone(), rows.clone(), b.clone(), columns.clone(), b.clone()];
     let apart = c.reshape(x, apart)?;
-    let moved = c.transpose(apart, vec![0, 3, 5, 1, 2, 4])?;
+    let perm = match c.attributes().text("mode", "DCR")? {
+        "DCR" => vec![0, 3, 5, 1, 2, 4],
+        "CRD" => vec![0, 1, 3, 5, 2, 4],
+        other => return Err(format!("attribute `mode` is \"{other}\", expected DCR or CRD")),
+    };
+    let moved = c.transpose(apart, perm)?;
     one(c.reshape(moved, vec![n, ch * &b * &b, rows, columns])?)
 }
 
