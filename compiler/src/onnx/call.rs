@@ -256,9 +256,8 @@ impl<'a> Call<'a> {
         let view = matches!(op, Op::Reshape(_));
         let small =
             |ty: &Type| ty.rank() <= RANK && ty.bytes().as_const().is_some_and(|b| (0..=FOLD).contains(&b));
-        if !view
-            && !(small(output) && types.iter().all(|t| t.bytes().as_const().is_some_and(|b| b <= 16 * FOLD)))
-        {
+        let light = types.iter().all(|t| t.bytes().as_const().is_some_and(|b| b <= 16 * FOLD));
+        if !(view || small(output) && light) {
             return None;
         }
         eval::eval(op, &inputs).ok()?.into_iter().next()

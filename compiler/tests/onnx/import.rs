@@ -209,6 +209,14 @@ fn batch_normalisation_is_a_factor_and_an_offset_for_each_channel() {
 }
 
 #[test]
+fn what_old_exporters_wrote_for_images_still_imports() {
+    let m = on(7, "1 2 2 2")
+        .node("a", "ImageScaler", "x", &[("scale", A::F(2.0)), ("bias", A::Fs(vec![1.0, -1.0]))])
+        .node("y", "Crop", "a", &[("border", A::Is(vec![1, 0, 0, 1]))]);
+    computes(&m, (&[1, 2, 2, 2], &[1., 2., 3., 4., 5., 6., 7., 8.]), (&[1, 2, 1, 1], &[5., 11.]));
+}
+
+#[test]
 fn initializers_that_are_also_inputs_are_constants() {
     let mut m = on(8, "2").init("w", f32s(&[2], &[1.0, 2.0])).node("y", "Add", "x w", &[]);
     m.model.ir_version = Some(3);

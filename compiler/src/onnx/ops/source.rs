@@ -81,7 +81,7 @@ pub(super) fn range(c: &mut Call<'_>) -> Results {
     };
     let (start, limit, delta) = (number(c, 0)?, number(c, 1)?, number(c, 2)?);
     let count = ((limit - start) / delta).ceil().max(0.0);
-    if !(count <= f64::from(1 << 20)) {
+    if count.is_nan() || count > f64::from(1 << 20) {
         return Err(format!("the range from {start} to {limit} by {delta} has {count} elements"));
     }
     let values: Vec<f64> = (0..count as usize).map(|i| start + i as f64 * delta).collect();
