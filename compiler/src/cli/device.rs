@@ -2,7 +2,7 @@
 
 use super::options::{Device, Precision, open_nvrtc};
 use super::table::bytes;
-use super::{Environment, Failure, Outcome, bar, note};
+use super::{Environment, Failure, Outcome, note};
 use bakelite::Target;
 use bakelite::execute::host;
 use bakelite::ir::{Graph, Tensor};
@@ -137,7 +137,7 @@ fn prepare_gpu(graph: Graph, order: &Order<'_>, tactics: &mut Tactics) -> Outcom
         Some(effort) => tuned_plan(graph, &gpu, &nvrtc, order.precision, effort, tactics)?,
         None => plan(graph, &target, order.precision, tactics, &mut Estimate)?,
     };
-    let bar = bar("compiling kernels");
+    let bar = super::bar("compiling kernels");
     bar.set_length(plan.kernels.len() as u64);
     let Target::Cuda(figures) = &target else { return Err(Failure::new("the GPU is no CUDA target")) };
     let images = bakelite::execute::kernels::compile(&plan, &nvrtc, figures.arch, None, &|| bar.inc(1))?;
@@ -163,7 +163,7 @@ pub(crate) fn tuned_plan(
         Effort::Normal => gpu::Effort::Normal,
         Effort::Exhaustive => gpu::Effort::Exhaustive,
     };
-    let bar = bar("tuning");
+    let bar = super::bar("tuning");
     let progress = |p: Progress| {
         let (what, at, of) = match p {
             Progress::Compiled(at, of) => ("compiling candidates", at, of),
@@ -186,8 +186,13 @@ pub(crate) fn tuned_plan(
 
 #[cfg(not(feature = "cuda"))]
 fn prepare_gpu(_: Graph, order: &Order<'_>, _: &mut Tactics) -> Outcome<Ready> {
+    let gpu = open_gpu()?;
     open_nvrtc(order.nvrtc, order.environment)?;
-    open_gpu().and_then(|gpu| Err(Failure::new(describe(&gpu))))
+    Err(Failure::new(format!(
+        "this build of Bakelite cannot run or tune {:?} on {}",
+        order.effort,
+        describe(&gpu)
+    )))
 }
 
 #[cfg(not(feature = "cuda"))]
@@ -278,12 +283,14 @@ pub(crate) fn check_memory(needed: u64, what: &str) -> Outcome<()> {
 }
 
 /// Today's date, such as 2026-11-20 (UTC).
+#[cfg(feature = "cuda")]
 fn today() -> String {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     date(since.as_secs() / 86400)
 }
 
 /// The date of a day counted from 1970-01-01.
+#[cfg(feature = "cuda")]
 fn date(mut day: u64) -> String {
     let leap = |y: u64| y.is_multiple_of(4) && !y.is_multiple_of(100) || y.is_multiple_of(400);
     let (mut year, mut month) = (1970, 0);
@@ -303,6 +310,7 @@ fn date(mut day: u64) -> String {
 mod tests {
     use super::*;
 
+    #[cfg(feature = "cuda")]
     #[test]
     fn days_are_dates() {
         let cases = [

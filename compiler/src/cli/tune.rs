@@ -1,6 +1,6 @@
 //! `bakelite tune`: measurements on this machine's GPU to a tactics file.
 
-use super::device::{Effort, open_gpu, tuned_plan};
+use super::device::{Effort, open_gpu, target_of, tuned_plan};
 use super::options::{ModelArguments, Precision, open_nvrtc, read_tactics};
 use super::output::write_file;
 use super::{Environment, Failure, Outcome, say};
@@ -45,11 +45,10 @@ pub(crate) fn run(a: &Arguments, environment: &Environment) -> Outcome<()> {
     if a.again {
         let fresh = std::mem::replace(&mut tactics, known);
         tactics.measured_on = fresh.measured_on.clone();
+        let arch = target_of(&gpu)?.arch;
         for step in &plan.steps {
-            if let (Some(gpu), Some(entry)) =
-                (plan.target.gpu(), plan.target.gpu().and_then(|g| fresh.get(g.arch, &step.problem)))
-            {
-                tactics.set(gpu.arch, &step.problem, entry.clone());
+            if let Some(entry) = fresh.get(arch, &step.problem) {
+                tactics.set(arch, &step.problem, entry.clone());
             }
         }
     }
