@@ -66,7 +66,7 @@ pub fn compile(onnx: Source, targets: &[Target], options: &Options, tools: &mut 
     let mut plans = Vec::new();
     for target in targets {
         let plan = plan(graph.clone(), target, options, tools)?;
-        let images = images(&plan, tools)?;
+        let images = images(&plan, true, tools)?;
         plans.push(PlanWithImages { plan, images });
     }
     emit::files(&plans, &options.emit)
@@ -96,14 +96,13 @@ pub fn plan(graph: Graph, target: &Target, options: &Options, tools: &mut Tools<
     Ok(plan)
 }
 
-/// The machine code of a plan's kernels; of a host plan, none. Code that is not specific to one architecture gets PTX too,
-/// so that newer GPUs can run it.
-pub fn images(plan: &Plan, tools: &Tools<'_>) -> Result<Vec<Images>> {
+/// The machine code of a plan's kernels; of a host plan, none. With `ptx`, PTX too, so that newer
+/// GPUs can run it.
+pub fn images(plan: &Plan, ptx: bool, tools: &Tools<'_>) -> Result<Vec<Images>> {
     let Target::Cuda(gpu) = &plan.target else { return Ok(vec![]) };
     let nvrtc = tools.nvrtc.ok_or_else(|| {
         Error::new(Stage::Emit, format!("target {}", plan.target), "the CUDA compiler NVRTC is needed")
     })?;
-    let ptx = (!gpu.arch.specific).then_some(gpu.arch.sm);
     let compiled = tools.compiled;
     kernels::compile(plan, nvrtc, gpu.arch, ptx, &|| compiled(plan.kernels.len()))
 }

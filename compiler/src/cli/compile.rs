@@ -140,7 +140,7 @@ fn make(
         let plan = pipeline::plan(graph.clone(), target, options, &mut tools)?;
         if whole {
             bar.set_position(0);
-            let images = pipeline::images(&plan, &tools)?;
+            let images = pipeline::images(&plan, true, &tools)?;
             summary += &summarize(&plan);
             plans.push(PlanWithImages { plan, images });
         }

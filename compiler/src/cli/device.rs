@@ -140,7 +140,7 @@ fn prepare_gpu(graph: Graph, order: &Order<'_>, tactics: &mut Tactics) -> Outcom
     let bar = super::bar("compiling kernels");
     bar.set_length(plan.kernels.len() as u64);
     let Target::Cuda(figures) = &target else { return Err(Failure::new("the GPU is no CUDA target")) };
-    let images = bakelite::execute::kernels::compile(&plan, &nvrtc, figures.arch, None, &|| bar.inc(1))?;
+    let images = bakelite::execute::kernels::compile(&plan, &nvrtc, figures.arch, false, &|| bar.inc(1))?;
     bar.finish_and_clear();
     let start = Instant::now();
     let session = bakelite::execute::gpu::Session::load(&gpu, plan, &images)?;
