@@ -71,7 +71,7 @@ pub(crate) fn run(a: &Arguments, environment: &Environment) -> Outcome<()> {
     let summary =
         |times: &[f64]| json!({ "median_us": quantile(times, 0.5), "p99_us": quantile(times, 0.99) });
     let mut numbers = json!({
-        "model": plan.name,
+        "model": a.model.stem(),
         "target": plan.target.to_string(),
         "device": ready.device,
         "precision": if a.device == Device::Gpu { a.precision.to_string() } else { "as the model".to_owned() },
@@ -84,7 +84,7 @@ pub(crate) fn run(a: &Arguments, environment: &Environment) -> Outcome<()> {
         "steps": plan.steps.len(),
     });
     let mut rows = vec![
-        vec!["model".to_owned(), plan.name.clone()],
+        vec!["model".to_owned(), a.model.stem()],
         vec!["device".to_owned(), format!("{} ({})", ready.device, plan.target)],
     ];
     let shown = |t: &[f64]| format!("{}, p99 {}", time(quantile(t, 0.5)), time(quantile(t, 0.99)));
