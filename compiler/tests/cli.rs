@@ -246,7 +246,7 @@ fn arrays_that_do_not_fit() {
     let x = f32_array(&[2, 3], &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
     let run = run_with(&["--inputs", "in.npz", "--outputs", "out.npz"]);
     let takes = ["the model takes", "f32[batch,3]"];
-    let mut refuse = |arrays: &[(&str, Tensor)], expected: &[&str]| {
+    let refuse = |arrays: &[(&str, Tensor)], expected: &[&str]| {
         here.arrays("in.npz", arrays);
         fails(here.path(), &run, &[expected, &takes].concat());
     };
