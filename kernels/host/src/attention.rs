@@ -3,11 +3,11 @@
 use crate::dtype::DType;
 use crate::element::{Element, Float, Lane, Real};
 use crate::matrix::{Matrix, Threads, multiply};
+use crate::parallel;
 use crate::problem::Attention;
 use crate::softmax;
 use crate::view::{RunError, View};
 use half::{bf16, f16};
-use rayon::prelude::*;
 
 /// Queries whose scores are computed at a time.
 const BLOCK: usize = 64;
@@ -27,28 +27,35 @@ pub fn attention<T: Real>(
     }
     let blocks = p.seq_q.div_ceil(BLOCK);
     let mask = mask.map(|m| addends::<T::Acc>(m)).transpose()?;
-    let jobs = p.batch * p.heads * blocks;
     // Whole blocks of [BLOCK, dim_v] in the order of the jobs, placed when all are done.
-    let mut parts: Vec<Vec<T::Acc>> = vec![];
-    (0..jobs)
-        .into_par_iter()
-        .map_init(Vec::new, |scores, job| {
-            let (b, h, first) = (job / blocks / p.heads, job / blocks % p.heads, job % blocks * BLOCK);
-            block(p, [b, h, first], [&q, &k, &v], mask.as_deref(), scores)
-        })
-        .collect_into_vec(&mut parts);
+    let parts = parts(p, [&q, &k, &v], mask.as_deref());
     let row = |b: usize, h: usize, i: usize| {
         &parts[(b * p.heads + h) * blocks + i / BLOCK][i % BLOCK * p.dim_v..][..p.dim_v]
     };
-    y.par_chunks_mut(p.dim_v).enumerate().with_min_len(64).for_each(|(at, y)| {
-        let (b, h, i) = if p.out_heads_inner {
-            (at / p.heads / p.seq_q, at % p.heads, at / p.heads % p.seq_q)
-        } else {
-            (at / p.seq_q / p.heads, at / p.seq_q % p.heads, at % p.seq_q)
-        };
-        T::narrow_into(row(b, h, i), y);
+    parallel::rows_mut(y, p.dim_v, 64, &|first, y| {
+        for (at, y) in (first..).zip(y.chunks_mut(p.dim_v)) {
+            let (b, h, i) = if p.out_heads_inner {
+                (at / p.heads / p.seq_q, at % p.heads, at / p.heads % p.seq_q)
+            } else {
+                (at / p.seq_q / p.heads, at / p.seq_q % p.heads, at % p.seq_q)
+            };
+            T::narrow_into(row(b, h, i), y);
+        }
     });
     Ok(())
+}
+
+fn parts<A: Float>(p: &Attention<usize>, qkv: [&[A]; 3], mask: Option<&[A]>) -> Vec<Vec<A>> {
+    let blocks = p.seq_q.div_ceil(BLOCK);
+    let mut parts = vec![vec![]; p.batch * p.heads * blocks];
+    parallel::rows_mut(&mut parts, 1, 1, &|first, parts| {
+        let mut scores = vec![];
+        for (job, part) in (first..).zip(parts) {
+            let (b, h, first) = (job / blocks / p.heads, job / blocks % p.heads, job % blocks * BLOCK);
+            *part = block(p, [b, h, first], qkv, mask, &mut scores);
+        }
+    });
+    parts
 }
 
 /// What the mask adds to a score: its values, or of a bool −inf where it is false.

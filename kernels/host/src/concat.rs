@@ -1,7 +1,7 @@
 //! [`Concat`]: slabs of elements laid end to end; nothing is computed.
 
+use crate::parallel::{self, worth};
 use crate::problem::Concat;
-use rayon::prelude::*;
 
 /// `y = concat(xs)`, on elements or on their bits.
 pub fn concat<T: Copy + Send + Sync>(p: &Concat<usize>, xs: &[&[T]], y: &mut [T]) {
@@ -9,12 +9,14 @@ pub fn concat<T: Copy + Send + Sync>(p: &Concat<usize>, xs: &[&[T]], y: &mut [T]
     if y.is_empty() {
         return;
     }
-    y.par_chunks_mut(row).enumerate().with_min_len((1usize << 14).div_ceil(row)).for_each(|(o, y)| {
-        let mut at = 0;
-        for (x, len) in xs.iter().zip(&p.lens) {
-            let n = len * p.inner;
-            y[at..at + n].copy_from_slice(&x[o * n..][..n]);
-            at += n;
+    parallel::rows_mut(y, row, worth(1 << 14, row), &|first, y| {
+        for (o, y) in (first..).zip(y.chunks_mut(row)) {
+            let mut at = 0;
+            for (x, len) in xs.iter().zip(&p.lens) {
+                let n = len * p.inner;
+                y[at..at + n].copy_from_slice(&x[o * n..][..n]);
+                at += n;
+            }
         }
     });
 }

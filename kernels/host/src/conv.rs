@@ -6,8 +6,8 @@ use crate::element::{Element, Number};
 use crate::gemm::operand;
 use crate::im2col::Window;
 use crate::matrix::{Matrix, Threads, Tiles};
+use crate::parallel::{self, worth};
 use crate::problem::{Conv, Layout};
-use rayon::prelude::*;
 
 /// Elements of gathered windows to have at a time: they and the filters should stay in the L2 cache.
 const PANEL: usize = 1 << 18;
@@ -16,18 +16,21 @@ const NARROW: usize = 64;
 
 /// `y = conv(x, w)` in the class, before the epilogue.
 pub fn conv<T: Element<Acc: Number>>(p: &Conv<usize>, x: &[T], w: &[T], y: &mut [T::Acc]) {
-    let (x, w) = (operand(x, p.math), operand(w, p.math));
+    in_class(p, &operand(x, p.math), &operand(w, p.math), y);
+}
+
+fn in_class<A: Number>(p: &Conv<usize>, x: &[A], w: &[A], y: &mut [A]) {
     let window = Window::from(p);
     if y.is_empty() {
         return;
     }
     let (own, filters) = (p.channels / p.groups, p.filters / p.groups);
     if own == 1 && p.groups > 1 && (p.layout == Layout::ChannelsFirst || filters == 1) {
-        return depthwise(p, &window, &x, &w, y);
+        return depthwise(p, &window, x, w, y);
     }
     match p.layout {
-        Layout::ChannelsFirst => channels_first(p, &window, &x, &w, y),
-        Layout::ChannelsLast => channels_last(p, &window, &x, &w, y),
+        Layout::ChannelsFirst => channels_first(p, &window, x, w, y),
+        Layout::ChannelsLast => channels_last(p, &window, x, w, y),
     }
 }
 
@@ -40,7 +43,10 @@ fn tile(depth: usize, positions: usize) -> usize {
 /// Runs every task with scratch of its own: side by side where there are enough of them, else each on all threads.
 fn spread<A: Number>(tasks: usize, task: impl Fn(usize, &mut Vec<A>, Threads) + Sync) {
     if tasks >= 2 * rayon::current_num_threads() {
-        (0..tasks).into_par_iter().for_each_init(Vec::new, |scratch, t| task(t, scratch, Threads::One));
+        parallel::ranges(tasks, 1, &|range| {
+            let mut scratch = vec![];
+            range.for_each(|t| task(t, &mut scratch, Threads::One));
+        });
     } else {
         let mut scratch = vec![];
         (0..tasks).for_each(|t| task(t, &mut scratch, Threads::All));
@@ -91,9 +97,11 @@ fn channels_last<A: Number>(p: &Conv<usize>, window: &Window, x: &[A], w: &[A], 
         w
     } else {
         turned.resize(w.len(), A::ZERO);
-        turned.par_chunks_mut(depth).zip(w.par_chunks(depth)).for_each(|(turned, w)| {
-            for (c, w) in w.chunks_exact(taps).enumerate() {
-                turned[c..].iter_mut().step_by(own).zip(w).for_each(|(t, w)| *t = *w);
+        parallel::rows_mut(&mut turned, depth, worth(1 << 12, depth), &|first, turned| {
+            for (turned, w) in turned.chunks_mut(depth).zip(w[first * depth..].chunks(depth)) {
+                for (c, w) in w.chunks_exact(taps).enumerate() {
+                    turned[c..].iter_mut().step_by(own).zip(w).for_each(|(t, w)| *t = *w);
+                }
             }
         });
         &turned

@@ -3,15 +3,18 @@
 use crate::element::{Element, Number};
 use crate::im2col::Window;
 use crate::matrix::{Matrix, Threads, multiply};
+use crate::parallel::{self, worth};
 use crate::problem::{ConvTranspose, Layout};
-use rayon::prelude::*;
 
 /// Elements of products to have at a time.
 const PANEL: usize = 1 << 22;
 
 /// `y = conv_transpose(x, w)` in the class, before the epilogue.
 pub fn conv_transpose<T: Element<Acc: Number>>(p: &ConvTranspose<usize>, x: &[T], w: &[T], y: &mut [T::Acc]) {
-    let (x, w) = (T::widened(x), T::widened(w));
+    in_class(p, &T::widened(x), &T::widened(w), y);
+}
+
+fn in_class<A: Number>(p: &ConvTranspose<usize>, x: &[A], w: &[A], y: &mut [A]) {
     if y.is_empty() {
         return;
     }
@@ -21,13 +24,15 @@ pub fn conv_transpose<T: Element<Acc: Number>>(p: &ConvTranspose<usize>, x: &[T]
     for (n, y) in y.chunks_mut(image).enumerate() {
         let x = &x[n * source..][..source];
         match p.layout {
-            Layout::ChannelsFirst => one(p, &window, x, &w, y),
+            Layout::ChannelsFirst => one(p, &window, x, w, y),
             Layout::ChannelsLast => {
-                let mut first = vec![T::Acc::ZERO; image];
-                one(p, &window, x, &w, &mut first);
+                let mut first = vec![A::ZERO; image];
+                one(p, &window, x, w, &mut first);
                 let elements = window.elements();
-                y.par_chunks_mut(p.filters).enumerate().for_each(|(i, y)| {
-                    y.iter_mut().zip(first[i..].iter().step_by(elements)).for_each(|(y, f)| *y = *f);
+                parallel::rows_mut(y, p.filters, worth(1 << 12, p.filters), &|start, y| {
+                    for (i, y) in (start..).zip(y.chunks_mut(p.filters)) {
+                        y.iter_mut().zip(first[i..].iter().step_by(elements)).for_each(|(y, f)| *y = *f);
+                    }
                 });
             }
         }
@@ -56,23 +61,22 @@ fn one<A: Number>(p: &ConvTranspose<usize>, window: &Window, x: &[A], w: &[A], y
             let rows = y.len() / elements * taps;
             let w = Matrix { data: &w[block * at_once * taps..], strides: [1, filters * taps] };
             multiply([rows, positions, own], w, x, (&mut products, [positions, 1]), Threads::All);
-            y.par_chunks_mut(elements).zip(products.par_chunks(taps * positions)).for_each(
-                |(y, products)| {
+            let rows = taps * positions;
+            parallel::rows_mut(y, elements, worth(1 << 12, rows), &|first, y| {
+                let products = products[first * rows..].chunks(rows);
+                for (y, products) in y.chunks_mut(elements).zip(products) {
                     for (t, products) in products.chunks_exact(positions).enumerate() {
-                        window.runs(t, 0..positions, |r| {
+                        window.runs(t, 0..positions, &mut |r| {
                             let products = &products[r.at + r.inside.start..r.at + r.inside.end];
                             if products.is_empty() {
                                 return;
                             }
-                            y[r.from..]
-                                .iter_mut()
-                                .step_by(step)
-                                .zip(products)
-                                .for_each(|(y, &v)| *y = y.plus(v));
+                            let y = y[r.from..].iter_mut().step_by(step);
+                            y.zip(products).for_each(|(y, &v)| *y = y.plus(v));
                         });
                     }
-                },
-            );
+                }
+            });
         }
     }
 }

@@ -1,10 +1,10 @@
 //! Element types as Rust types: how each widens to its class and narrows back, and the arithmetic kernels need.
 
 use crate::dtype::DType;
+use crate::parallel;
 use bytemuck::{CheckedBitPattern, NoUninit};
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
-use rayon::prelude::*;
 use std::borrow::Cow;
 use std::fmt::Debug;
 use std::ops::{Add, AddAssign, Div, Mul, MulAssign, Neg, Sub};
@@ -21,6 +21,8 @@ pub trait Element:
     fn widen(self) -> Self::Acc;
     /// From the class: floats round to nearest even, integers wrap.
     fn narrow(acc: Self::Acc) -> Self;
+    /// A number that compares as the element does; all NaN are one, above everything.
+    fn rank(self) -> u64;
 
     /// `dst[i] = src[i].widen()` over the shorter of the two.
     fn widen_into(src: &[Self], dst: &mut [Self::Acc]) {
@@ -45,8 +47,7 @@ pub trait Element:
     /// The slice in its class: borrowed where the element type is the class's own.
     fn widened(src: &[Self]) -> Cow<'_, [Self::Acc]> {
         let mut dst = vec![Self::Acc::default(); src.len()];
-        let chunk = 1 << 14;
-        dst.par_chunks_mut(chunk).zip(src.par_chunks(chunk)).for_each(|(d, s)| Self::widen_into(s, d));
+        parallel::rows_mut(&mut dst, 1, 1 << 14, &|first, d| Self::widen_into(&src[first..], d));
         Cow::Owned(dst)
     }
 }
@@ -115,7 +116,7 @@ pub trait Real: Element<Acc: Float> {}
 impl<T: Element<Acc: Float>> Real for T {}
 
 macro_rules! lanes {
-    ($($t:ident $d:ident)*) => { $(
+    ($($t:ident $d:ident $rank:expr;)*) => { $(
         impl Element for $t {
             type Acc = $t;
             const DTYPE: DType = DType::$d;
@@ -123,13 +124,29 @@ macro_rules! lanes {
             fn widen(self) -> $t { self }
             #[inline(always)]
             fn narrow(acc: $t) -> $t { acc }
+            #[inline(always)]
+            fn rank(self) -> u64 { ($rank)(self) }
             fn widened(src: &[$t]) -> Cow<'_, [$t]> { Cow::Borrowed(src) }
             fn in_class(src: &[$t]) -> Option<&[$t]> { Some(src) }
         }
         impl Lane for $t {}
     )* };
 }
-lanes! { f32 F32 f64 F64 i64 I64 bool Bool }
+lanes! {
+    f32 F32 |v| rank_float(f64::from(v));
+    f64 F64 rank_float;
+    i64 I64 |v| (v as u64) ^ (1 << 63);
+    bool Bool u64::from;
+}
+
+/// The bits of an f64 in the order of its values.
+fn rank_float(v: f64) -> u64 {
+    if v.is_nan() {
+        return u64::MAX;
+    }
+    let bits = (v + 0.0).to_bits(); // −0 + 0 is +0
+    if v < 0.0 { !bits } else { bits | 1 << 63 }
+}
 
 macro_rules! integers {
     ($($t:ident $d:ident)*) => { $(
@@ -140,6 +157,10 @@ macro_rules! integers {
             fn widen(self) -> i64 { self as i64 }
             #[inline(always)]
             fn narrow(acc: i64) -> $t { acc as $t }
+            #[inline(always)]
+            fn rank(self) -> u64 {
+                if $t::MIN == 0 { self as u64 } else { (self as i64 as u64) ^ (1 << 63) }
+            }
         }
     )* };
 }
@@ -154,6 +175,8 @@ macro_rules! halves {
             fn widen(self) -> f32 { self.to_f32() }
             #[inline(always)]
             fn narrow(acc: f32) -> $t { $t::from_f32(acc) }
+            #[inline(always)]
+            fn rank(self) -> u64 { rank_float(self.to_f64()) }
             fn widen_into(src: &[$t], dst: &mut [f32]) {
                 let n = src.len().min(dst.len());
                 src[..n].convert_to_f32_slice(&mut dst[..n]);

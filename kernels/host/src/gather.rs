@@ -1,10 +1,10 @@
 //! [`Gather`] and [`GatherElements`]: elements picked by index. An index outside the dimension is an error.
 
 use crate::dtype::DType;
+use crate::parallel::{self, worth};
 use crate::problem::{Gather, GatherElements};
 use crate::view::{RunError, View, bail};
 use crate::walk;
-use rayon::prelude::*;
 
 /// The indices as positions in `0..len`; negative ones count from the end.
 pub fn positions(indices: View<'_>, len: usize) -> Result<Vec<usize>, RunError> {
@@ -31,10 +31,11 @@ pub fn gather<T: Copy + Send + Sync>(p: &Gather<usize>, x: &[T], at: &[usize], y
     if y.is_empty() {
         return;
     }
-    let task = (1usize << 14).div_ceil(p.inner);
-    y.par_chunks_mut(p.inner).enumerate().with_min_len(task).for_each(|(row, y)| {
-        let (o, j) = (row / p.count, row % p.count);
-        y.copy_from_slice(&x[(o * p.len + at[j]) * p.inner..][..p.inner]);
+    parallel::rows_mut(y, p.inner, worth(1 << 14, p.inner), &|first, y| {
+        for (row, y) in (first..).zip(y.chunks_mut(p.inner)) {
+            let (o, j) = (row / p.count, row % p.count);
+            y.copy_from_slice(&x[(o * p.len + at[j]) * p.inner..][..p.inner]);
+        }
     });
 }
 
@@ -42,10 +43,8 @@ pub fn gather<T: Copy + Send + Sync>(p: &Gather<usize>, x: &[T], at: &[usize], y
 pub fn gather_elements<T: Copy + Send + Sync>(p: &GatherElements<usize>, x: &[T], at: &[usize], y: &mut [T]) {
     let mut strides = walk::dense(&p.input);
     let along = std::mem::replace(&mut strides[p.axis], 0);
-    let chunk = 1 << 14;
-    y.par_chunks_mut(chunk).enumerate().for_each(|(i, y)| {
-        let first = i * chunk;
-        walk::runs(&p.output, &strides, 0, first, y.len(), |from, step, k, n| {
+    parallel::rows_mut(y, 1, 1 << 14, &|first, y| {
+        walk::runs(&p.output, &strides, 0, first, y.len(), &mut |from, step, k, n| {
             for (j, y) in y[k..k + n].iter_mut().enumerate() {
                 *y = x[from + j * step + at[first + k + j] * along];
             }

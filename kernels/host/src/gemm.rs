@@ -3,8 +3,8 @@
 use crate::dtype::DType;
 use crate::element::{Element, Number};
 use crate::matrix::{Matrix, Threads, Tiles};
+use crate::parallel;
 use crate::problem::{Gemm, Math};
-use rayon::prelude::*;
 use std::borrow::Cow;
 
 /// A product of fewer multiplications than this runs on one thread when there are others to run beside it.
@@ -12,10 +12,13 @@ const SMALL: usize = 1 << 22;
 
 /// `y[z, i, j] = Σ_k a[z, i, k] · b[z, k, j]` in the class, before the epilogue.
 pub fn gemm<T: Element<Acc: Number>>(p: &Gemm<usize>, a: &[T], b: &[T], y: &mut [T::Acc]) {
-    let (a, b) = (operand(a, p.math), operand(b, p.math));
+    in_class(p, &operand(a, p.math), &operand(b, p.math), y);
+}
+
+fn in_class<A: Number>(p: &Gemm<usize>, a: &[A], b: &[A], y: &mut [A]) {
     let Gemm { mut batch, mut m, n, k, .. } = *p;
     if k == 0 || y.is_empty() {
-        return y.fill(T::Acc::ZERO);
+        return y.fill(A::ZERO);
     }
     // One tall product where the batch is only more rows of `a`.
     if p.b[0] == 0 && (batch == 1 || p.a[0] == m * p.a[1]) {
@@ -34,7 +37,7 @@ pub fn gemm<T: Element<Acc: Number>>(p: &Gemm<usize>, a: &[T], b: &[T], y: &mut 
     };
     let threads = rayon::current_num_threads();
     if batch >= 2 * threads || (batch > 1 && m * n * k < SMALL) {
-        (0..batch).into_par_iter().for_each(|z| one(z, Threads::One));
+        parallel::ranges(batch, 1, &|range| range.for_each(|z| one(z, Threads::One)));
     } else {
         (0..batch).for_each(|z| one(z, Threads::All));
     }
@@ -47,7 +50,9 @@ pub(crate) fn operand<T: Element<Acc: Number>>(x: &[T], math: Math) -> Cow<'_, [
         return x;
     }
     let mut x = x.into_owned();
-    x.par_iter_mut().for_each(|v| *v = v.through(|v| f64::from(tf32(v as f32))));
+    parallel::rows_mut(&mut x, 1, 1 << 14, &|_, x| {
+        x.iter_mut().for_each(|v| *v = v.through(|v| f64::from(tf32(v as f32))));
+    });
     Cow::Owned(x)
 }
 

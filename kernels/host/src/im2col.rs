@@ -1,6 +1,7 @@
 //! Windows that slide over spatial dimensions: which elements lie under each tap, in runs along the last dimension;
 //! and the copying of those elements into a matrix.
 
+use crate::parallel::{self, worth};
 use crate::problem::{Conv, ConvTranspose, Pool};
 use std::ops::Range;
 
@@ -108,7 +109,7 @@ impl Window {
     }
 
     /// The runs of tap `tap` over positions `range`.
-    pub fn runs(&self, tap: usize, range: Range<usize>, mut run: impl FnMut(Run)) {
+    pub fn runs(&self, tap: usize, range: Range<usize>, run: &mut dyn FnMut(Run)) {
         let last = self.output.len() - 1;
         let width = self.output[last];
         let mut taps = [0usize; 8];
@@ -174,32 +175,30 @@ impl Window {
         let runs: Vec<Vec<Run>> = (0..taps)
             .map(|t| {
                 let mut runs = vec![];
-                self.runs(t, range.clone(), |r| runs.push(r));
+                self.runs(t, range.clone(), &mut |r| runs.push(r));
                 runs
             })
             .collect();
-        let channel = |x: &[A], col: &mut [A]| {
-            for (runs, col) in runs.iter().zip(col.chunks_exact_mut(width)) {
-                for r in runs {
-                    let col = &mut col[r.at..r.at + r.len];
-                    col[..r.inside.start].fill(A::default());
-                    col[r.inside.end..].fill(A::default());
-                    let col = &mut col[r.inside.clone()];
-                    if step == 1 {
-                        col.copy_from_slice(&x[r.from..r.from + col.len()]);
-                    } else if !col.is_empty() {
-                        col.iter_mut().zip(x[r.from..].iter().step_by(step)).for_each(|(c, x)| *c = *x);
+        let pairs = taps * width;
+        let channels = |first: usize, col: &mut [A]| {
+            for (c, col) in (first..).zip(col.chunks_mut(pairs.max(1))) {
+                let x = &x[c * elements..][..elements];
+                for (runs, col) in runs.iter().zip(col.chunks_exact_mut(width)) {
+                    for r in runs {
+                        let col = &mut col[r.at..r.at + r.len];
+                        col[..r.inside.start].fill(A::default());
+                        col[r.inside.end..].fill(A::default());
+                        let col = &mut col[r.inside.clone()];
+                        if step == 1 {
+                            col.copy_from_slice(&x[r.from..r.from + col.len()]);
+                        } else if !col.is_empty() {
+                            col.iter_mut().zip(x[r.from..].iter().step_by(step)).for_each(|(c, x)| *c = *x);
+                        }
                     }
                 }
             }
         };
-        let pairs = (taps * width).max(1);
-        if all {
-            use rayon::prelude::*;
-            col.par_chunks_mut(pairs).zip(x.par_chunks(elements.max(1))).for_each(|(c, x)| channel(x, c));
-        } else {
-            col.chunks_mut(pairs).zip(x.chunks(elements.max(1))).for_each(|(c, x)| channel(x, c));
-        }
+        if all { parallel::rows_mut(col, pairs, worth(1 << 12, pairs), &channels) } else { channels(0, col) }
     }
 
     /// Copies channels `first..first + channels` of `[elements, all]` under positions `range` to `col`,
@@ -213,7 +212,7 @@ impl Window {
     ) {
         let (taps, step) = (self.taps(), self.step());
         for t in 0..taps {
-            self.runs(t, range.clone(), |r| {
+            self.runs(t, range.clone(), &mut |r| {
                 for i in 0..r.len {
                     let at = ((r.at + i) * taps + t) * channels;
                     let col = &mut col[at..at + channels];

@@ -4,13 +4,13 @@
 
 use crate::dtype::{Class, DType};
 use crate::element::{Element, Lane};
+use crate::parallel;
 use crate::pointwise::{self, Pw, Signature};
 use crate::problem::{Access, Epilogue, Pointwise};
 use crate::program::{Instr, Program, Scalar};
 use crate::view::{RunError, View, ViewMut, bail};
 use crate::walk;
 use half::{bf16, f16};
-use rayon::prelude::*;
 
 /// Elements processed at a time.
 const BLOCK: usize = 1024;
@@ -58,7 +58,7 @@ pub fn finish<A: Lane>(
     shape: &[usize],
     operands: &[View<'_>],
     out: &mut ViewMut<'_>,
-    fill: impl FnOnce(&mut [A]) -> Result<(), RunError>,
+    fill: &mut dyn FnMut(&mut [A]) -> Result<(), RunError>,
 ) -> Result<(), RunError> {
     let read = |views: &[View<'_>]| -> Result<(), RunError> {
         if views.len() != epilogue.operands.len() {
@@ -89,7 +89,7 @@ pub fn finish_moved(
     dtype: DType,
     operands: &[View<'_>],
     out: &mut ViewMut<'_>,
-    fill: impl FnOnce(&mut ViewMut<'_>) -> Result<(), RunError>,
+    fill: &mut dyn FnMut(&mut ViewMut<'_>) -> Result<(), RunError>,
 ) -> Result<(), RunError> {
     if out.dtype == dtype {
         fill(out)?;
@@ -199,10 +199,9 @@ fn execute(
         let size = out.dtype.size();
         chunks.iter_mut().zip(out.bytes.chunks_mut(chunk * size)).for_each(|(c, b)| c.push(b));
     }
-    chunks
-        .into_par_iter()
-        .enumerate()
-        .for_each(|(i, mut bytes)| job.range(i * chunk, chunk.min(total - i * chunk), &mut bytes));
+    parallel::each(chunks, &|i, mut bytes| {
+        job.range(i * chunk, chunk.min(total - i * chunk), &mut bytes);
+    });
     Ok(())
 }
 
@@ -224,9 +223,8 @@ fn copy(space: &[usize], (view, offset, strides): (View<'_>, usize, &[usize]), o
     with_bits!(view.dtype, T => {
         let src: &[T] = bytemuck::cast_slice(view.bytes);
         let dst: &mut [T] = bytemuck::cast_slice_mut(out.bytes);
-        let chunk = SERIAL;
-        dst.par_chunks_mut(chunk).enumerate().for_each(|(i, dst)| {
-            walk::runs(space, strides, offset, i * chunk, dst.len(), |from, step, at, n| {
+        parallel::rows_mut(dst, 1, SERIAL, &|first, dst| {
+            walk::runs(space, strides, offset, first, dst.len(), &mut |from, step, at, n| {
                 place(src, from, step, &mut dst[at..at + n], |v| v);
             });
         });

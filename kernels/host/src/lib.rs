@@ -30,6 +30,7 @@ pub mod lrn;
 pub mod map;
 pub mod matrix;
 pub mod pad;
+pub mod parallel;
 pub mod parse;
 pub mod pointwise;
 pub mod pool;

@@ -2,11 +2,10 @@
 //! elements at a time, so that the closure becomes one vectorised loop over data in the L1 cache.
 
 use crate::element::Element;
+use crate::parallel;
 use crate::problem::Access;
 use crate::view::{RunError, bail};
 use crate::walk;
-use rayon::prelude::*;
-use std::sync::{Mutex, PoisonError};
 
 /// Elements processed at a time.
 const BLOCK: usize = 1024;
@@ -52,7 +51,7 @@ impl<T: Element> Read<'_, T> {
             return block;
         }
         scratch.resize(BLOCK, T::Acc::default());
-        walk::runs(space, &self.strides, self.offset, start, n, |from, step, at, n| {
+        walk::runs(space, &self.strides, self.offset, start, n, &mut |from, step, at, n| {
             let out = &mut scratch[at..at + n];
             match step {
                 0 => out.fill(self.data[from].widen()),
@@ -217,9 +216,7 @@ pub fn map<I: Reads, O: Writes>(
     let space = walk::merge(shape, &mut strides);
     inputs.restride(&strides);
     let chunk = chunk(total);
-    let parts = slots(outputs.chunks(chunk));
-    spread(parts.len(), &|i| {
-        let Some(mut part) = take(&parts[i]) else { return };
+    parallel::each(outputs.chunks(chunk), &|i, mut part| {
         let (start, len) = (i * chunk, chunk.min(total - i * chunk));
         let mut scratch = I::Scratch::default();
         for at in (0..len).step_by(BLOCK) {
@@ -248,9 +245,7 @@ pub fn map_in_place<T: Element, I: Reads>(
     let space = walk::merge(shape, &mut strides);
     inputs.restride(&strides);
     let chunk = chunk(total);
-    let parts = slots(y.chunks_mut(chunk).collect());
-    spread(parts.len(), &|i| {
-        let Some(y) = take(&parts[i]) else { return };
+    parallel::each(y.chunks_mut(chunk).collect(), &|i, y| {
         let (start, len) = (i * chunk, y.len());
         let mut scratch = I::Scratch::default();
         for at in (0..len).step_by(BLOCK) {
@@ -274,8 +269,8 @@ pub fn copy<T: Element>(shape: &[usize], x: Read<'_, T>, y: &mut [T]) -> Result<
     let mut strides = [x.strides];
     let space = walk::merge(shape, &mut strides);
     let [strides] = strides;
-    y.par_chunks_mut(SERIAL * 4).enumerate().for_each(|(i, y)| {
-        walk::runs(&space, &strides, x.offset, i * SERIAL * 4, y.len(), |from, step, at, n| {
+    parallel::rows_mut(y, 1, SERIAL * 4, &|first, y| {
+        walk::runs(&space, &strides, x.offset, first, y.len(), &mut |from, step, at, n| {
             let y = &mut y[at..at + n];
             match step {
                 0 => y.fill(x.data[from]),
@@ -300,23 +295,6 @@ fn chunk(total: usize) -> usize {
         return total;
     }
     total.div_ceil(rayon::current_num_threads() * 4).max(SERIAL / 2).next_multiple_of(BLOCK)
-}
-
-/// Parts of the results, for the tasks to take.
-fn slots<P>(parts: Vec<P>) -> Vec<Mutex<Option<P>>> {
-    parts.into_iter().map(|p| Mutex::new(Some(p))).collect()
-}
-
-fn take<P>(slot: &Mutex<Option<P>>) -> Option<P> {
-    slot.lock().unwrap_or_else(PoisonError::into_inner).take()
-}
-
-/// Runs the tasks on the threads. Not generic, so that a network of many programs compiles it once.
-fn spread(tasks: usize, task: &(dyn Fn(usize) + Sync)) {
-    if tasks == 1 {
-        return task(0);
-    }
-    (0..tasks).into_par_iter().for_each(task);
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! [`Pad`]: elements moved, and what lies outside made up from the edge, the mirror or a constant.
 
+use crate::parallel::{self, worth};
 use crate::problem::{Pad, PadMode};
 use crate::walk;
-use rayon::prelude::*;
 
 /// `y = pad(x)`, on elements or on their bits; `value` stands outside in [`PadMode::Constant`].
 pub fn pad<T: Copy + Send + Sync>(p: &Pad<usize>, x: &[T], value: Option<T>, y: &mut [T]) {
@@ -26,8 +26,8 @@ pub fn pad<T: Copy + Send + Sync>(p: &Pad<usize>, x: &[T], value: Option<T>, y: 
     let end = (i128::from(p.begin[last]) + p.input[last] as i128).clamp(first as i128, columns.len() as i128);
     let inside = first..usize::try_from(end).unwrap_or(first);
     let width = columns.len();
-    y.par_chunks_mut(width).enumerate().with_min_len((1usize << 13).div_ceil(width)).for_each(
-        |(mut row, y)| {
+    parallel::rows_mut(y, width, worth(1 << 13, width), &|first, y| {
+        for (mut row, y) in (first..).zip(y.chunks_mut(width)) {
             let mut base = Some(0);
             for (d, map) in outer.iter().enumerate().rev() {
                 base = base.zip(map[row % map.len()]).map(|(b, i)| b + i * strides[d]);
@@ -54,8 +54,8 @@ pub fn pad<T: Copy + Send + Sync>(p: &Pad<usize>, x: &[T], value: Option<T>, y: 
                     }
                 }
             }
-        },
-    );
+        }
+    });
 }
 
 /// The coordinate read for `i`, which may lie outside `0..n`.

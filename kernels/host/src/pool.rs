@@ -2,34 +2,37 @@
 
 use crate::element::{Element, Number};
 use crate::im2col::Window;
+use crate::parallel::{self, worth};
 use crate::problem::{Layout, Pool, PoolKind};
-use rayon::prelude::*;
 
 /// `y = pool(x)` in the class, before the epilogue.
 pub fn pool<T: Element<Acc: Number>>(p: &Pool<usize>, x: &[T], y: &mut [T::Acc]) {
-    let x = T::widened(x);
+    in_class(p, &T::widened(x), y);
+}
+
+fn in_class<A: Number>(p: &Pool<usize>, x: &[A], y: &mut [A]) {
     match p.kind {
-        PoolKind::Max => slide(p, &x, y, T::Acc::LOWEST, |a, x| a.larger(x), |_, _| {}),
+        PoolKind::Max => slide(p, x, y, A::LOWEST, |a, x| a.larger(x), |_, _| {}),
         PoolKind::Average { count_pads } => {
             let divisors = divisors(p, count_pads);
             slide(
                 p,
-                &x,
+                x,
                 y,
-                T::Acc::ZERO,
+                A::ZERO,
                 |a, x| a.plus(x),
-                |y, position| *y = y.over(T::Acc::of_count(divisors[position])),
+                |y, position| *y = y.over(A::of_count(divisors[position])),
             );
         }
-        PoolKind::Lp(1) => slide(p, &x, y, T::Acc::ZERO, |a, x| a.plus(x.magnitude()), |_, _| {}),
+        PoolKind::Lp(1) => slide(p, x, y, A::ZERO, |a, x| a.plus(x.magnitude()), |_, _| {}),
         PoolKind::Lp(2) => {
-            let root = |y: &mut T::Acc, _| *y = y.through(f64::sqrt);
-            slide(p, &x, y, T::Acc::ZERO, |a, x| a.plus(x.times(x)), root);
+            let root = |y: &mut A, _| *y = y.through(f64::sqrt);
+            slide(p, x, y, A::ZERO, |a, x| a.plus(x.times(x)), root);
         }
         PoolKind::Lp(e) => {
             let e = f64::from(e);
-            let power = |a: T::Acc, x: T::Acc| a.plus(x.through(|x| x.abs().powf(e)));
-            slide(p, &x, y, T::Acc::ZERO, power, |y, _| *y = y.through(|y| y.powf(1.0 / e)));
+            let power = |a: A, x: A| a.plus(x.through(|x| x.abs().powf(e)));
+            slide(p, x, y, A::ZERO, power, |y, _| *y = y.through(|y| y.powf(1.0 / e)));
         }
     }
 }
@@ -69,42 +72,50 @@ fn slide<A: Number>(
         return;
     }
     let useful = taps(&window);
+    let work = 1 << 12;
     match p.layout {
-        Layout::ChannelsFirst => y.par_chunks_mut(positions).enumerate().for_each(|(c, y)| {
-            let x = &x[c * elements..][..elements];
-            y.fill(start);
-            for &t in &useful {
-                window.runs(t, 0..positions, |r| {
-                    let y = &mut y[r.at + r.inside.start..r.at + r.inside.end];
-                    if step == 1 {
-                        y.iter_mut().zip(&x[r.from..]).for_each(|(y, &x)| *y = fold(*y, x));
-                    } else {
-                        y.iter_mut()
-                            .zip(x[r.from..].iter().step_by(step))
-                            .for_each(|(y, &x)| *y = fold(*y, x));
+        Layout::ChannelsFirst => {
+            parallel::rows_mut(y, positions, worth(work, positions * useful.len()), &|first, y| {
+                for (c, y) in (first..).zip(y.chunks_mut(positions)) {
+                    let x = &x[c * elements..][..elements];
+                    y.fill(start);
+                    for &t in &useful {
+                        window.runs(t, 0..positions, &mut |r| {
+                            let y = &mut y[r.at + r.inside.start..r.at + r.inside.end];
+                            if step == 1 {
+                                y.iter_mut().zip(&x[r.from..]).for_each(|(y, &x)| *y = fold(*y, x));
+                            } else {
+                                y.iter_mut()
+                                    .zip(x[r.from..].iter().step_by(step))
+                                    .for_each(|(y, &x)| *y = fold(*y, x));
+                            }
+                        });
                     }
-                });
-            }
-            y.iter_mut().enumerate().for_each(|(i, y)| end(y, i));
-        }),
+                    y.iter_mut().enumerate().for_each(|(i, y)| end(y, i));
+                }
+            })
+        }
         Layout::ChannelsLast => {
             let channels = p.channels;
             let width = window.output[window.output.len() - 1];
-            y.par_chunks_mut(width * channels).enumerate().for_each(|(row, y)| {
-                let (image, first) = (row * width / positions, row * width % positions);
-                let x = &x[image * elements * channels..][..elements * channels];
-                y.fill(start);
-                for &t in &useful {
-                    window.runs(t, first..first + width, |r| {
-                        for i in r.inside.clone() {
-                            let from = (r.from + (i - r.inside.start) * step) * channels;
-                            let y = &mut y[(r.at + i) * channels..][..channels];
-                            y.iter_mut().zip(&x[from..]).for_each(|(y, &x)| *y = fold(*y, x));
-                        }
-                    });
-                }
-                for (i, y) in y.chunks_exact_mut(channels).enumerate() {
-                    y.iter_mut().for_each(|y| end(y, first + i));
+            let row = width * channels;
+            parallel::rows_mut(y, row, worth(work, row * useful.len()), &|first, y| {
+                for (row, y) in (first..).zip(y.chunks_mut(row)) {
+                    let (image, first) = (row * width / positions, row * width % positions);
+                    let x = &x[image * elements * channels..][..elements * channels];
+                    y.fill(start);
+                    for &t in &useful {
+                        window.runs(t, first..first + width, &mut |r| {
+                            for i in r.inside.clone() {
+                                let from = (r.from + (i - r.inside.start) * step) * channels;
+                                let y = &mut y[(r.at + i) * channels..][..channels];
+                                y.iter_mut().zip(&x[from..]).for_each(|(y, &x)| *y = fold(*y, x));
+                            }
+                        });
+                    }
+                    for (i, y) in y.chunks_exact_mut(channels).enumerate() {
+                        y.iter_mut().for_each(|y| end(y, first + i));
+                    }
                 }
             });
         }

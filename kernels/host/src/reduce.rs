@@ -1,9 +1,9 @@
 //! [`Reduce`]: sums, extrema and norms over any set of dimensions.
 
 use crate::element::{Element, Number};
+use crate::parallel::{self, worth};
 use crate::problem::{Reduce, ReduceKind};
 use crate::walk;
-use rayon::prelude::*;
 
 /// Independent accumulators of a contiguous run, so that it vectorises and long sums lose less.
 const LANES: usize = 16;
@@ -14,11 +14,14 @@ const TASK: usize = 1 << 14;
 
 /// `y = reduce(x)` in the class, before the epilogue. `Any` and `All` are the extrema of 0 and 1.
 pub fn reduce<T: Element<Acc: Number>>(p: &Reduce<usize>, x: &[T], y: &mut [T::Acc]) {
-    let x = &*T::widened(x);
+    in_class(p, &T::widened(x), y);
+}
+
+fn in_class<A: Number>(p: &Reduce<usize>, x: &[A], y: &mut [A]) {
     let space = Space::of(p);
-    let of = T::Acc::of_count(space.reduced_count());
-    let zero = T::Acc::ZERO;
-    let plus = |a: T::Acc, b: T::Acc| a.plus(b);
+    let of = A::of_count(space.reduced_count());
+    let zero = A::ZERO;
+    let plus = |a: A, b: A| a.plus(b);
     match p.kind {
         ReduceKind::Sum => space.fold(x, y, zero, |a, x, _| a.plus(x), plus),
         ReduceKind::Mean => {
@@ -26,12 +29,12 @@ pub fn reduce<T: Element<Acc: Number>>(p: &Reduce<usize>, x: &[T], y: &mut [T::A
             y.iter_mut().for_each(|y| *y = y.over(of));
         }
         ReduceKind::Max | ReduceKind::Any => {
-            space.fold(x, y, T::Acc::LOWEST, |a, x, _| a.larger(x), |a, b| a.larger(b));
+            space.fold(x, y, A::LOWEST, |a, x, _| a.larger(x), |a, b| a.larger(b));
         }
         ReduceKind::Min | ReduceKind::All => {
-            space.fold(x, y, T::Acc::HIGHEST, |a, x, _| a.smaller(x), |a, b| a.smaller(b));
+            space.fold(x, y, A::HIGHEST, |a, x, _| a.smaller(x), |a, b| a.smaller(b));
         }
-        ReduceKind::Prod => space.fold(x, y, T::Acc::ONE, |a, x, _| a.times(x), |a, b| a.times(b)),
+        ReduceKind::Prod => space.fold(x, y, A::ONE, |a, x, _| a.times(x), |a, b| a.times(b)),
         ReduceKind::SumSquare => space.fold(x, y, zero, |a, x, _| a.plus(x.times(x)), plus),
         ReduceKind::L1 => space.fold(x, y, zero, |a, x, _| a.plus(x.magnitude()), plus),
         ReduceKind::L2 => {
@@ -44,9 +47,9 @@ pub fn reduce<T: Element<Acc: Number>>(p: &Reduce<usize>, x: &[T], y: &mut [T::A
         }
         ReduceKind::LogSumExp => {
             let mut peak = vec![zero; y.len()];
-            space.fold(x, &mut peak, T::Acc::LOWEST, |a, x, _| a.larger(x), |a, b| a.larger(b));
+            space.fold(x, &mut peak, A::LOWEST, |a, x, _| a.larger(x), |a, b| a.larger(b));
             // Infinite peaks are not subtracted: inf − inf would make NaN of what has a limit.
-            let bound = |v: T::Acc| if v > T::Acc::LOWEST && v < T::Acc::HIGHEST { v } else { zero };
+            let bound = |v: A| if v > A::LOWEST && v < A::HIGHEST { v } else { zero };
             peak.iter_mut().for_each(|v| *v = bound(*v));
             let peak = &peak;
             space.fold(x, y, zero, |a, x, o| a.plus(x.minus(peak[o]).exponential()), plus);
@@ -127,51 +130,37 @@ impl Space {
             return;
         }
         let Some(columns) = self.columns else {
-            let many = (TASK / count).max(1);
-            y.par_chunks_mut(many).enumerate().for_each(|(chunk, y)| {
-                for (i, y) in y.iter_mut().enumerate() {
-                    let o = chunk * many + i;
-                    walk::runs(
-                        &self.reduced,
-                        &self.reduced_strides,
-                        self.base(o),
-                        0,
-                        count,
-                        |from, _, _, n| {
-                            for piece in x[from..from + n].chunks(PIECE) {
-                                *y = join(*y, run(piece, start, |a, x| step(a, x, o), &join));
-                            }
-                        },
-                    );
+            return parallel::rows_mut(y, 1, worth(TASK, count), &|first, y| {
+                for (o, y) in (first..).zip(y) {
+                    let (kept, strides) = (&self.reduced, &self.reduced_strides);
+                    walk::runs(kept, strides, self.base(o), 0, count, &mut |from, _, _, n| {
+                        for piece in x[from..from + n].chunks(PIECE) {
+                            *y = join(*y, run(piece, start, |a, x| step(a, x, o), &join));
+                        }
+                    });
                 }
             });
-            return;
         };
-        // Rows of kept columns: each row of elements is folded into the row of accumulators. Long rows are split.
-        let width = if columns * count > TASK { columns.min((TASK / count).max(64)) } else { columns };
-        let row = |o: usize, first: usize, y: &mut [A]| {
-            let base = self.base(o) + first;
-            walk::runs(&self.reduced, &self.reduced_strides, base, 0, count, |from, pitch, _, n| {
-                for i in 0..n {
-                    let x = &x[from + i * pitch..][..y.len()];
-                    for (j, (y, &x)) in y.iter_mut().zip(x).enumerate() {
-                        *y = step(*y, x, o * columns + first + j);
+        // Rows of kept columns: each row of elements is folded into the row of accumulators. Rows may be split.
+        let least = worth(TASK, count).max(columns.min(64));
+        parallel::rows_mut(y, 1, least, &|mut first, mut y| {
+            while !y.is_empty() {
+                let (o, column) = (first / columns, first % columns);
+                let (row, rest) = y.split_at_mut(y.len().min(columns - column));
+                let base = self.base(o) + column;
+                let (kept, strides) = (&self.reduced, &self.reduced_strides);
+                walk::runs(kept, strides, base, 0, count, &mut |from, pitch, _, n| {
+                    for i in 0..n {
+                        let x = &x[from + i * pitch..][..row.len()];
+                        for (j, (y, &x)) in row.iter_mut().zip(x).enumerate() {
+                            *y = step(*y, x, first + j);
+                        }
                     }
-                }
-            });
-        };
-        if width < columns {
-            y.par_chunks_mut(columns).enumerate().for_each(|(o, y)| {
-                y.par_chunks_mut(width).enumerate().for_each(|(i, y)| row(o, i * width, y));
-            });
-        } else {
-            let many = (TASK / (columns * count)).max(1);
-            y.par_chunks_mut(columns * many).enumerate().for_each(|(chunk, y)| {
-                for (i, y) in y.chunks_mut(columns).enumerate() {
-                    row(chunk * many + i, 0, y);
-                }
-            });
-        }
+                });
+                first += row.len();
+                y = rest;
+            }
+        });
     }
 }
 

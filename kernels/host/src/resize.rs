@@ -1,13 +1,16 @@
 //! [`Resize`]: one dimension after another, each output a weighted sum of a few inputs.
 
-use crate::element::{Float, Number, Real};
+use crate::element::{Float, Real};
+use crate::parallel::{self, worth};
 use crate::problem::{Coordinates, Interpolation, Resize};
-use rayon::prelude::*;
 use std::borrow::Cow;
 
 /// `y = resize(x)` in the class, before the epilogue.
 pub fn resize<T: Real>(p: &Resize<usize>, x: &[T], y: &mut [T::Acc]) {
-    let mut x = T::widened(x);
+    in_class(p, T::widened(x), y);
+}
+
+fn in_class<A: Float>(p: &Resize<usize>, mut x: Cow<'_, [A]>, y: &mut [A]) {
     if y.is_empty() {
         return;
     }
@@ -17,23 +20,24 @@ pub fn resize<T: Real>(p: &Resize<usize>, x: &[T], y: &mut [T::Acc]) {
         (0..shape.len()).filter(|&d| p.input[d] != p.output[d] || p.scales[d] != 1.0).collect();
     dims.sort_by_key(|&d| p.output[d] > p.input[d]);
     for d in dims {
-        let taps: Vec<Vec<(usize, T::Acc)>> = (0..p.output[d])
-            .map(|o| taps(p, d, o).into_iter().map(|(i, w)| (i, T::Acc::from_f32(w))).collect())
+        let taps: Vec<Vec<(usize, A)>> = (0..p.output[d])
+            .map(|o| taps(p, d, o).into_iter().map(|(i, w)| (i, A::from_f32(w))).collect())
             .collect();
         let inner: usize = shape[d + 1..].iter().product();
         let len = shape[d];
         shape[d] = p.output[d];
-        let mut out = vec![T::Acc::ZERO; shape.iter().product()];
-        let task = (1usize << 12).div_ceil(inner);
-        out.par_chunks_mut(inner).enumerate().with_min_len(task).for_each(|(row, out)| {
-            let (o, j) = (row / taps.len(), row % taps.len());
-            let source = |i: usize| &x[(o * len + i) * inner..][..inner];
-            match taps[j].as_slice() {
-                // A lone tap copies, so that an infinity elsewhere cannot become NaN.
-                &[(i, _)] => out.copy_from_slice(source(i)),
-                many => {
-                    for &(i, w) in many {
-                        out.iter_mut().zip(source(i)).for_each(|(out, &x)| *out += w * x);
+        let mut out = vec![A::ZERO; shape.iter().product()];
+        parallel::rows_mut(&mut out, inner, worth(1 << 12, inner), &|first, out| {
+            for (row, out) in (first..).zip(out.chunks_mut(inner)) {
+                let (o, j) = (row / taps.len(), row % taps.len());
+                let source = |i: usize| &x[(o * len + i) * inner..][..inner];
+                match taps[j].as_slice() {
+                    // A lone tap copies, so that an infinity elsewhere cannot become NaN.
+                    &[(i, _)] => out.copy_from_slice(source(i)),
+                    many => {
+                        for &(i, w) in many {
+                            out.iter_mut().zip(source(i)).for_each(|(out, &x)| *out += w * x);
+                        }
                     }
                 }
             }

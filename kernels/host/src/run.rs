@@ -52,22 +52,22 @@ fn dispatch(
         Problem::Pointwise(p) => interpret::pointwise(p, inputs, outputs),
         Problem::Gemm(p) => number!(p.dtype, T => {
             let (a, b) = (inputs[0].as_slice::<T>()?, inputs[1].as_slice::<T>()?);
-            anchor::<T>(&p.epilogue, shape, &inputs[2..], out, |y| gemm::gemm(p, a, b, y))
+            anchor::<<T as Element>::Acc>(&p.epilogue, shape, &inputs[2..], out, &mut |y| gemm::gemm(p, a, b, y))
         }),
         Problem::Conv(p) => number!(p.dtype, T => {
             let (x, w) = (inputs[0].as_slice::<T>()?, inputs[1].as_slice::<T>()?);
-            anchor::<T>(&p.epilogue, shape, &inputs[2..], out, |y| conv::conv(p, x, w, y))
+            anchor::<<T as Element>::Acc>(&p.epilogue, shape, &inputs[2..], out, &mut |y| conv::conv(p, x, w, y))
         }),
         Problem::ConvTranspose(p) => number!(p.dtype, T => {
             let (x, w) = (inputs[0].as_slice::<T>()?, inputs[1].as_slice::<T>()?);
-            anchor::<T>(&p.epilogue, shape, &inputs[2..], out, |y| conv_transpose::conv_transpose(p, x, w, y))
+            anchor::<<T as Element>::Acc>(&p.epilogue, shape, &inputs[2..], out, &mut |y| conv_transpose::conv_transpose(p, x, w, y))
         }),
         Problem::Pool(p) => number!(p.dtype, T => {
             let x = inputs[0].as_slice::<T>()?;
-            anchor::<T>(&p.epilogue, shape, &inputs[1..], out, |y| pool::pool(p, x, y))
+            anchor::<<T as Element>::Acc>(&p.epilogue, shape, &inputs[1..], out, &mut |y| pool::pool(p, x, y))
         }),
         Problem::Reduce(p) if p.dtype == DType::Bool => {
-            finish::<bool>(&p.epilogue, shape, &inputs[1..], out, |y| {
+            finish::<bool>(&p.epilogue, shape, &inputs[1..], out, &mut |y| {
                 // The extrema of nothing are those of i64: `any` of nothing is false, `all` of nothing true.
                 let mut wide = vec![0i64; y.len()];
                 reduce::reduce::<u8>(p, inputs[0].bytes, &mut wide);
@@ -77,7 +77,7 @@ fn dispatch(
         }
         Problem::Reduce(p) => number!(p.dtype, T => {
             let x = inputs[0].as_slice::<T>()?;
-            anchor::<T>(&p.epilogue, shape, &inputs[1..], out, |y| reduce::reduce(p, x, y))
+            anchor::<<T as Element>::Acc>(&p.epilogue, shape, &inputs[1..], out, &mut |y| reduce::reduce(p, x, y))
         }),
         Problem::ArgReduce(p) => number!(p.dtype, T => {
             arg_reduce::arg_reduce(p, inputs[0].as_slice::<T>()?, out.as_mut_slice()?);
@@ -85,22 +85,22 @@ fn dispatch(
         }),
         Problem::Softmax(p) => real!(p.dtype, T => {
             let x = inputs[0].as_slice::<T>()?;
-            anchor::<T>(&p.epilogue, shape, &inputs[1..], out, |y| softmax::softmax(p, x, y))
+            anchor::<<T as Element>::Acc>(&p.epilogue, shape, &inputs[1..], out, &mut |y| softmax::softmax(p, x, y))
         }),
         Problem::LayerNorm(p) => real!(p.dtype, T => {
             let (x, scale) = (inputs[0].as_slice::<T>()?, inputs[1].as_slice::<T>()?);
             let bias = if p.bias { inputs[2].as_slice::<T>()? } else { &[] };
             let rest = &inputs[2 + usize::from(p.bias)..];
-            anchor::<T>(&p.epilogue, shape, rest, out, |y| layer_norm::layer_norm(p, x, scale, bias, y))
+            anchor::<<T as Element>::Acc>(&p.epilogue, shape, rest, out, &mut |y| layer_norm::layer_norm(p, x, scale, bias, y))
         }),
         Problem::GroupNorm(p) => real!(p.dtype, T => {
             let (x, scale) = (inputs[0].as_slice::<T>()?, inputs[1].as_slice::<T>()?);
             let bias = inputs[2].as_slice::<T>()?;
-            anchor::<T>(&p.epilogue, shape, &inputs[3..], out, |y| group_norm::group_norm(p, x, scale, bias, y))
+            anchor::<<T as Element>::Acc>(&p.epilogue, shape, &inputs[3..], out, &mut |y| group_norm::group_norm(p, x, scale, bias, y))
         }),
         Problem::Lrn(p) => real!(p.dtype, T => {
             let x = inputs[0].as_slice::<T>()?;
-            anchor::<T>(&p.epilogue, shape, &inputs[1..], out, |y| lrn::lrn(p, x, y))
+            anchor::<<T as Element>::Acc>(&p.epilogue, shape, &inputs[1..], out, &mut |y| lrn::lrn(p, x, y))
         }),
         Problem::Attention(p) => real!(p.dtype, T => {
             let (q, k) = (inputs[0].as_slice::<T>()?, inputs[1].as_slice::<T>()?);
@@ -109,7 +109,7 @@ fn dispatch(
         }),
         Problem::Concat(p) => {
             let (xs, rest) = inputs.split_at(p.lens.len());
-            finish_moved(&p.epilogue, shape, p.dtype, rest, out, |y| {
+            finish_moved(&p.epilogue, shape, p.dtype, rest, out, &mut |y| {
                 with_bits!(p.dtype, T => {
                     let xs: Vec<&[T]> = xs.iter().map(|x| bits(x.bytes)).collect();
                     concat::concat(p, &xs, bits_mut(y.bytes));
@@ -126,7 +126,7 @@ fn dispatch(
         }
         Problem::Gather(p) => {
             let at = gather::positions(inputs[1], p.len)?;
-            finish_moved(&p.epilogue, shape, p.dtype, &inputs[2..], out, |y| {
+            finish_moved(&p.epilogue, shape, p.dtype, &inputs[2..], out, &mut |y| {
                 with_bits!(p.dtype, T => gather::gather(p, bits::<T>(inputs[0].bytes), &at, bits_mut(y.bytes)));
                 Ok(())
             })
@@ -140,7 +140,7 @@ fn dispatch(
         }
         Problem::Resize(p) => real!(p.dtype, T => {
             let x = inputs[0].as_slice::<T>()?;
-            anchor::<T>(&p.epilogue, shape, &inputs[1..], out, |y| resize::resize(p, x, y))
+            anchor::<<T as Element>::Acc>(&p.epilogue, shape, &inputs[1..], out, &mut |y| resize::resize(p, x, y))
         }),
         Problem::CumSum(p) => number!(p.dtype, T => {
             cum_sum::cum_sum(p, inputs[0].as_slice::<T>()?, out.as_mut_slice()?);
@@ -156,14 +156,14 @@ fn dispatch(
 }
 
 /// A kernel that cannot fail, then its epilogue.
-fn anchor<T: Element<Acc: Number>>(
+fn anchor<A: Number>(
     epilogue: &Epilogue<usize>,
     shape: &[usize],
     operands: &[View<'_>],
     out: &mut ViewMut<'_>,
-    kernel: impl FnOnce(&mut [T::Acc]),
+    kernel: &mut dyn FnMut(&mut [A]),
 ) -> Result<(), RunError> {
-    finish::<T::Acc>(epilogue, shape, operands, out, |y| {
+    finish::<A>(epilogue, shape, operands, out, &mut |y| {
         kernel(y);
         Ok(())
     })

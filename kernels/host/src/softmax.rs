@@ -1,22 +1,24 @@
 //! [`Softmax`] and its logarithm along one dimension.
 
 use crate::element::{Float, Real};
+use crate::parallel::{self, worth};
 use crate::problem::Softmax;
-use rayon::prelude::*;
 
 /// Columns normalised side by side where the dimension is not the last.
 const COLUMNS: usize = 64;
 
 /// `y = softmax(x)` or `log softmax(x)` in the class, before the epilogue.
 pub fn softmax<T: Real>(p: &Softmax<usize>, x: &[T], y: &mut [T::Acc]) {
-    let x = T::widened(x);
+    in_class(p, &T::widened(x), y);
+}
+
+fn in_class<A: Float>(p: &Softmax<usize>, x: &[A], y: &mut [A]) {
     if y.is_empty() {
         return;
     }
     if p.inner == 1 {
-        let many = (4096 / p.len).max(1) * p.len;
-        y.par_chunks_mut(many).zip(x.par_chunks(many)).for_each(|(y, x)| {
-            for (y, x) in y.chunks_mut(p.len).zip(x.chunks(p.len)) {
+        parallel::rows_mut(y, p.len, worth(4096, p.len), &|first, y| {
+            for (y, x) in y.chunks_mut(p.len).zip(x[first * p.len..].chunks(p.len)) {
                 y.copy_from_slice(x);
                 if p.log { log_row(y) } else { row(y) }
             }
@@ -24,9 +26,11 @@ pub fn softmax<T: Real>(p: &Softmax<usize>, x: &[T], y: &mut [T::Acc]) {
         return;
     }
     let slab = p.len * p.inner;
-    y.par_chunks_mut(slab).zip(x.par_chunks(slab)).for_each(|(y, x)| {
-        for first in (0..p.inner).step_by(COLUMNS) {
-            columns(p, first, COLUMNS.min(p.inner - first), x, y);
+    parallel::rows_mut(y, slab, worth(4096, slab), &|first, y| {
+        for (y, x) in y.chunks_mut(slab).zip(x[first * slab..].chunks(slab)) {
+            for first in (0..p.inner).step_by(COLUMNS) {
+                columns(p, first, COLUMNS.min(p.inner - first), x, y);
+            }
         }
     });
 }

@@ -31,6 +31,7 @@ files! {
     "map.rs"
     "matrix.rs"
     "pad.rs"
+    "parallel.rs"
     "parse.rs"
     "pointwise.rs"
     "pool.rs"

@@ -67,7 +67,7 @@ pub fn runs(
     offset: usize,
     start: usize,
     len: usize,
-    mut run: impl FnMut(usize, usize, usize, usize),
+    run: &mut dyn FnMut(usize, usize, usize, usize),
 ) {
     let Some((&inner, outer)) = shape.split_last() else {
         return run(offset, 0, 0, len);

@@ -177,7 +177,7 @@ fn merging_keeps_the_walk() {
         let total = shape.iter().product();
         for start in 0..total {
             let mut got = vec![usize::MAX; total - start];
-            walk::runs(&merged, &strides[0], a.offset, start, total - start, |from, step, at, n| {
+            walk::runs(&merged, &strides[0], a.offset, start, total - start, &mut |from, step, at, n| {
                 (0..n).for_each(|i| got[at + i] = from + i * step);
             });
             let want: Vec<usize> = indices(&shape)[start..].iter().map(|i| at(&a, i)).collect();
