@@ -26,6 +26,9 @@ impl Buffer {
     }
 }
 
+/// The key that one strategy sorts buffers by.
+type Order = fn(&Buffer) -> (u64, u64);
+
 /// Places the buffers and returns the arena's size and the lower bound (the most bytes alive at one step).
 ///
 /// Greedy by size is within a few per cent of the bound on networks (Pisarchyk and Lee, "Efficient memory management for
@@ -39,10 +42,10 @@ pub fn pack(buffers: &mut [Buffer]) -> (u64, u64) {
         }
     }
     let bound = alive.iter().copied().max().unwrap_or(0);
-    let orders: [fn(&Buffer) -> (u64, u64, u64); 3] = [
-        |b| (u64::MAX - b.capacity, b.first as u64, 0),
-        |b| (u64::MAX - (b.last - b.first) as u64, u64::MAX - b.capacity, 0),
-        |b| (b.first as u64, u64::MAX - b.capacity, 0),
+    let orders: [Order; 3] = [
+        |b| (u64::MAX - b.capacity, b.first as u64),
+        |b| (u64::MAX - (b.last - b.first) as u64, u64::MAX - b.capacity),
+        |b| (b.first as u64, u64::MAX - b.capacity),
     ];
     let mut best: Option<(u64, Vec<u64>)> = None;
     for key in orders {

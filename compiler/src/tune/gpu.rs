@@ -168,10 +168,9 @@ impl<'a> GpuTuner<'a> {
             let record = |repeat: usize| {
                 let at: Vec<u64> =
                     inputs.iter().map(|(b, step)| b.ptr().0 + (repeat % copies * step) as u64).collect();
-                let launches = candidate.build.launches.iter();
-                launches
-                    .map(|l| launch(&kernels[l.kernel], &self.stream, l, &at, &out, scratch.ptr().0, &value))
-                    .collect()
+                candidate.build.launches.iter().try_for_each(|l| {
+                    launch(&kernels[l.kernel], &self.stream, l, &at, &out, scratch.ptr().0, &value)
+                })
             };
             let fits =
                 candidate.build.launches.iter().all(|l| {

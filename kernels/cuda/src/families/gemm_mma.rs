@@ -339,7 +339,7 @@ mod tests {
     /// `Tile::offset` of gemm_mma.cuh.
     fn offset(chunks: usize, words: bool, row: usize, chunk: usize) -> usize {
         let (period, mask) = (if chunks >= 8 { 1 } else { 8 / chunks }, chunks.min(8) - 1);
-        let turn = row / period * if words { 2 } else { 1 } & mask;
+        let turn = (row / period * if words { 2 } else { 1 }) & mask;
         (row * chunks + (chunk ^ turn)) * 16
     }
 

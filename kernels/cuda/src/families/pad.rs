@@ -118,9 +118,9 @@ impl Family for Copy {
         let mut text = strips::coordinates(&p.output, |_| true);
         let mut base = Vec::new();
         let mut outside = Vec::new();
-        for d in 0..rank.saturating_sub(1) {
+        for (d, stride) in strides.iter().enumerate().take(rank.saturating_sub(1)) {
             if copied(&p, d) {
-                base.extend(strips::term(&format!("c{d}"), &strides[d]));
+                base.extend(strips::term(&format!("c{d}"), stride));
                 continue;
             }
             text += &format!(
@@ -129,7 +129,7 @@ impl Family for Copy {
                 codegen::size_text(&p.input[d])
             );
             outside.push(format!("s{d} < 0"));
-            base.extend(strips::term(&format!("s{d}"), &strides[d]));
+            base.extend(strips::term(&format!("s{d}"), stride));
         }
         let base = if base.is_empty() { "0".to_owned() } else { base.join(" + ") };
         let otherwise = |condition: &[String], value: &str, alone: &str| match (constant, condition) {
