@@ -132,8 +132,8 @@ impl Space {
         let Some(columns) = self.columns else {
             return parallel::rows_mut(y, 1, worth(TASK, count), &|first, y| {
                 for (o, y) in (first..).zip(y) {
-                    let (kept, strides) = (&self.reduced, &self.reduced_strides);
-                    walk::runs(kept, strides, self.base(o), 0, count, &mut |from, _, _, n| {
+                    let (sizes, strides) = (&self.reduced, &self.reduced_strides);
+                    walk::runs(sizes, strides, self.base(o), 0, count, &mut |from, _, _, n| {
                         for piece in x[from..from + n].chunks(PIECE) {
                             *y = join(*y, run(piece, start, |a, x| step(a, x, o), &join));
                         }
@@ -148,8 +148,8 @@ impl Space {
                 let (o, column) = (first / columns, first % columns);
                 let (row, rest) = y.split_at_mut(y.len().min(columns - column));
                 let base = self.base(o) + column;
-                let (kept, strides) = (&self.reduced, &self.reduced_strides);
-                walk::runs(kept, strides, base, 0, count, &mut |from, pitch, _, n| {
+                let (sizes, strides) = (&self.reduced, &self.reduced_strides);
+                walk::runs(sizes, strides, base, 0, count, &mut |from, pitch, _, n| {
                     for i in 0..n {
                         let x = &x[from + i * pitch..][..row.len()];
                         for (j, (y, &x)) in row.iter_mut().zip(x).enumerate() {
