@@ -1,5 +1,6 @@
 //! The command line, as a user sees it: bad input of every kind ends in one clear error, exit code 1, and nothing left
 //! behind. Runs the built program.
+
 #![allow(missing_docs, clippy::unwrap_used)]
 
 #[path = "onnx/build.rs"]

@@ -1,4 +1,6 @@
 //! Weights embedded by the assembler are the bytes of the file. The crate forbids `unsafe`, as generated crates do.
+
+#![allow(clippy::unwrap_used)]
 #![forbid(unsafe_code)]
 
 bakelite_runtime::embed_weights!(

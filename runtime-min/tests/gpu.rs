@@ -1,5 +1,7 @@
 //! What needs a device. Without one each test says that it was skipped, and why.
 
+#![allow(clippy::unwrap_used)]
+
 use bakelite_runtime::{
     Arg, DeviceBuffer, Element, Error, Event, Gpu, Graph, GraphCache, Image, Kernel, Launch, Module,
     PinnedBuffer, Stream, Swizzle, TensorMap, Tiled, memcpy_dtod, memset,

@@ -1,6 +1,8 @@
 //! Random small graphs: what they compute before and after the whole pipeline is the same, nothing panics, and the verifier
 //! (which the pipeline runs after every pass) finds nothing.
 
+#![allow(clippy::unwrap_used)]
+
 use bakelite::ir::{Graph, Type, Value, text::random};
 use bakelite::ops::eval::evaluate;
 use bakelite::ops::{

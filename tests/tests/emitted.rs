@@ -1,5 +1,7 @@
 //! Emitted crates: they build without a warning, run, and give what the executor gives; the same plans give the same bytes.
 
+#![allow(clippy::unwrap_used)]
+
 use bakelite::emit::{self, Dependencies, EmitOptions, Files, PlanWithImages, WeightsIn};
 use bakelite::execute::host::Session;
 use bakelite::execute::kernels::Images;

@@ -2,6 +2,8 @@
 //! BAKELITE_NVRTC, or on the library path) and no GPU. The first tactics of each sample are enough for a routine run;
 //! BAKELITE_EXHAUSTIVE=1 compiles all of them, which takes a quarter of an hour on two cores.
 
+#![allow(clippy::unwrap_used)]
+
 use bakelite_kernels::families::{FAMILIES, SAMPLES, sample_symbols};
 use bakelite_kernels::{Nvrtc, Target};
 use rayon::prelude::*;

@@ -6,6 +6,8 @@
 //!   and no GPU can compile (for `BAKELITE_ARCH`, default sm_90a) what a machine with a GPU and no NVRTC runs.
 //! - `BAKELITE_TIME`: also print the time of every tactic.
 
+#![allow(clippy::unwrap_used)]
+
 use bakelite_host::problem::{
     Access, Concat, Coordinates, Epilogue, Gather, Interpolation, Pad, PadMode, Pointwise, Resize,
 };
@@ -318,7 +320,7 @@ impl Reference {
                 if operand.name == "indices" {
                     let mut index = (random.next() % indexed.max(1) as u64) as i64;
                     let signed = matches!(operand.dtype, DType::I8 | DType::I16 | DType::I32 | DType::I64);
-                    if signed && random.next() % 4 == 0 {
+                    if signed && random.next().is_multiple_of(4) {
                         index -= indexed as i64;
                     }
                     out.copy_from_slice(&index.to_ne_bytes()[..size]);

@@ -1,5 +1,7 @@
 //! Attention.
 
+#![allow(clippy::unwrap_used)]
+
 use crate::tensor::{Random, Tensor, at, eval, near};
 use bakelite_host::DType;
 use bakelite_host::problem::{Access, Attention};

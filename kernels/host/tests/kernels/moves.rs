@@ -1,5 +1,7 @@
 //! Concat, Pad, Gather, GatherElements, Resize.
 
+#![allow(clippy::unwrap_used)]
+
 use crate::tensor::{Random, Tensor, eval, indices, linear, near, same};
 use bakelite_host::DType;
 use bakelite_host::problem::*;

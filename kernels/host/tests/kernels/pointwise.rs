@@ -1,5 +1,7 @@
 //! The interpreter: accesses, casts, registers of every class, blocks that meet, the error function.
 
+#![allow(clippy::unwrap_used)]
+
 use crate::tensor::{Random, Tensor, at, eval, indices, near, same};
 use bakelite_host::problem::{Access, Pointwise};
 use bakelite_host::{Class, DType, Instr, Program, Pw, Scalar, pointwise, walk};

@@ -1,5 +1,7 @@
 //! Gemm, Conv, ConvTranspose.
 
+#![allow(clippy::unwrap_used)]
+
 use crate::tensor::{Random, Tensor, eval, indices, linear, same};
 use bakelite_host::DType;
 use bakelite_host::problem::{Conv, ConvTranspose, Gemm, Layout, Math};

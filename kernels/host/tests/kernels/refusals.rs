@@ -1,5 +1,7 @@
 //! What does not fit is an error with the values in it, never a panic.
 
+#![allow(clippy::unwrap_used)]
+
 use crate::tensor::{Tensor, attempt};
 use bakelite_host::problem::*;
 use bakelite_host::{DType, Instr, Problem, Program, Pw, View, ViewMut, run};

@@ -1,5 +1,7 @@
 //! What works along one or some dimensions: reductions, softmax, norms, sums and orders.
 
+#![allow(clippy::unwrap_used)]
+
 use crate::tensor::{Random, Tensor, attempt, eval, indices, linear, near, same};
 use bakelite_host::DType;
 use bakelite_host::problem::*;

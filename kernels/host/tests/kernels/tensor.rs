@@ -1,5 +1,7 @@
 //! Test tensors of any element type, seen as f64, and what tests share.
 
+#![allow(clippy::unwrap_used)]
+
 use bakelite_host::problem::{Access, Epilogue, Problem};
 use bakelite_host::{DType, Element, Instr, Program, Pw, RunError, View, ViewMut, run};
 use half::{bf16, f16};

@@ -1,5 +1,7 @@
 //! Programs as text, and their verifier.
 
+#![allow(clippy::unwrap_used)]
+
 use bakelite_host::{Class, DType, Instr, Program, Pw, Scalar};
 use proptest::prelude::*;
 

@@ -1,5 +1,7 @@
 //! Pool.
 
+#![allow(clippy::unwrap_used)]
+
 use crate::tensor::{Random, eval, indices, linear, near, same};
 use bakelite_host::DType;
 use bakelite_host::im2col::Window;
