@@ -101,7 +101,9 @@ pub(crate) fn time(bytes: f64, elements: f64, element: usize, tactic: &Tactic, t
     let Ok(Strips { v, threads, rows }) = Strips::of(tactic, |_| true) else { return f64::INFINITY };
     // Narrow accesses keep too little in flight.
     let efficiency = match v as usize * element {
-        16.. => 0.95,
+        // Two accesses a row are a little worse than one.
+        17.. => 0.9,
+        16 => 0.95,
         8.. => 0.9,
         4.. => 0.75,
         2.. => 0.5,
