@@ -140,6 +140,11 @@ fn check_all(file: &str, samples: &[Problem<Dim>]) {
             let sm = major * 10 + minor;
             Arch { sm, specific: sm == 90 }
         }
+        // Without a GPU there is nothing to do but to compile for a machine that has one, where that is asked for.
+        Err(e) if std::env::var_os("BAKELITE_CUBINS").is_none() => {
+            println!("SKIPPED {file}, nothing was run: {e}");
+            return;
+        }
         Err(_) => std::env::var("BAKELITE_ARCH").unwrap_or("sm_90a".into()).parse().unwrap(),
     };
     let target = Target::of(arch);
