@@ -20,7 +20,7 @@ pub fn items(text: &str) -> Result<String> {
         out.push_str(&plain(vec![], attrs));
     }
     let mut last = None;
-    for item in file.items {
+    for item in sorted(file.items) {
         let kind = match &item {
             syn::Item::Use(u) => Some(("use", matches!(u.vis, syn::Visibility::Public(_)))),
             syn::Item::Mod(m) if m.content.is_none() => Some(("mod", false)),
@@ -30,9 +30,33 @@ pub fn items(text: &str) -> Result<String> {
             out.push('\n');
         }
         last = kind;
-        out.push_str(&plain(vec![item], vec![]));
+        let members = matches!(item, syn::Item::Impl(_) | syn::Item::Trait(_));
+        let text = plain(vec![item], vec![]);
+        out.push_str(&if members { spaced(&text) } else { text });
     }
-    Ok(spaced(&out))
+    Ok(out)
+}
+
+/// Imports in rustfmt's order: ours first, then by name.
+fn sorted(mut items: Vec<syn::Item>) -> Vec<syn::Item> {
+    let key = |item: &syn::Item| {
+        let text = prettyplease::unparse(&syn::File { items: vec![item.clone()], ..empty() });
+        let text: Vec<&str> = text.lines().filter(|l| !l.starts_with('#')).collect();
+        let text = text.join(" ");
+        (text.starts_with("pub"), !text.contains("use crate::") && !text.contains("use super::"), text)
+    };
+    let mut at = 0;
+    while at < items.len() {
+        let end =
+            items[at..].iter().position(|i| !matches!(i, syn::Item::Use(_))).map_or(items.len(), |n| at + n);
+        if end == at {
+            at += 1;
+            continue;
+        }
+        items[at..end].sort_by_cached_key(key);
+        at = end;
+    }
+    items
 }
 
 fn empty() -> syn::File {

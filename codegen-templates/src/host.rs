@@ -253,6 +253,7 @@ const KERNELS: &[&str] = &[
     "map",
     "map_in_place",
     "read",
+    "split",
 ];
 /// What bodies may name of `bakelite_host::problem`.
 const PROBLEMS: &[&str] = &[

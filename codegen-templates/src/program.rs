@@ -17,18 +17,20 @@ pub fn program(m: &Model) -> Result<String> {
         let (index, Port { shape: Shape::Rows(_, row), element_bytes, .. }) = port else { continue };
         let bytes = row.iter().product::<usize>() * element_bytes;
         body += &format!(
-            "if let Some(file) = files.get({index}) {{ {} = file.len() as i64 / {}; }}\n",
+            "if let Some(file) = {file} {{ {} = file.len() as i64 / {}; }}\n",
             s.ident,
-            bytes.max(1)
+            bytes.max(1),
+            file = file(index),
         );
     }
     let mut fields = String::new();
     for (i, p) in m.inputs.iter().enumerate() {
         let ident = &p.ident;
         body += &format!(
-            "let {ident}: Vec<{}> = tensor({}, files.get({i}), {})?;\n",
+            "let {ident}: Vec<{}> = tensor({}, {}, {})?;\n",
             p.element,
             literal(&p.name),
+            file(i),
             p.len
         );
         fields += &match &p.shape {
@@ -170,6 +172,11 @@ pub fn program(m: &Model) -> Result<String> {
         ",
         usage = literal(usage.trim_end()),
     ))
+}
+
+/// The content given for input `i`.
+fn file(i: usize) -> String {
+    if i == 0 { "files.first()".to_owned() } else { format!("files.get({i})") }
 }
 
 const SIZE: &str = "

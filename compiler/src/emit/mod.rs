@@ -177,7 +177,7 @@ fn describe(plans: &[PlanWithImages], options: &EmitOptions, form: Form) -> Resu
         .collect();
     let mut model = Model {
         name,
-        title: first.name.replace(['\n', '\r'], " "),
+        title: title(&first.name, options),
         hash: options.model_hash.clone(),
         measured_on: options.measured_on.clone(),
         form,
@@ -214,13 +214,12 @@ fn describe(plans: &[PlanWithImages], options: &EmitOptions, form: Form) -> Resu
                     |buffer: usize| ports().position(|p| p.buffer == buffer).map(|i| idents[i].clone());
                 let suffix = if model.cuda.is_empty() { String::new() } else { format!("_{arch}") };
                 let ptx = put_kernels(plan, images, &suffix, &mut files)?;
-                let with_ptx = |i: usize| ptx.is_some() && images[i].ptx.is_some();
                 model.cuda.push(templates::Cuda {
                     module: format!("steps{suffix}"),
                     arena: plan.arena,
                     ports: offsets,
                     weights,
-                    kernels: cuda::kernels(plan, &with_ptx),
+                    kernels: cuda::kernels(plan),
                     steps: cuda::steps(plan, &scope, &port)?,
                     ptx,
                     arch,
@@ -230,6 +229,13 @@ fn describe(plans: &[PlanWithImages], options: &EmitOptions, form: Form) -> Resu
     }
     files.insert("plan.txt".to_owned(), Bytes::from(listing));
     Ok((model, files))
+}
+
+/// The model's name, unless it is one that exporters give to every model.
+fn title(name: &str, options: &EmitOptions) -> String {
+    const GENERIC: [&str; 6] = ["", "graph", "main", "main_graph", "torch_jit", "torch-jit-export"];
+    let name = if GENERIC.contains(&name) { &options.name } else { name };
+    name.replace(|c: char| c.is_control(), " ")
 }
 
 /// Sources and images of the kernels; the architecture of their PTX if all have it.
@@ -311,13 +317,8 @@ fn describe_port(p: &Port, ident: String, scope: &Scope, plan: &Plan) -> templat
         element_bytes: dtype.size(),
         text: p.ty.to_string(),
         shape,
-        len: grouped(scope.size(&p.ty.count())),
+        len: scope.size(&p.ty.count()),
         dims: p.ty.shape.iter().map(|d| scope.size(d)).collect(),
         capacity: plan.buffers[p.buffer].capacity,
     }
-}
-
-// An expression that can be a factor.
-fn grouped(text: String) -> String {
-    if text.contains(' ') { format!("({text})") } else { text }
 }
