@@ -207,7 +207,7 @@ fn value(element: &str) -> String {
     let (made, number) = match element {
         "f32" => ("((i * 37 + 11) % 101) as f32 / 101.0 - 0.5", "f64::from(self)"),
         "f64" => ("((i * 37 + 11) % 101) as f64 / 101.0 - 0.5", "self"),
-        "bool" => ("i % 2 == 0", "f64::from(u8::from(self))"),
+        "bool" => ("i.is_multiple_of(2)", "f64::from(u8::from(self))"),
         "i64" | "u64" => (if element == "i64" { "(i % 3) as i64" } else { "(i % 3) as u64" }, "self as f64"),
         "bakelite_runtime::f16" | "bakelite_runtime::bf16" => {
             return format!(

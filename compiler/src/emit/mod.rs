@@ -73,12 +73,15 @@ impl Default for EmitOptions {
     }
 }
 
+/// Formatted when it was generated: `cargo fmt` changes nothing, so that a new generation differs only where the model does.
+const RUSTFMT: &str = "# Generated code, formatted already.\ndisable_all_formatting = true\n";
+
 /// The files of a crate.
 pub fn files(plans: &[PlanWithImages], options: &EmitOptions) -> Result<Files> {
     let (model, mut files) = describe(plans, options, Form::Crate)?;
     let mut put = |path: &str, text: String| files.insert(path.to_owned(), Bytes::from(text));
     put("Cargo.toml", templates::manifest(&model, &options.dependencies));
-    put("rustfmt.toml", "max_width = 89\nuse_small_heuristics = \"Max\"\n".to_owned());
+    put("rustfmt.toml", RUSTFMT.to_owned());
     put("README.md", templates::readme(&model, &options.dependencies));
     put("src/lib.rs", templates::api(&model).map_err(bug)?);
     put("src/main.rs", templates::program(&model).map_err(bug)?);
