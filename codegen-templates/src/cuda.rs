@@ -2,7 +2,7 @@
 
 use crate::Result;
 use crate::format::{comment, items, literal, statements};
-use crate::model::{Cuda, Form, Kernel, Launch, Model, Storage};
+use crate::model::{Cuda, Form, Kernel, Launch, Model, Port, Storage};
 
 /// Weights, kernels and session, for all CUDA targets.
 pub fn cuda(m: &Model) -> Result<String> {
@@ -16,7 +16,7 @@ pub fn cuda(m: &Model) -> Result<String> {
     let (mut staged_in, mut staged_out) = (0u64, 0u64);
     for (i, p) in m.inputs.iter().enumerate() {
         let source = p.flat(&format!("inputs.{}", p.ident));
-        let bytes = format!("{staged_in}..{staged_in} + {} * {}", p.len, p.element_bytes);
+        let bytes = range(staged_in, p);
         write += &format!("stage(&mut self.input, {staged_in}, {source});\n");
         upload +=
             &format!("self.arena.upload(&self.stream, places.ports[{i}], &mut self.input, {bytes})?;\n");
@@ -24,7 +24,7 @@ pub fn cuda(m: &Model) -> Result<String> {
     }
     for (i, p) in m.outputs.iter().enumerate() {
         let at = m.inputs.len() + i;
-        let bytes = format!("{staged_out}..{staged_out} + {} * {}", p.len, p.element_bytes);
+        let bytes = range(staged_out, p);
         download +=
             &format!("self.arena.download(&self.stream, places.ports[{at}], &mut self.output, {bytes})?;\n");
         read += &format!(
@@ -52,12 +52,23 @@ pub fn cuda(m: &Model) -> Result<String> {
         }"
     };
     let unused = if m.inputs.is_empty() && m.symbols.is_empty() { "let _ = inputs;" } else { "" };
+    let all = |which: &dyn Fn(&Launch) -> bool| {
+        m.cuda.iter().flat_map(|c| &c.steps).flat_map(|s| &s.launches).any(which)
+    };
+    let shape = |name: &str, doc: &str, programmatic: bool| match all(&|l| l.programmatic == programmatic) {
+        true => format!(
+            "{doc}pub(crate) const fn {name}(grid: [u32; 3], block: [u32; 3]) -> Launch {{
+                Launch {{ grid, block, shared_bytes: 0, cluster: None, programmatic: {programmatic} }}
+            }}\n"
+        ),
+        false => String::new(),
+    };
     let key: Vec<String> = m.symbols.iter().map(|s| format!("sizes.{}", s.ident)).collect();
     let lifetime = if m.inputs.is_empty() { "" } else { "<'_>" };
     items(&format!(
         "{head}
         use {root}::{{Buffers, Inputs, Outputs, Result{sizes_import}, {modules}}};
-        use bakelite_runtime::{{DeviceBuffer, DevicePtr, Error, Gpu, GraphCache, Image, Kernel, Module, PinnedBuffer, Scalar, Stream}};
+        use bakelite_runtime::{{{launching}DeviceBuffer, DevicePtr, Error, Gpu, GraphCache, Image, Kernel, {shape_type}Module, PinnedBuffer, Scalar, Stream}};
         use bakelite_runtime::module::choose;
         {shaped}
         {imports}
@@ -124,6 +135,10 @@ pub fn cuda(m: &Model) -> Result<String> {
             T::fill_from(to, |bytes| {{ bytes.copy_from_slice(from); Ok(()) }})
         }}
 
+        {early}
+        {plain}
+        {launch}
+
         /// Loads one kernel, allowed what its launches ask for.
         pub(crate) fn kernel(gpu: &Gpu, name: &str, images: &[Image<'_>], shared: u32, large_clusters: bool) -> Result<Kernel> {{
             const ALWAYS_ALLOWED: u32 = 48 * 1024;
@@ -149,7 +164,32 @@ pub fn cuda(m: &Model) -> Result<String> {
         unpack = m.unpack(&code),
         key = key.join(", "),
         outputs = outputs.join(", "),
+        launching = if all(&|_| true) { "Arg, " } else { "" },
+        shape_type = if all(&|_| true) { "Launch, " } else { "" },
+        early = shape("early", "/// A launch that may begin before the one ahead has ended: its kernel waits by itself.\n", true),
+        plain = shape("plain", "/// A launch that begins when the one ahead has ended.\n", false),
+        launch = if all(&|_| true) {
+            "/// Enqueues one kernel.
+            pub(crate) fn launch(stream: &Stream, kernel: &Kernel, launch: Launch, args: &[Arg<'_>]) -> Result<()> {
+                kernel.launch(stream, &launch, args)
+            }"
+        } else {
+            ""
+        },
     ))
+}
+
+/// The bytes of a port that is staged from `at` on.
+fn range(at: u64, p: &Port) -> String {
+    let size = p.element_bytes as u64;
+    match p.len.parse::<u64>() {
+        Ok(len) => format!("{at}..{}", at + len * size),
+        Err(_) => {
+            let start = if at == 0 { String::new() } else { format!("{at} + ") };
+            let factor = if size == 1 { String::new() } else { format!(" * {size}") };
+            format!("{at}..{start}{}{factor}", p.len)
+        }
+    }
 }
 
 fn embed(m: &Model, target: &Cuda) -> String {
@@ -316,24 +356,35 @@ pub fn cuda_steps(m: &Model, target: &Cuda) -> Result<String> {
         parts.push((statements(&opening)?, body));
     }
     let fields: String = target.kernels.iter().map(|k| format!("{}: Kernel,\n", k.name)).collect();
-    let loads: String = target.kernels.iter().map(|k| load(m, target, k)).collect();
+    let loads: String = target.kernels.iter().map(load).collect();
     let unused = if target.kernels.is_empty() { "let _ = gpu;" } else { "" };
     let ports: Vec<String> = target.ports.iter().map(u64::to_string).collect();
     let arg =
         if used.contains("Arg::") || parts.iter().any(|(o, _)| o.contains("Arg::")) { "Arg, " } else { "" };
-    let kernel = if target.kernels.is_empty() { "" } else { "Image, Kernel, Launch, " };
-    let import = if target.kernels.is_empty() { "" } else { ", kernel" };
+    let kernel = if target.kernels.is_empty() { "" } else { "Image, Kernel, " };
+    let shape = if used.contains("Launch {") { "Launch, " } else { "" };
+    let mut import = String::new();
+    for name in ["early", "plain"] {
+        if used.contains(&format!("{name}([")) {
+            import += &format!(", {name}");
+        }
+    }
+    if !target.kernels.is_empty() {
+        import += ", kernel, launch";
+    }
     let mut text = items(&format!(
         "{head}
         use {root}::cuda::{{Places{import}}};
         use {root}::{{Buffers, Result{}}};
-        use bakelite_runtime::{{{arg}DevicePtr, Gpu, {kernel}Stream}};
+        use bakelite_runtime::{{{arg}DevicePtr, Gpu, {kernel}{shape}Stream}};
 
         /// Memory of this target.
         pub(crate) const PLACES: Places = Places {{ arena: {}, ports: [{}] }};
 
         /// Every kernel of this target.
         pub(crate) struct Kernels {{ {fields} }}
+
+        {loading}
 
         impl Kernels {{
             pub(crate) fn load(gpu: &Gpu) -> Result<Kernels> {{ {unused} Ok(Kernels {{ {loads} }}) }}
@@ -342,6 +393,7 @@ pub fn cuda_steps(m: &Model, target: &Cuda) -> Result<String> {
         m.sizes_import(),
         target.arena,
         ports.join(", "),
+        loading = loading(m, target),
     ))?;
     let whole = |name: &str, visible: &str, doc: &str, body: &str| -> Result<String> {
         let shell =
@@ -363,47 +415,51 @@ pub fn cuda_steps(m: &Model, target: &Cuda) -> Result<String> {
     Ok(text)
 }
 
-fn load(m: &Model, target: &Cuda, k: &Kernel) -> String {
-    let path = |extension: &str| match m.form {
-        Form::Crate => literal(&format!("../kernels/{}.{extension}", file(target, k))),
-        Form::Module => {
-            format!(
-                "concat!({}, {})",
-                m.folder(),
-                literal(&format!("/kernels/{}.{extension}", file(target, k)))
-            )
-        }
+/// The macro that includes a kernel's images, so that one line loads one kernel.
+fn loading(m: &Model, target: &Cuda) -> String {
+    if target.kernels.is_empty() {
+        return String::new();
+    }
+    // A kernel's files are named after it, and its target where it is not the first.
+    let suffix = target.module.strip_prefix("steps").unwrap_or_default();
+    let image = |arch: &str, extension: &str| {
+        let file = literal(&format!("{suffix}.{extension}"));
+        let path = match m.form {
+            Form::Crate => format!("\"../kernels/\", $name, {file}"),
+            Form::Module => format!("{}, \"/kernels/\", $name, {file}", m.folder()),
+        };
+        format!("Image::new({}, include_bytes!(concat!({path})))", literal(arch))
     };
-    let mut images = format!("Image::new({}, include_bytes!({}))", literal(&target.arch), path("cubin"));
-    if let (true, Some(arch)) = (k.ptx, &target.ptx) {
-        images += &format!(", Image::new({}, include_bytes!({}))", literal(arch), path("ptx"));
+    let mut images = image(&target.arch, "cubin");
+    if let Some(arch) = &target.ptx {
+        images += &format!(", {}", image(arch, "ptx"));
     }
     format!(
-        "{}: kernel(gpu, {}, &[{images}], {}, {})?,\n",
-        k.name,
-        literal(&k.name),
-        k.shared,
-        k.large_clusters
+        "macro_rules! load {{
+            ($gpu:ident, $name:literal, $shared:literal, $large_clusters:literal) => {{
+                kernel($gpu, $name, &[{images}], $shared, $large_clusters)?
+            }};
+        }}"
     )
 }
 
-/// A kernel's files are named after it, and its target where it is not the first.
-fn file(target: &Cuda, k: &Kernel) -> String {
-    match target.module.strip_prefix("steps_") {
-        Some(arch) => format!("{}_{arch}", k.name),
-        None => k.name.clone(),
-    }
+fn load(k: &Kernel) -> String {
+    format!("{}: load!(gpu, {}, {}, {}),\n", k.name, literal(&k.name), k.shared, k.large_clusters)
 }
 
 fn launch(l: &Launch) -> String {
     let [x, y, z] = &l.grid;
     let [bx, by, bz] = l.block;
-    let cluster = l.cluster.map_or("None".to_owned(), |[x, y, z]| format!("Some([{x}, {y}, {z}])"));
-    format!(
-        "k.{}.launch(stream, &Launch {{ grid: [{x}, {y}, {z}], block: [{bx}, {by}, {bz}], shared_bytes: {}, cluster: {cluster}, programmatic: {} }}, &[{}])?;",
-        l.kernel,
-        l.shared,
-        l.programmatic,
-        l.args.join(", ")
-    )
+    // Only what is out of the ordinary is named.
+    let start = if l.programmatic { "early" } else { "plain" };
+    let shape = format!("{start}([{x}, {y}, {z}], [{bx}, {by}, {bz}])");
+    let mut special = String::new();
+    if l.shared > 0 {
+        special += &format!("shared_bytes: {}, ", l.shared);
+    }
+    if let Some([x, y, z]) = l.cluster {
+        special += &format!("cluster: Some([{x}, {y}, {z}]), ");
+    }
+    let shape = if special.is_empty() { shape } else { format!("Launch {{ {special}..{shape} }}") };
+    format!("launch(stream, &k.{}, {shape}, &[{}])?;", l.kernel, l.args.join(", "))
 }

@@ -188,7 +188,11 @@ pub fn host_steps(m: &Model, host: &Host) -> Result<String> {
         true => String::new(),
         false => format!("use {prefix}::{{{}}};\n", list.join(", ")),
     };
-    let used = |list: &[&'static str]| list.iter().copied().filter(|n| mentions(&all, n)).collect::<Vec<_>>();
+    let used = |list: &[&'static str]| {
+        let mut used: Vec<&str> = list.iter().copied().filter(|n| mentions(&all, n)).collect();
+        used.sort_unstable();
+        used
+    };
     let mut imports = String::new();
     imports += &imported("bakelite_host", used(KERNELS));
     imports += &imported("bakelite_host::problem", used(PROBLEMS));
@@ -253,6 +257,7 @@ const KERNELS: &[&str] = &[
     "map",
     "map_in_place",
     "read",
+    "split",
 ];
 /// What bodies may name of `bakelite_host::problem`.
 const PROBLEMS: &[&str] = &[

@@ -159,8 +159,6 @@ pub struct Cuda {
 pub struct Kernel {
     /// Name in its image, and of its files.
     pub name: String,
-    /// Whether it has PTX beside its cubin.
-    pub ptx: bool,
     /// Most dynamic shared memory of its launches, bytes.
     pub shared: u32,
     /// Whether some launch has clusters of more than 8 blocks.

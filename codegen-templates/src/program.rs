@@ -17,18 +17,20 @@ pub fn program(m: &Model) -> Result<String> {
         let (index, Port { shape: Shape::Rows(_, row), element_bytes, .. }) = port else { continue };
         let bytes = row.iter().product::<usize>() * element_bytes;
         body += &format!(
-            "if let Some(file) = files.get({index}) {{ {} = file.len() as i64 / {}; }}\n",
+            "if let Some(file) = {file} {{ {} = file.len() as i64 / {}; }}\n",
             s.ident,
-            bytes.max(1)
+            bytes.max(1),
+            file = file(index),
         );
     }
     let mut fields = String::new();
     for (i, p) in m.inputs.iter().enumerate() {
         let ident = &p.ident;
         body += &format!(
-            "let {ident}: Vec<{}> = tensor({}, files.get({i}), {})?;\n",
+            "let {ident}: Vec<{}> = tensor({}, {}, {})?;\n",
             p.element,
             literal(&p.name),
+            file(i),
             p.len
         );
         fields += &match &p.shape {
@@ -172,6 +174,11 @@ pub fn program(m: &Model) -> Result<String> {
     ))
 }
 
+/// The content given for input `i`.
+fn file(i: usize) -> String {
+    if i == 0 { "files.first()".to_owned() } else { format!("files.get({i})") }
+}
+
 const SIZE: &str = "
 fn size(sizes: &[(String, i64)], name: &str, otherwise: i64) -> Result<i64, Box<dyn Error>> {
     match sizes.iter().find(|(n, _)| n == name) {
@@ -200,7 +207,7 @@ fn value(element: &str) -> String {
     let (made, number) = match element {
         "f32" => ("((i * 37 + 11) % 101) as f32 / 101.0 - 0.5", "f64::from(self)"),
         "f64" => ("((i * 37 + 11) % 101) as f64 / 101.0 - 0.5", "self"),
-        "bool" => ("i % 2 == 0", "f64::from(u8::from(self))"),
+        "bool" => ("i.is_multiple_of(2)", "f64::from(u8::from(self))"),
         "i64" | "u64" => (if element == "i64" { "(i % 3) as i64" } else { "(i % 3) as u64" }, "self as f64"),
         "bakelite_runtime::f16" | "bakelite_runtime::bf16" => {
             return format!(

@@ -3,12 +3,11 @@
 
 use crate::emit::{self, EmitOptions, Files, PlanWithImages, WeightsIn};
 use crate::error::{Error, Result, Stage};
-use crate::execute::kernels;
 use crate::onnx::{self, ExternalData, Folder, ImportOptions, Source};
-use crate::passes::{self, Precision, TargetKind};
-use crate::plan;
+use crate::passes::Precision;
+use crate::pipeline::{self, Options, Tools};
 use crate::target::Target;
-use crate::tune::{self, Estimate, Tactics};
+use crate::tune::{Estimate, Tactics};
 use bakelite_kernels::{Nvrtc, Range};
 use bytes::Bytes;
 use std::fmt::Write;
@@ -162,55 +161,55 @@ impl Build {
             external: Box::new(Recorded { folder, base: base.to_owned(), opened: opened.clone() }),
         };
         let model = onnx::decode(source)?;
-        let options =
+        let import =
             ImportOptions { symbols: self.symbols.iter().cloned().collect(), ..ImportOptions::default() };
-        let host = ["host".to_owned()];
-        let targets = if self.targets.is_empty() { host.as_slice() } else { self.targets.as_slice() };
-        let mut plans = Vec::new();
-        for target in targets {
-            let refuse = |what: String| Error::new(Stage::Emit, format!("target \"{target}\""), what);
-            let target: Target = target.parse().map_err(refuse)?;
-            let mut graph = onnx::import(&model, &options)?;
-            graph.remove_dead();
-            plans.push(self.plan(graph, &target)?);
-        }
-        let options = EmitOptions {
+        let emit = EmitOptions {
             name: self.module(),
             weights: self.weights,
             model_hash: hash,
             ..EmitOptions::default()
         };
-        let files = emit::single_module(&plans, &options)?;
+        let options = Options { import, precision: precision(&self.precision)?, emit };
+        let targets = self.targets.iter().map(|t| t.parse().map_err(|what: String| refuse(t, what)));
+        let mut targets = targets.collect::<Result<Vec<Target>>>()?;
+        if targets.is_empty() {
+            targets.push(Target::Host);
+        }
+        let nvrtc = match targets.iter().find(|t| t.gpu().is_some()) {
+            None => None,
+            Some(target) => Some(
+                Nvrtc::open(self.nvrtc.as_deref()).map_err(|e| refuse(&target.to_string(), e.to_string()))?,
+            ),
+        };
+        let mut tools = Tools {
+            tactics: &mut self.read_tactics()?,
+            tuner: &mut Estimate,
+            nvrtc: nvrtc.as_ref(),
+            trace: &mut (),
+            warn: &mut |text| println!("cargo:warning={text}"),
+            compiled: &|_| (),
+        };
+        let graph = pipeline::import(&model, &options, &mut tools)?;
+        let mut plans = Vec::new();
+        for target in &targets {
+            let plan = pipeline::plan(graph.clone(), target, &options, &mut tools)?;
+            let images = pipeline::images(&plan, true, &tools)?;
+            plans.push(PlanWithImages { plan, images });
+        }
+        let files = emit::single_module(&plans, &options.emit)?;
         let opened = std::mem::take(&mut *opened.lock().unwrap_or_else(PoisonError::into_inner));
         Ok((files, opened))
     }
 
-    fn plan(&self, graph: crate::ir::Graph, target: &Target) -> Result<PlanWithImages> {
-        let (kind, precision) = match target {
-            Target::Host => (TargetKind::Host, Precision::Fp32),
-            Target::Cuda(_) => (TargetKind::Cuda, precision(&self.precision)?),
-        };
-        let options = passes::Options { target: kind, precision, ..passes::Options::default() };
-        let regions = crate::fuse::regions(passes::run(graph, &options, &mut ())?)?;
-        let Target::Cuda(gpu) = target else {
-            return Ok(PlanWithImages { plan: plan::build_host(regions)?, images: vec![] });
-        };
-        let mut tactics = match &self.tactics {
-            None => Tactics::default(),
-            Some(path) => {
-                let text = std::fs::read_to_string(path).map_err(|e| io(path, &e))?;
-                Tactics::parse(&text)
-                    .map_err(|what| Error::new(Stage::Tune, path.display().to_string(), what))?
-            }
-        };
-        let mut warn = |text: String| println!("cargo:warning={text}");
-        let chosen = tune::choose(regions, gpu, &mut tactics, &mut Estimate, &mut warn)?;
-        let plan = plan::build(chosen, target)?;
-        let nvrtc = Nvrtc::open(self.nvrtc.as_deref())
-            .map_err(|e| Error::new(Stage::Emit, format!("target {target}"), e.to_string()))?;
-        let images = kernels::compile(&plan, &nvrtc, gpu.arch, true, &|| ())?;
-        Ok(PlanWithImages { plan, images })
+    fn read_tactics(&self) -> Result<Tactics> {
+        let Some(path) = &self.tactics else { return Ok(Tactics::default()) };
+        let text = std::fs::read_to_string(path).map_err(|e| io(path, &e))?;
+        Tactics::parse(&text).map_err(|what| Error::new(Stage::Tune, path.display().to_string(), what))
     }
+}
+
+fn refuse(target: &str, what: String) -> Error {
+    Error::new(Stage::Emit, format!("target \"{target}\""), what)
 }
 
 fn precision(text: &str) -> Result<Precision> {

@@ -11,7 +11,7 @@ use bakelite::passes::{self, Options, TargetKind};
 use bakelite::plan::{self, Plan};
 use bakelite::tune::{self, Estimate, Tactics};
 use bakelite::{Target, fuse};
-use bakelite_kernels::Range;
+use bakelite_kernels::{Nvrtc, Range};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -204,4 +204,79 @@ fn plans_that_disagree_are_refused() {
     assert!(emit::files(&[], &EmitOptions::default()).is_err());
     let without = PlanWithImages { plan: cuda(mir("fixed"), "sm_80", ""), images: vec![] };
     assert!(emit::files(&[without], &EmitOptions::default()).unwrap_err().what.contains("0 images"));
+}
+
+/// The images of a plan: those committed with the exhibit where the kernels are still the same, else NVRTC's.
+fn images(plan: &Plan, kernels: &Path) -> Vec<Images> {
+    let committed = |k: &plan::KernelSource| {
+        let read = |extension: &str| std::fs::read(kernels.join(format!("{}.{extension}", k.name))).ok();
+        let ptx = String::from_utf8(read("ptx")?).ok()?;
+        (read("cu")? == k.source.as_bytes()).then_some(())?;
+        Some(Images { name: k.name.clone(), cubin: read("cubin")?, ptx: Some(ptx) })
+    };
+    if let Some(images) = plan.kernels.iter().map(committed).collect() {
+        return images;
+    }
+    let folder = std::env::var_os("BAKELITE_NVRTC").map(PathBuf::from);
+    let nvrtc =
+        Nvrtc::open(folder.as_deref()).unwrap_or_else(|e| panic!("the exhibit's kernels have changed: {e}"));
+    let arch = plan.target.gpu().unwrap().arch;
+    bakelite::execute::kernels::compile(plan, &nvrtc, arch, true, &|| ()).unwrap()
+}
+
+#[test]
+fn the_exhibit_is_what_the_compiler_writes() {
+    let example = root().join("examples/digits");
+    let emitted = example.join("emitted");
+    let tactics = std::fs::read_to_string(example.join("digits.tactics")).unwrap_or_default();
+    let measured_on = Tactics::parse(&tactics).map(|t| t.measured_on).unwrap_or_default();
+    let plan = cuda(digits(), "sm_90a", &tactics);
+    let images = images(&plan, &emitted.join("kernels"));
+    let plans = [host(digits()), PlanWithImages { plan, images }];
+    let hash = blake3::hash(&std::fs::read(example.join("digits_cnn.onnx")).unwrap());
+    let options = EmitOptions {
+        dependencies: Dependencies::Path("../../../runtime-min".into(), "../../../kernels/host".into()),
+        model_hash: hash.to_hex().to_string(),
+        measured_on,
+        ..options("digits")
+    };
+    let files = emit::files(&plans, &options).unwrap();
+    if std::env::var_os("BLESS").is_some() {
+        return write(&emitted, &files);
+    }
+    for (name, bytes) in &files {
+        let committed = std::fs::read(emitted.join(name)).unwrap_or_default();
+        assert!(committed == *bytes, "examples/digits/emitted/{name} is stale: run the test with BLESS=1");
+    }
+    let kernels = std::fs::read_dir(emitted.join("kernels")).unwrap().count();
+    assert_eq!(
+        kernels,
+        files.keys().filter(|f| f.starts_with("kernels/")).count(),
+        "kernels of an earlier time"
+    );
+}
+
+#[test]
+fn a_build_script_compiles_a_model_once() {
+    let example = root().join("examples/build-rs");
+    let lock = example.join("Cargo.lock");
+    std::fs::copy(root().join("Cargo.lock"), &lock).unwrap();
+    let said = cargo(&example, &["run", "--offline"]);
+    assert!(said.contains("it is a 3"), "{said}");
+
+    let out = tempfile::tempdir().unwrap();
+    let model = root().join("examples/digits/digits_cnn.onnx");
+    let build = bakelite::build(&model).name("Digits Net").symbol("batch", 1, 8, 4);
+    assert_eq!(build.emit_to(out.path()).unwrap(), [model]);
+    let stamp = out.path().join("digits_net/stamp.txt");
+    let text = out.path().join("digits_net/model.rs");
+    std::fs::write(&text, "untouched").unwrap();
+    build.emit_to(out.path()).unwrap();
+    assert_eq!(std::fs::read_to_string(&text).unwrap(), "untouched");
+    let before = std::fs::read_to_string(&stamp).unwrap();
+    build.symbol("batch", 1, 9, 4).emit_to(out.path()).unwrap();
+    assert_ne!(std::fs::read_to_string(&text).unwrap(), "untouched");
+    assert_ne!(std::fs::read_to_string(&stamp).unwrap(), before);
+    let error = bakelite::build("no-such.onnx").emit_to(out.path()).unwrap_err();
+    assert!(error.at.contains("no-such.onnx"), "{error}");
 }

@@ -7,13 +7,12 @@ use bakelite_kernels::family::{Arg, Launch};
 use bakelite_templates as templates;
 
 /// Kernels, with what their launches ask for.
-pub(super) fn kernels(plan: &Plan, ptx: &dyn Fn(usize) -> bool) -> Vec<templates::Kernel> {
+pub(super) fn kernels(plan: &Plan) -> Vec<templates::Kernel> {
     let launches = || plan.steps.iter().filter_map(|s| s.cuda.as_ref()).flat_map(|c| &c.launches);
     let one = |(i, k): (usize, &crate::plan::KernelSource)| {
         let mine = || launches().filter(move |l| l.kernel == i);
         templates::Kernel {
             name: k.name.clone(),
-            ptx: ptx(i),
             shared: mine().map(|l| l.shared).max().unwrap_or(0),
             large_clusters: mine().filter_map(|l| l.cluster).any(|[x, y, z]| x * y * z > 8),
         }

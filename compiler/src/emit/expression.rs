@@ -32,7 +32,7 @@ impl Scope {
             None => {
                 let text = self.int(dim);
                 let alone = text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
-                if alone { format!("{text} as {to}") } else { format!("({text}) as {to}") }
+                if alone || enclosed(&text) { format!("{text} as {to}") } else { format!("({text}) as {to}") }
             }
         }
     }
@@ -76,6 +76,16 @@ impl Scope {
             Problem::TopK(p) => p.literal(self),
         }
     }
+}
+
+/// Whether the first parenthesis closes at the end.
+fn enclosed(text: &str) -> bool {
+    let mut depth = 0;
+    let closes = text.find(|c| {
+        depth += i32::from(c == '(') - i32::from(c == ')');
+        depth == 0
+    });
+    text.starts_with('(') && closes == Some(text.len() - 1)
 }
 
 /// What can stand in a struct literal.

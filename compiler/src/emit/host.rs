@@ -15,14 +15,24 @@ use std::collections::BTreeMap;
 /// Most operands of one program, and of its results: what `bakelite_host::map` has tuples for.
 const MOST: (usize, usize) = (12, 4);
 
+/// What the steps' module names itself or imports: a function of the same name would hide it.
+const TAKEN: [&str; 11] =
+    ["run", "named", "weights", "arena", "sizes", "at", "constant", "map", "map_in_place", "read", "split"];
+
 /// Every step of a host plan.
 pub(super) fn steps(plan: &Plan, scope: &Scope) -> Result<Vec<HostStep>> {
-    let mut names = Names::taken(&["run", "named", "weights", "arena", "sizes"]);
+    let mut names = Names::taken(&TAKEN);
     let mut steps = Vec::new();
     for step in &plan.steps {
         let fail = |what: String| Error::new(Stage::Emit, format!("step {}", step.name), what);
-        let ident = names.give(&format!("step_{}", super::name::snake(&step.name, "x")), "step");
-        let ident = ident.strip_prefix("step_").map_or(ident.clone(), |short| names.give(short, "step"));
+        // `/layer1/conv (Conv) +2`: the ONNX node's name, without its operator and how many more are inside.
+        let node = step.name.split(" (").next().unwrap_or_default();
+        let ident = match node.chars().any(|c| c.is_ascii_alphanumeric()) && !node.starts_with('+') {
+            // Long lists are divided into functions called so.
+            true if node.starts_with("part") => names.give(&format!("step_{node}"), "step"),
+            true => names.give(node, "step"),
+            false => names.give(step.problem.name(), "step"),
+        };
         let body = Writer { plan, step, scope }.body().map_err(fail)?;
         steps.push(HostStep { ident, doc: format!("{}: {}", step.name, step.problem), body });
     }
@@ -90,7 +100,7 @@ impl Writer<'_> {
         if let ([one], [place]) = (variables.as_slice(), places.as_slice()) {
             text += &format!("let {one} = arena.write({place})?;\n");
         } else {
-            text += &format!("let ({}) = arena.split(({}))?;\n", variables.join(", "), places.join(", "));
+            text += &format!("let ({}) = split(arena, ({}))?;\n", variables.join(", "), places.join(", "));
         }
         let y = variable(&step.outputs[0]);
         if !matches!(step.problem, Problem::Pointwise(_)) {

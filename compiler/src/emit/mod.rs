@@ -73,12 +73,15 @@ impl Default for EmitOptions {
     }
 }
 
+/// Formatted when it was generated: `cargo fmt` changes nothing, so that a new generation differs only where the model does.
+const RUSTFMT: &str = "# Generated code, formatted already.\ndisable_all_formatting = true\n";
+
 /// The files of a crate.
 pub fn files(plans: &[PlanWithImages], options: &EmitOptions) -> Result<Files> {
     let (model, mut files) = describe(plans, options, Form::Crate)?;
     let mut put = |path: &str, text: String| files.insert(path.to_owned(), Bytes::from(text));
     put("Cargo.toml", templates::manifest(&model, &options.dependencies));
-    put("rustfmt.toml", "max_width = 89\nuse_small_heuristics = \"Max\"\n".to_owned());
+    put("rustfmt.toml", RUSTFMT.to_owned());
     put("README.md", templates::readme(&model, &options.dependencies));
     put("src/lib.rs", templates::api(&model).map_err(bug)?);
     put("src/main.rs", templates::program(&model).map_err(bug)?);
@@ -177,7 +180,7 @@ fn describe(plans: &[PlanWithImages], options: &EmitOptions, form: Form) -> Resu
         .collect();
     let mut model = Model {
         name,
-        title: first.name.replace(['\n', '\r'], " "),
+        title: title(&first.name, options),
         hash: options.model_hash.clone(),
         measured_on: options.measured_on.clone(),
         form,
@@ -214,13 +217,12 @@ fn describe(plans: &[PlanWithImages], options: &EmitOptions, form: Form) -> Resu
                     |buffer: usize| ports().position(|p| p.buffer == buffer).map(|i| idents[i].clone());
                 let suffix = if model.cuda.is_empty() { String::new() } else { format!("_{arch}") };
                 let ptx = put_kernels(plan, images, &suffix, &mut files)?;
-                let with_ptx = |i: usize| ptx.is_some() && images[i].ptx.is_some();
                 model.cuda.push(templates::Cuda {
                     module: format!("steps{suffix}"),
                     arena: plan.arena,
                     ports: offsets,
                     weights,
-                    kernels: cuda::kernels(plan, &with_ptx),
+                    kernels: cuda::kernels(plan),
                     steps: cuda::steps(plan, &scope, &port)?,
                     ptx,
                     arch,
@@ -230,6 +232,13 @@ fn describe(plans: &[PlanWithImages], options: &EmitOptions, form: Form) -> Resu
     }
     files.insert("plan.txt".to_owned(), Bytes::from(listing));
     Ok((model, files))
+}
+
+/// The model's name, unless it is one that exporters give to every model.
+fn title(name: &str, options: &EmitOptions) -> String {
+    const GENERIC: [&str; 6] = ["", "graph", "main", "main_graph", "torch_jit", "torch-jit-export"];
+    let name = if GENERIC.contains(&name) { &options.name } else { name };
+    name.replace(|c: char| c.is_control(), " ")
 }
 
 /// Sources and images of the kernels; the architecture of their PTX if all have it.
@@ -311,13 +320,8 @@ fn describe_port(p: &Port, ident: String, scope: &Scope, plan: &Plan) -> templat
         element_bytes: dtype.size(),
         text: p.ty.to_string(),
         shape,
-        len: grouped(scope.size(&p.ty.count())),
+        len: scope.size(&p.ty.count()),
         dims: p.ty.shape.iter().map(|d| scope.size(d)).collect(),
         capacity: plan.buffers[p.buffer].capacity,
     }
-}
-
-// An expression that can be a factor.
-fn grouped(text: String) -> String {
-    if text.contains(' ') { format!("({text})") } else { text }
 }

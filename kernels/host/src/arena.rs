@@ -62,6 +62,11 @@ impl Arena {
     }
 }
 
+/// As [`Arena::split`]: what steps begin with.
+pub fn split<P: Places>(arena: &mut Arena, places: P) -> Result<P::Slices<'_>, RunError> {
+    arena.split(places)
+}
+
 impl std::fmt::Debug for Arena {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Arena({} bytes)", self.0.len() * size_of::<Block>())

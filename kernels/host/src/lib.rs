@@ -47,7 +47,7 @@ pub mod top_k;
 pub mod view;
 pub mod walk;
 
-pub use arena::{Arena, at, constant};
+pub use arena::{Arena, at, constant, split};
 pub use contract::{Contract, Operand};
 pub use dtype::{Class, DType};
 pub use element::{Element, Float, Lane, Number, Real};
