@@ -22,7 +22,11 @@ const RULES: &[(&str, Rule)] = &[
     ("sink_reduce", sink_reduce),
     ("sink_reshape", sink_reshape),
     ("split_shuffle", split_shuffle),
+    ("flatten_weights", flatten_weights),
 ];
+
+/// How the one transpose of q, k and v together parts into three, which attention takes up.
+pub(super) const HEADS: &[(&str, Rule)] = &[("part_heads", part_heads)];
 
 /// Chooses layouts and moves the transposes.
 pub fn run(graph: &mut Graph, options: &Options) -> Result<(), String> {
@@ -324,6 +328,15 @@ fn segments(from: &[Dim], to: &[Dim]) -> Option<Vec<Segment>> {
     Some(segments)
 }
 
+// Where a run of a transpose's dimensions begins before it, if they lie together there in the same order; dimensions of size
+// 1 lie anywhere.
+fn together(segment: &Segment, perm: &Transpose, before: &[Dim]) -> Option<usize> {
+    let dims = &perm.perm[segment.input.clone()];
+    let large: Vec<usize> = dims.iter().copied().filter(|d| !before[*d].is(1)).collect();
+    let adjacent = |w: &[usize]| w[0] < w[1] && before[w[0] + 1..w[1]].iter().all(|d| d.is(1));
+    large.windows(2).all(adjacent).then(|| *large.first().or(dims.first()).unwrap_or(&0))
+}
+
 /// `reshape(transpose(x)) → transpose(reshape(x))` where every run of dimensions that the reshape joins lies together, in
 /// the same order, before the transpose too.
 fn sink_reshape(graph: &mut Graph, id: NodeId) -> Result<bool, String> {
@@ -331,16 +344,16 @@ fn sink_reshape(graph: &mut Graph, id: NodeId) -> Result<bool, String> {
     let Some((to, y)) = unary(graph, id.into(), shape) else { return Ok(false) };
     let Some((perm, x)) = unary(graph, y, sinking) else { return Ok(false) };
     let Some(segments) = segments(&graph.ty(y).shape, &to) else { return Ok(false) };
-    let together = |s: &Segment| perm.perm[s.input.clone()].windows(2).all(|w| w[0] + 1 == w[1]);
-    if !segments.iter().all(together) {
+    let shape = &graph.ty(x).shape;
+    let placed = segments.iter().map(|s| Some((together(s, &perm, shape)?, s)));
+    let Some(mut before) = placed.collect::<Option<Vec<(usize, &Segment)>>>() else {
         return Ok(false);
-    }
+    };
     // The runs in the order they have before the transpose.
-    let mut before: Vec<&Segment> = segments.iter().collect();
-    before.sort_by_key(|s| perm.perm[s.input.start]);
+    before.sort_by_key(|(first, _)| *first);
     let mut shape = Vec::new();
     let mut place = vec![0; to.len()];
-    for segment in before {
+    for (_, segment) in before {
         for d in segment.output.clone() {
             place[d] = shape.len();
             shape.push(to[d].clone());
@@ -382,4 +395,56 @@ fn split_shuffle(graph: &mut Graph, id: NodeId) -> Result<bool, String> {
     }
     let near = emit(graph, local, &[x], id)?;
     sunk(graph, id, Reshape { shape: joined }, &[near], &after)
+}
+
+/// `matmul(reshape(transpose(x), [n, k]), w) → matmul(reshape(x, [n, k]), w')` for a constant weight, whose rows are put in
+/// the order that the elements have before the transpose: the classifier behind a flattened image.
+fn flatten_weights(graph: &mut Graph, id: NodeId) -> Result<bool, String> {
+    let node = graph.node(id);
+    let (Some(Op::MatMul(product)), &[a, w]) = (node.op(), node.inputs.as_slice()) else { return Ok(false) };
+    let product = product.clone();
+    let shape = |op: &Op| if let Op::Reshape(r) = op { Some(r.shape.clone()) } else { None };
+    let Some((to, y)) = unary(graph, a, shape) else { return Ok(false) };
+    let Some((perm, x)) = unary(graph, y, sinking) else { return Ok(false) };
+    let (ty, weight) = (graph.ty(y).clone(), graph.ty(w).clone());
+    let flattens = to.len() == 2 && to[0] == ty.shape[0] && perm.perm[0] == 0 && !product.trans_a;
+    let (Some(weight), Some(image)) =
+        (weight.dims(), Type { dtype: ty.dtype, shape: ty.shape[1..].to_vec() }.dims())
+    else {
+        return Ok(false);
+    };
+    if !flattens || graph.data(w).is_none() || weight.len() != 2 || !graph.used_once(a) {
+        return Ok(false);
+    }
+    // The weight's rows (columns, if it is transposed) as the image's dimensions, permuted as the image was not.
+    let inverse = perm.inverse();
+    let rows = inverse.perm[1..].iter().map(|p| p - 1);
+    let (split, order): (Vec<usize>, Vec<usize>) = if product.trans_b {
+        ([&weight[..1], &image].concat(), std::iter::once(0).chain(rows.map(|r| r + 1)).collect())
+    } else {
+        ([&image, &weight[1..]].concat(), rows.chain([image.len()]).collect())
+    };
+    let Some(split) = reshaped(graph, w, &split) else { return Ok(false) };
+    let Some(moved) = compute(graph, Transpose { perm: order }, &[split]) else { return Ok(false) };
+    let Some(w) = reshaped(graph, moved, &weight) else { return Ok(false) };
+    let flat = emit(graph, Reshape { shape: to }, &[x], a.node)?;
+    become_op(graph, id, product, &[flat, w])
+}
+
+/// `slice(transpose(x)) → transpose(slice(x))` and `reshape(transpose(slice(x))) → transpose(reshape(slice(x)))` for a
+/// transpose of five dimensions: `[batch, seq, 3, heads, dim]`, of which the slices take one of the three.
+fn part_heads(graph: &mut Graph, id: NodeId) -> Result<bool, String> {
+    let Some((perm, x)) = unary(graph, id.into(), Some).and_then(|(_, y)| unary(graph, y, transpose)) else {
+        return Ok(false);
+    };
+    if perm.perm.len() != 5 {
+        return Ok(false);
+    }
+    match graph.node(id).op() {
+        Some(Op::Slice(_)) => sink_move(graph, id),
+        Some(Op::Reshape(r)) if r.shape.len() == 4 && matches!(graph.op(x), Some(Op::Slice(_))) => {
+            sink_reshape(graph, id)
+        }
+        _ => Ok(false),
+    }
 }

@@ -6,12 +6,12 @@ mod attention;
 mod norm;
 mod product;
 
-use super::{Options, Rule, rewrite, simplify};
+use super::{Options, Rule, layout, rewrite, simplify};
 use crate::ir::Graph;
 
 /// Every rule. Movement is simplified along the way: what composition frees must merge before the next rule looks.
-const TABLES: [&[(&str, Rule)]; 5] =
-    [simplify::MOVEMENT, norm::RULES, activation::RULES, product::RULES, attention::RULES];
+const TABLES: [&[(&str, Rule)]; 6] =
+    [simplify::MOVEMENT, layout::HEADS, norm::RULES, activation::RULES, product::RULES, attention::RULES];
 
 /// Applies every rule until none fires.
 pub fn run(graph: &mut Graph, _: &Options) -> Result<(), String> {
