@@ -221,9 +221,9 @@ constexpr int WIDTH = NG % 8 == 0 ? 8 : NG % 4 == 0 ? 4 : NG % 2 == 0 ? 2 : 1;
 constexpr int ITEMS = BM * BN / WIDTH;
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-    KERNEL_NAME(const element_t* __restrict__ x, const unsigned char* __restrict__ w
+    KERNEL_NAME(const element_t* x, const unsigned char* w
 #if SPLIT > 1 && !CLUSTER
-                , float* __restrict__ partial SYMBOL_PARAMS) {
+                , float* partial SYMBOL_PARAMS) {
 #else
                 EPILOGUE_PARAMS SYMBOL_PARAMS) {
 #endif

@@ -45,10 +45,10 @@ DEVICE element_t load_pixel(const element_t* x, const Window& window, int tap, i
   return inside && channel < CG ? x[at] : element_t{};
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS)
-    KERNEL_NAME(const element_t* __restrict__ x, const element_t* __restrict__ w
+extern "C" __global__ void __launch_bounds__(BOUNDS)
+    KERNEL_NAME(const element_t* x, const element_t* w
 #if SPLIT > 1
-                , acc_t* __restrict__ partial SYMBOL_PARAMS) {
+                , acc_t* partial SYMBOL_PARAMS) {
 #else
                 EPILOGUE_PARAMS SYMBOL_PARAMS) {
 #endif

@@ -138,7 +138,7 @@ struct Fragments {
 };
 
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
-    KERNEL_NAME(const element_t* __restrict__ a, const element_t* __restrict__ b RESULT_PARAMS SYMBOL_PARAMS) {
+    KERNEL_NAME(const element_t* a, const element_t* b RESULT_PARAMS SYMBOL_PARAMS) {
   extern __shared__ __align__(128) unsigned char shared[];
   const int warp = threadIdx.x / 32 % WARPS, group = threadIdx.x / (32 * WARPS);
   const int warp_m = warp % WARPS_M, warp_n = warp / WARPS_M;

@@ -1,4 +1,4 @@
-// No pointer to activations is __restrict__: such loads count as invariant, and could move above the dependency wait.
+// No pointer to activations is restrict-qualified: such loads count as invariant, and could move above the dependency wait.
 
 // Reductions over a group of threads: a power-of-two slice of a warp, or a whole block. Every thread of the group gets
 // the same bits, and the order of combination never depends on timing.

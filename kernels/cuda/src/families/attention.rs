@@ -58,7 +58,7 @@ fn text(p: &Attention<Dim>, problem: &Problem<Dim>) -> String {
     for (part, stride) in ["BATCH", "HEAD", "ROW", "COLUMN"].iter().zip(&access.strides) {
         text += &codegen::size(&format!("MASK_{part}"), stride);
     }
-    text += &format!("#define MASK\n#define MASK_PARAMS , const {ty}* __restrict__ mask\n");
+    text += &format!("#define MASK\n#define MASK_PARAMS , const {ty}* mask\n");
     if *dtype == DType::Bool {
         text += "DEVICE acc_t mask_value(bool keep) { return keep ? acc_t(0) : acc_t(-INFINITY); }\n";
     } else {
