@@ -2,7 +2,7 @@
 
 use crate::Result;
 use crate::format::{comment, items, literal, statements};
-use crate::model::{Cuda, Form, Kernel, Launch, Model, Port, Storage};
+use crate::model::{Cuda, Form, Kernel, Launch, Model, Port, Storage, Weights};
 
 /// Weights, kernels and session, for all CUDA targets.
 pub fn cuda(m: &Model) -> Result<String> {
@@ -65,7 +65,8 @@ pub fn cuda(m: &Model) -> Result<String> {
     };
     let key: Vec<String> = m.symbols.iter().map(|s| format!("sizes.{}", s.ident)).collect();
     let lifetime = if m.inputs.is_empty() { "" } else { "<'_>" };
-    items(&format!(
+    let embedded: String = m.cuda.iter().map(|c| embed(m, c)).collect();
+    let text = items(&format!(
         "{head}
         use {root}::{{Buffers, Inputs, Outputs, Result{sizes_import}, {modules}}};
         use bakelite_runtime::{{{launching}DeviceBuffer, DevicePtr, Error, Gpu, GraphCache, Image, Kernel, {shape_type}Module, PinnedBuffer, Scalar, Stream}};
@@ -157,7 +158,7 @@ pub fn cuda(m: &Model) -> Result<String> {
         } else {
             ""
         },
-        embed = m.cuda.iter().map(|c| embed(m, c)).collect::<String>(),
+        embed = if embedded.is_empty() { "" } else { "embed_macro!();" },
         ports = m.inputs.len() + m.outputs.len(),
         kernels = kernels(m),
         graphs = if m.symbols.is_empty() { 1 } else { 16 },
@@ -176,7 +177,8 @@ pub fn cuda(m: &Model) -> Result<String> {
         } else {
             ""
         },
-    ))
+    ))?;
+    Ok(text.replace("embed_macro!();\n", &embedded))
 }
 
 /// The bytes of a port that is staged from `at` on.
@@ -193,18 +195,18 @@ fn range(at: u64, p: &Port) -> String {
 }
 
 fn embed(m: &Model, target: &Cuda) -> String {
+    let symbol = format!("{}_{}", m.name, target.arch);
     match target.weights.storage {
-        Storage::Embedded => format!(
-            "bakelite_runtime::embed_weights!(fn {}_weights = {}_{}_{}, concat!({}, {}));\n",
-            target.module,
-            m.name,
-            target.arch,
-            &target.weights.blake3[..8],
-            m.folder(),
-            literal(&format!("/{}", target.weights.file)),
-        ),
+        Storage::Embedded => embedding(m, &format!("{}_weights", target.module), &symbol, &target.weights),
         _ => String::new(),
     }
+}
+
+/// The macro call that embeds a weights file as function `name`; `symbol` begins the name that the linker sees.
+pub(crate) fn embedding(m: &Model, name: &str, symbol: &str, w: &Weights) -> String {
+    let path = format!("concat!({}, {})", m.folder(), literal(&format!("/{}", w.file)));
+    let hash = &w.blake3[..8];
+    format!("bakelite_runtime::embed_weights!(\n    fn {name} = {symbol}_{hash},\n    {path}\n);\n")
 }
 
 // Which target's steps run: chosen once, by the device.
@@ -384,7 +386,7 @@ pub fn cuda_steps(m: &Model, target: &Cuda) -> Result<String> {
         /// Every kernel of this target.
         pub(crate) struct Kernels {{ {fields} }}
 
-        {loading}
+        {placeholder}
 
         impl Kernels {{
             pub(crate) fn load(gpu: &Gpu) -> Result<Kernels> {{ {unused} Ok(Kernels {{ {loads} }}) }}
@@ -393,8 +395,9 @@ pub fn cuda_steps(m: &Model, target: &Cuda) -> Result<String> {
         m.sizes_import(),
         target.arena,
         ports.join(", "),
-        loading = loading(m, target),
+        placeholder = if target.kernels.is_empty() { "" } else { "load_macro!();" },
     ))?;
+    text = text.replace("load_macro!();\n", &loading(m, target));
     let whole = |name: &str, visible: &str, doc: &str, body: &str| -> Result<String> {
         let shell =
             items(&format!("{doc}{visible}fn {name}({}) -> Result<()> {{ body!(); }}", signature("k")))?;
@@ -422,24 +425,29 @@ fn loading(m: &Model, target: &Cuda) -> String {
     }
     // A kernel's files are named after it, and its target where it is not the first.
     let suffix = target.module.strip_prefix("steps").unwrap_or_default();
-    let image = |arch: &str, extension: &str| {
+    let include = |extension: &str| {
         let file = literal(&format!("{suffix}.{extension}"));
         let path = match m.form {
             Form::Crate => format!("\"../kernels/\", $name, {file}"),
             Form::Module => format!("{}, \"/kernels/\", $name, {file}", m.folder()),
         };
-        format!("Image::new({}, include_bytes!(concat!({path})))", literal(arch))
+        format!("        let {extension} = include_bytes!(concat!({path}));\n")
     };
-    let mut images = image(&target.arch, "cubin");
+    let mut includes = include("cubin");
+    let mut images = format!("Image::new({}, cubin)", literal(&target.arch));
     if let Some(arch) = &target.ptx {
-        images += &format!(", {}", image(arch, "ptx"));
+        includes += &include("ptx");
+        images += &format!(", Image::new({}, ptx)", literal(arch));
     }
     format!(
-        "macro_rules! load {{
-            ($gpu:ident, $name:literal, $shared:literal, $large_clusters:literal) => {{
-                kernel($gpu, $name, &[{images}], $shared, $large_clusters)?
-            }};
-        }}"
+        "/// A kernel from its images, with the dynamic shared memory and clusters that its launches have.
+macro_rules! load {{
+    ($gpu:ident, $name:literal, $shared:literal, $large_clusters:literal) => {{{{
+{includes}        let images = [{images}];
+        kernel($gpu, $name, &images, $shared, $large_clusters)?
+    }}}};
+}}
+"
     )
 }
 

@@ -17,7 +17,8 @@ pub fn items(text: &str) -> Result<String> {
     let mut out = String::new();
     let plain = |items, attrs| prettyplease::unparse(&syn::File { shebang: None, attrs, items, ..empty() });
     if !attrs.is_empty() {
-        out.push_str(&plain(vec![], attrs));
+        out.push_str(plain(vec![], attrs).trim_end());
+        out.push('\n');
     }
     let mut last = None;
     for item in sorted(file.items) {
@@ -70,11 +71,12 @@ fn joined(text: &str) -> String {
     let mut at = 0;
     while at + 1 < lines.len() {
         let (own, next) = (indent(&lines[at]), &lines[at + 1]);
-        let opens = next.trim_start().starts_with('.') && next.ends_with('(') && indent(next) == own + 4;
+        let opens =
+            next.trim_start().starts_with('.') && next.ends_with(['(', '{']) && indent(next) == own + 4;
         let receiver = lines[at].ends_with(|c: char| c.is_alphanumeric() || c == '_');
         let end = (at + 2..lines.len()).find(|i| indent(&lines[*i]) <= own + 4);
         if let (true, true, Some(end)) = (opens, receiver, end)
-            && lines[end].trim_start().starts_with(')')
+            && lines[end].trim_start().starts_with([')', '}'])
             && !lines.get(end + 1).is_some_and(|l| l.trim_start().starts_with('.'))
         {
             let method = lines.remove(at + 1);
@@ -139,22 +141,6 @@ pub fn literal(text: &str) -> String {
     format!("{text:?}")
 }
 
-/// Text that can stand in a doc comment: one line, nothing that rustdoc reads as markup.
-pub fn doc(text: &str) -> String {
-    let mut out = String::new();
-    for c in text.chars() {
-        match c {
-            '[' | ']' | '<' | '>' | '`' | '*' | '_' | '\\' => {
-                out.push('\\');
-                out.push(c);
-            }
-            c if c.is_control() => out.push(' '),
-            c => out.push(c),
-        }
-    }
-    out
-}
-
 /// Text in backquotes, for a doc comment.
 pub fn code(text: &str) -> String {
     format!("`{}`", text.replace(['`', '\n', '\r'], "'"))
@@ -178,7 +164,7 @@ mod tests {
         assert!(got.starts_with("    a_receiver_with_a_long_name.some_method_with_a_long_name("), "{got}");
         let depth =
             |text: &str| got.lines().find(|l| l.contains(text)).map(|l| l.len() - l.trim_start().len());
-        assert_eq!((depth("|argument|"), depth("first(argument)")), (Some(8), Some(12)), "{got}");
+        assert_eq!((depth("|argument|"), depth("first(argument)")), (Some(4), Some(8)), "{got}");
     }
 
     #[test]

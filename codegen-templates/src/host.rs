@@ -1,6 +1,7 @@
 //! `host.rs` and `host_steps.rs`: the model on a CPU.
 
 use crate::Result;
+use crate::cuda::embedding;
 use crate::format::{comment, items, literal};
 use crate::model::{Form, Host, Model, Storage, mentions};
 
@@ -27,16 +28,11 @@ pub fn host(m: &Model, host: &Host) -> Result<String> {
         Storage::Embedded => "embedded()",
         Storage::File => "&self.file",
     };
-    let embed = match w.storage {
-        Storage::Embedded => format!(
-            "bakelite_runtime::embed_weights!(fn embedded = {}_host_{}, concat!({}, {}));",
-            m.name,
-            &w.blake3[..8],
-            m.folder(),
-            literal(&format!("/{}", w.file)),
-        ),
+    let embedded = match w.storage {
+        Storage::Embedded => embedding(m, "embedded", &format!("{}_host", m.name), w),
         _ => String::new(),
     };
+    let embed = if embedded.is_empty() { "" } else { "embed_macro!();" };
     let open_at = match w.storage {
         Storage::File => format!(
             "pub(crate) fn open_at(path: &Path) -> Result<Weights> {{
@@ -84,7 +80,7 @@ pub fn host(m: &Model, host: &Host) -> Result<String> {
         Form::Crate => ("//! The model on a CPU.\n", "crate"),
         Form::Module => ("", "super"),
     };
-    items(&format!(
+    let text = items(&format!(
         "{head}
         use {steps}::{{Inputs, Outputs, Result{sizes_import}, host_steps}};
         use bakelite_host::arena::{{Arena, Place, at}};
@@ -133,7 +129,8 @@ pub fn host(m: &Model, host: &Host) -> Result<String> {
         sizes_import = m.sizes_import(),
         sizes_parameter = m.sizes_parameter(),
         sizes_argument = m.sizes_argument(),
-    ))
+    ))?;
+    Ok(text.replace("embed_macro!();\n", &embedded))
 }
 
 /// How many steps one function calls: longer lists are divided, so that a person can keep the place.

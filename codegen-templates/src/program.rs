@@ -127,10 +127,8 @@ pub fn program(m: &Model) -> Result<String> {
             }}
             times.sort();
             {shown}
-            println!(
-                \"first inference {{:.3}} ms, then {{:.3}} ms (median of {{}})\",
-                first.as_secs_f64() * 1e3, times[times.len() / 2].as_secs_f64() * 1e3, times.len()
-            );
+            let (first, median) = (first.as_secs_f64() * 1e3, times[times.len() / 2].as_secs_f64() * 1e3);
+            println!(\"first inference {{first:.3}} ms, then {{median:.3}} ms (median of {{}})\", times.len());
             Ok(())
         }}
 
