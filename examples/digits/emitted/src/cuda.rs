@@ -10,8 +10,8 @@ use bakelite_runtime::{
 use std::sync::Arc;
 
 bakelite_runtime::embed_weights!(
-    fn steps_weights = digits_sm_90a_7f67d299, concat!(env!("CARGO_MANIFEST_DIR"),
-    "/weights.sm_90a.bin")
+    fn steps_weights = digits_sm_90a_7f67d299,
+    concat!(env!("CARGO_MANIFEST_DIR"), "/weights.sm_90a.bin")
 );
 
 /// How much memory a target needs, and where in it inputs and outputs are, in order.

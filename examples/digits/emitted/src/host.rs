@@ -8,8 +8,8 @@ use bakelite_runtime::shaped;
 use std::sync::Arc;
 
 bakelite_runtime::embed_weights!(
-    fn embedded = digits_host_25e324ae, concat!(env!("CARGO_MANIFEST_DIR"),
-    "/weights.host.bin")
+    fn embedded = digits_host_25e324ae,
+    concat!(env!("CARGO_MANIFEST_DIR"), "/weights.host.bin")
 );
 
 /// Constant data.

@@ -41,9 +41,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     times.sort();
     show("logits", shaped::flat_rows(&outputs.logits));
+    let (first, median) = (
+        first.as_secs_f64() * 1e3,
+        times[times.len() / 2].as_secs_f64() * 1e3,
+    );
     println!(
-        "first inference {:.3} ms, then {:.3} ms (median of {})", first.as_secs_f64() *
-        1e3, times[times.len() / 2].as_secs_f64() * 1e3, times.len()
+        "first inference {first:.3} ms, then {median:.3} ms (median of {})", times.len()
     );
     Ok(())
 }

@@ -13,42 +13,43 @@ pub(crate) const PLACES: Places = Places {
 
 /// Every kernel of this target.
 pub(crate) struct Kernels {
-    conv_direct_ebfadb88: Kernel,
-    conv_simt_c362b355: Kernel,
-    conv_simt_95944332: Kernel,
-    conv_simt_d5891edb: Kernel,
-    pool_84b91cbc: Kernel,
-    conv_direct_e4d44182: Kernel,
-    conv_simt_8e837f2b: Kernel,
-    pool_01370a2b: Kernel,
-    gemm_simt_f41d3fa6: Kernel,
-    gemm_simt_1d0c2523: Kernel,
-    gemm_simt_bf8e5821: Kernel,
+    conv_direct_95f332aa: Kernel,
+    conv_simt_a24bb473: Kernel,
+    conv_simt_3fd978e1: Kernel,
+    conv_simt_8610acd1: Kernel,
+    pool_64c8eb09: Kernel,
+    conv_direct_7fe31248: Kernel,
+    conv_simt_cd19e4c3: Kernel,
+    pool_a832dd16: Kernel,
+    gemm_simt_8aa0bfc2: Kernel,
+    gemm_simt_6f007995: Kernel,
+    gemm_simt_aa4ee1db: Kernel,
 }
 
+/// A kernel from its images, with the dynamic shared memory and clusters that its launches have.
 macro_rules! load {
-    ($gpu:ident, $name:literal, $shared:literal, $large_clusters:literal) => {
-        kernel($gpu, $name, & [Image::new("sm_90a", include_bytes!(concat!("../kernels/",
-        $name, ".cubin"))), Image::new("compute_90",
-        include_bytes!(concat!("../kernels/", $name, ".ptx")))], $shared,
-        $large_clusters) ?
-    };
+    ($gpu:ident, $name:literal, $shared:literal, $large_clusters:literal) => {{
+        let cubin = include_bytes!(concat!("../kernels/", $name, ".cubin"));
+        let ptx = include_bytes!(concat!("../kernels/", $name, ".ptx"));
+        let images = [Image::new("sm_90a", cubin), Image::new("compute_90", ptx)];
+        kernel($gpu, $name, &images, $shared, $large_clusters)?
+    }};
 }
 
 impl Kernels {
     pub(crate) fn load(gpu: &Gpu) -> Result<Kernels> {
         Ok(Kernels {
-            conv_direct_ebfadb88: load!(gpu, "conv_direct_ebfadb88", 0, false),
-            conv_simt_c362b355: load!(gpu, "conv_simt_c362b355", 0, false),
-            conv_simt_95944332: load!(gpu, "conv_simt_95944332", 0, false),
-            conv_simt_d5891edb: load!(gpu, "conv_simt_d5891edb", 0, false),
-            pool_84b91cbc: load!(gpu, "pool_84b91cbc", 0, false),
-            conv_direct_e4d44182: load!(gpu, "conv_direct_e4d44182", 0, false),
-            conv_simt_8e837f2b: load!(gpu, "conv_simt_8e837f2b", 0, false),
-            pool_01370a2b: load!(gpu, "pool_01370a2b", 0, false),
-            gemm_simt_f41d3fa6: load!(gpu, "gemm_simt_f41d3fa6", 0, false),
-            gemm_simt_1d0c2523: load!(gpu, "gemm_simt_1d0c2523", 0, false),
-            gemm_simt_bf8e5821: load!(gpu, "gemm_simt_bf8e5821", 0, false),
+            conv_direct_95f332aa: load!(gpu, "conv_direct_95f332aa", 0, false),
+            conv_simt_a24bb473: load!(gpu, "conv_simt_a24bb473", 0, false),
+            conv_simt_3fd978e1: load!(gpu, "conv_simt_3fd978e1", 0, false),
+            conv_simt_8610acd1: load!(gpu, "conv_simt_8610acd1", 0, false),
+            pool_64c8eb09: load!(gpu, "pool_64c8eb09", 0, false),
+            conv_direct_7fe31248: load!(gpu, "conv_direct_7fe31248", 0, false),
+            conv_simt_cd19e4c3: load!(gpu, "conv_simt_cd19e4c3", 0, false),
+            pool_a832dd16: load!(gpu, "pool_a832dd16", 0, false),
+            gemm_simt_8aa0bfc2: load!(gpu, "gemm_simt_8aa0bfc2", 0, false),
+            gemm_simt_6f007995: load!(gpu, "gemm_simt_6f007995", 0, false),
+            gemm_simt_aa4ee1db: load!(gpu, "gemm_simt_aa4ee1db", 0, false),
         })
     }
 }
@@ -71,7 +72,7 @@ pub(crate) fn enqueue(
     // conv.direct/1 1.87 us
     launch(
         stream,
-        &k.conv_direct_ebfadb88,
+        &k.conv_direct_95f332aa,
         early([(16 * batch) as u32, 1, 1], [128, 1, 1]),
         &[io.x.into(), w(0), w(1280), a(4194304), Arg::I32(batch as i32)],
     )?;
@@ -81,13 +82,13 @@ pub(crate) fn enqueue(
     // m32 n32 k16 tm4 tn4 split8 7.78 us
     launch(
         stream,
-        &k.conv_simt_c362b355,
+        &k.conv_simt_a24bb473,
         early([(2 * batch) as u32, 8, 1], [64, 1, 1]),
         &[a(4194304), w(1536), a(0), Arg::I32(batch as i32)],
     )?;
     launch(
         stream,
-        &k.conv_simt_95944332,
+        &k.conv_simt_3fd978e1,
         early([(4 * batch) as u32, 1, 1], [128, 1, 1]),
         &[a(0), w(38400), a(4718592), Arg::I32(batch as i32)],
     )?;
@@ -97,13 +98,13 @@ pub(crate) fn enqueue(
     // [2048,64,8,1] [0,1,0,0] | conv.simt/1 m32 n32 k16 tm4 tn4 split8 7.82 us
     launch(
         stream,
-        &k.conv_simt_c362b355,
+        &k.conv_simt_a24bb473,
         early([(2 * batch) as u32, 8, 1], [64, 1, 1]),
         &[a(4718592), w(38656), a(0), Arg::I32(batch as i32)],
     )?;
     launch(
         stream,
-        &k.conv_simt_d5891edb,
+        &k.conv_simt_8610acd1,
         early([(4 * batch) as u32, 1, 1], [128, 1, 1]),
         &[a(0), a(4194304), w(75520), a(5242880), Arg::I32(batch as i32)],
     )?;
@@ -112,7 +113,7 @@ pub(crate) fn enqueue(
     // dtype=f32 then (f32) { } -> %0:f32 | pool/1 threads256 v1 1.13 us
     launch(
         stream,
-        &k.pool_84b91cbc,
+        &k.pool_64c8eb09,
         early([(2 * batch) as u32, 1, 1], [256, 1, 1]),
         &[a(5242880), a(0), Arg::I32(batch as i32)],
     )?;
@@ -122,7 +123,7 @@ pub(crate) fn enqueue(
     // %5:f32 [0,1,0,0] | conv.direct/1 1.26 us
     launch(
         stream,
-        &k.conv_direct_e4d44182,
+        &k.conv_direct_7fe31248,
         early([(4 * batch) as u32, 1, 1], [128, 1, 1]),
         &[a(0), w(75776), w(77056), a(262144), Arg::I32(batch as i32)],
     )?;
@@ -132,7 +133,7 @@ pub(crate) fn enqueue(
     // conv.simt/1 m32 n64 k16 tm4 tn4 split1 2.14 us
     launch(
         stream,
-        &k.conv_simt_8e837f2b,
+        &k.conv_simt_cd19e4c3,
         early([((16 * batch + 31) / 32) as u32, 1, 1], [128, 1, 1]),
         &[a(262144), w(77312), w(85504), a(0), Arg::I32(batch as i32)],
     )?;
@@ -141,7 +142,7 @@ pub(crate) fn enqueue(
     // layout=channels_first dtype=f32 then (f32) { } -> %0:f32 | pool/1 threads256 v1 0.95 us
     launch(
         stream,
-        &k.pool_01370a2b,
+        &k.pool_a832dd16,
         early([batch as u32, 1, 1], [256, 1, 1]),
         &[a(0), a(262144), Arg::I32(batch as i32)],
     )?;
@@ -150,13 +151,13 @@ pub(crate) fn enqueue(
     // m32 n32 k16 tm4 tn4 splitk4 3.53 us
     launch(
         stream,
-        &k.gemm_simt_f41d3fa6,
+        &k.gemm_simt_8aa0bfc2,
         early([(2 * ((batch + 31) / 32)) as u32, 1, 4], [64, 1, 1]),
         &[a(262144), w(85760), a(0), Arg::I32(batch as i32)],
     )?;
     launch(
         stream,
-        &k.gemm_simt_1d0c2523,
+        &k.gemm_simt_6f007995,
         early([((64 * batch + 1023) / 1024) as u32, 1, 1], [256, 1, 1]),
         &[a(0), w(151296), a(65536), Arg::I32(batch as i32)],
     )?;
@@ -165,7 +166,7 @@ pub(crate) fn enqueue(
     // tn4 splitk1 3.01 us
     launch(
         stream,
-        &k.gemm_simt_bf8e5821,
+        &k.gemm_simt_aa4ee1db,
         early([((batch + 31) / 32) as u32, 1, 1], [64, 1, 1]),
         &[a(65536), w(151552), w(154112), io.logits.into(), Arg::I32(batch as i32)],
     )?;
