@@ -40,6 +40,7 @@ pub fn readme(m: &Model, dependencies: &Dependencies) -> String {
     };
     text += &format!("\n{runtime}\n\n## Call it\n\n```rust\n{}```\n", example(m));
     text += "\n`cargo run --release` runs it once; `.npy` or raw little-endian files for the inputs go after `--`.\n";
+    text += "\nTo use it, depend on it by path. Inside a workspace of yours list its folder under `workspace.exclude`.\n";
     let port = |p: &Port| format!("| `{}` | `{}` | `{}` |\n", p.ident, p.text, p.name);
     text += "\n| input | type | name in the model |\n| --- | --- | --- |\n";
     text += &m.inputs.iter().map(port).collect::<String>();

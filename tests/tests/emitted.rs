@@ -198,6 +198,22 @@ fn the_same_plans_give_the_same_bytes() {
 }
 
 #[test]
+fn a_crate_with_its_own_runtime_needs_nothing_of_ours() {
+    let folder = root().join("target/emitted-vendored");
+    let plans = [host(mir("fixed")), unloadable(cuda(mir("fixed"), "sm_90a", ""))];
+    for weights in [WeightsIn::Embed, WeightsIn::File] {
+        let options = EmitOptions { weights, dependencies: Dependencies::Vendored, ..options("vendored") };
+        write(&folder, &emit::files(&plans, &options).unwrap());
+        std::fs::copy(root().join("Cargo.lock"), folder.join("Cargo.lock")).unwrap();
+        for features in ["cuda", "host", "cuda,host"] {
+            let arguments = ["check", "--quiet", "--no-default-features", "--features", features];
+            let said = cargo(&folder, &arguments);
+            assert!(!said.contains("warning"), "{features}: {said}");
+        }
+    }
+}
+
+#[test]
 fn plans_that_disagree_are_refused() {
     let error = emit::files(&[host(mir("fixed")), host(mir("mixed"))], &EmitOptions::default()).unwrap_err();
     assert!(error.what.contains("X: f16[2,3]") && error.what.contains("type: f32[batch,seq]"), "{error}");
