@@ -212,6 +212,7 @@ pub fn host_steps(m: &Model, host: &Host) -> Result<String> {
         if calls.is_empty() { "" } else { "use bakelite_host::RunError;\nuse bakelite_runtime::Error;\n" };
     let main = items(&format!(
         "{head}
+        #![allow(clippy::approx_constant)]
         use {root}::{{Result{}}};
         use bakelite_host::Arena;
         {errors}

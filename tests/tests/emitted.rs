@@ -146,6 +146,17 @@ fn crates_build_without_a_warning_and_compute_what_the_executor_computes() {
     member(&folder.join("mixed"), &emit::files(&mixed, &options("mixed")).unwrap());
     expectations(&folder.join("checks/mixed"), &mixed[0].plan, &[("batch", 3), ("seq", 7)], 4);
 
+    // The form for build scripts, both targets; a build script that only copies stands for the compiler.
+    let included = folder.join("included");
+    write(&included.join("model"), &emit::single_module(&mixed, &options("mixed")).unwrap());
+    std::fs::create_dir_all(included.join("src")).unwrap();
+    let manifest = include_str!("emitted/included.toml").replace("ROOT", &root().display().to_string());
+    std::fs::write(included.join("Cargo.toml"), manifest).unwrap();
+    std::fs::write(included.join("build.rs"), include_str!("emitted/included_build.rs")).unwrap();
+    let library = "//! A model included as a module.\n#![warn(missing_docs)]\n/// The model.\npub mod mixed {\n    \
+                   bakelite_runtime::include_model!(\"mixed\");\n}\n";
+    std::fs::write(included.join("src/lib.rs"), library).unwrap();
+
     let checks = folder.join("checks");
     std::fs::create_dir_all(checks.join("src")).unwrap();
     std::fs::write(checks.join("src/main.rs"), include_str!("emitted/checks.rs")).unwrap();

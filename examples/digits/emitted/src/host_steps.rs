@@ -1,4 +1,5 @@
 //! The steps of the model on a CPU, in order.
+#![allow(clippy::approx_constant)]
 
 use crate::{Result, Sizes};
 use bakelite_host::Arena;
