@@ -48,7 +48,7 @@ pub fn manifest(m: &Model, dependencies: &Dependencies) -> String {
         let optional = if both { ", optional = true" } else { "" };
         text += &format!("bakelite-host = {{ {}{optional} }}\n", source("bakelite-host", "bakelite-host"));
     }
-    text += "\n[profile.release]\nlto = \"thin\"\ncodegen-units = 4\n";
+    text += "\n[profile.release]\nlto = true\ncodegen-units = 1\npanic = \"abort\"\nstrip = true\n";
     // The host kernels are unusable without optimisation.
     text += "\n[profile.dev]\nopt-level = 1\n\n[profile.dev.package.\"*\"]\nopt-level = 2\n";
     text += "\n# A crate of its own, wherever it lies.\n[workspace]\n";
