@@ -100,7 +100,16 @@ pub fn program(m: &Model) -> Result<String> {
         use std::error::Error;
         use std::time::Instant;
 
-        fn main() -> Result<(), Box<dyn Error>> {{
+        fn main() -> std::process::ExitCode {{
+            match run() {{
+                Ok(()) => std::process::ExitCode::SUCCESS,
+                Err(error) => {{
+                    eprintln!(\"{{error}}\");
+                    std::process::ExitCode::FAILURE
+                }}
+            }}
+        }}
+        fn run() -> Result<(), Box<dyn Error>> {{
             let (mut on_host, mut sizes, mut files) = (false, Vec::new(), Vec::new());
             for argument in std::env::args().skip(1) {{
                 match argument.split_once('=') {{
