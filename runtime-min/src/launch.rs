@@ -22,7 +22,7 @@ pub struct Launch {
     /// Blocks of a cluster in x, y, z; the grid is a multiple of it.
     pub cluster: Option<[u32; 3]>,
     /// Programmatic dependent launch: the kernel may start before the one ahead of it in the stream has ended, and
-    /// waits for it itself (`griddepcontrol.wait`).
+    /// waits for it itself (`griddepcontrol.wait`). Without effect for code older than sm_90, which cannot wait.
     pub programmatic: bool,
 }
 
@@ -98,7 +98,7 @@ impl Kernel {
             many.extend(args.iter().map(Arg::address));
             many.as_mut_ptr()
         };
-        let mut attributes = Attributes::of(launch);
+        let mut attributes = Attributes::of(launch, self.0.waits);
         let config = CUlaunchConfig {
             gridDimX: launch.grid[0],
             gridDimY: launch.grid[1],
@@ -137,7 +137,7 @@ struct Attributes {
 }
 
 impl Attributes {
-    fn of(launch: &Launch) -> Attributes {
+    fn of(launch: &Launch, waits: bool) -> Attributes {
         let none = CUlaunchAttribute {
             id: CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_IGNORE,
             pad: [0; 4],
@@ -151,7 +151,7 @@ impl Attributes {
             let dims = unsafe { &mut attribute.value.clusterDim };
             (dims.x, dims.y, dims.z) = (x, y, z);
         }
-        if launch.programmatic {
+        if launch.programmatic && waits {
             let attribute = attributes.next();
             attribute.id = CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
             attribute.value.programmaticStreamSerializationAllowed = 1;
@@ -203,8 +203,10 @@ mod tests {
     #[test]
     fn attributes_are_counted() {
         let plain = Launch::linear(1, 32);
-        assert_eq!(Attributes::of(&plain).count, 0);
-        let both = Attributes::of(&Launch { cluster: Some([2, 1, 1]), programmatic: true, ..plain });
+        assert_eq!(Attributes::of(&plain, true).count, 0);
+        let both = Launch { cluster: Some([2, 1, 1]), programmatic: true, ..plain };
+        assert_eq!(Attributes::of(&both, false).count, 1, "code that cannot wait is not launched early");
+        let both = Attributes::of(&both, true);
         assert_eq!(both.count, 2);
         // SAFETY: the fields that were written.
         unsafe {

@@ -156,7 +156,8 @@ impl Module {
         while unsafe { driver.cuFuncGetParamInfo(raw, parameters.len(), &mut offset, &mut bytes) }.is_ok() {
             parameters.push(bytes);
         }
-        Ok(Kernel(Arc::new(Function { module: self.loaded.clone(), raw, name: name.to_owned(), parameters })))
+        let (module, name, waits) = (self.loaded.clone(), name.to_owned(), can_wait(&self.arch));
+        Ok(Kernel(Arc::new(Function { module, raw, name, parameters, waits })))
     }
 }
 
@@ -223,6 +224,14 @@ fn cuda_of_ptx(ptx: &[u8]) -> u32 {
     }
 }
 
+/// Whether code for `arch` has `griddepcontrol`: from sm_90 on. Older code leaves the wait out, even on a newer device.
+fn can_wait(arch: &str) -> bool {
+    let digits = arch
+        .trim_start_matches(|c: char| !c.is_ascii_digit())
+        .trim_end_matches(|c: char| !c.is_ascii_digit());
+    digits.parse::<u32>().is_ok_and(|sm| sm >= 90)
+}
+
 /// A kernel of a loaded module. Cheap to clone; keeps the module loaded.
 #[derive(Clone)]
 pub struct Kernel(pub(crate) Arc<Function>);
@@ -233,6 +242,8 @@ pub(crate) struct Function {
     pub(crate) name: String,
     /// The size of each parameter.
     pub(crate) parameters: Vec<usize>,
+    /// Whether its code can wait for the kernel ahead of it, and so may be launched programmatically.
+    pub(crate) waits: bool,
 }
 
 // SAFETY: functions belong to the module, not to a thread.
@@ -334,6 +345,19 @@ mod tests {
     #[track_caller]
     fn check(archs: &[&str], device: (u32, u32), expected: Option<&str>) {
         assert_eq!(choose(archs, device).map(|index| archs[index]), expected);
+    }
+
+    #[test]
+    fn only_code_for_sm_90_and_later_waits() {
+        for (arch, waits) in [
+            ("sm_90a", true),
+            ("compute_90", true),
+            ("sm_120", true),
+            ("compute_80", false),
+            ("sm_75", false),
+        ] {
+            assert_eq!(can_wait(arch), waits, "{arch}");
+        }
     }
 
     #[test]
