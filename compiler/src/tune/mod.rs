@@ -9,6 +9,7 @@ pub use file::{Entry, Tactics};
 
 use crate::error::{Error, Result, Stage};
 use crate::fuse::{Region, Regions};
+use crate::ir::Graph;
 use bakelite_kernels::families::find;
 use bakelite_kernels::{Build, Dim, FAMILIES, Problem, Symbols, Tactic, Target};
 
@@ -17,6 +18,8 @@ use bakelite_kernels::{Build, Dim, FAMILIES, Problem, Symbols, Tactic, Target};
 pub struct Job {
     /// The problem.
     pub problem: Problem<Dim>,
+    /// Which of its operands are constants, and so may be packed.
+    pub constant: Vec<bool>,
     /// Tactics with their estimated µs and their code.
     pub candidates: Vec<Candidate>,
 }
@@ -120,12 +123,13 @@ pub fn choose(
     let mut choices: Vec<Option<Choice>> = Vec::new();
     let (mut jobs, mut waiting): (Vec<Job>, Vec<Vec<usize>>) = (Vec::new(), Vec::new());
     for (at, region) in regions.regions.iter().enumerate() {
-        let known = from_file(region, &symbols, target, tactics, warn);
+        let known = from_file(region, &regions.graph, target, tactics, warn);
         if known.is_none() {
-            match jobs.iter().position(|j| j.problem == region.problem) {
+            let constant = constants(region, &regions.graph);
+            match jobs.iter().position(|j| j.problem == region.problem && j.constant == constant) {
                 Some(job) => waiting[job].push(at),
                 None => {
-                    jobs.push(job(region, &symbols, target, tuner.most_candidates().max(1))?);
+                    jobs.push(job(region, constant, &symbols, target, tuner.most_candidates().max(1))?);
                     waiting.push(vec![at]);
                 }
             }
@@ -154,15 +158,28 @@ pub fn choose(
     Ok(Chosen { regions, choices })
 }
 
+fn constants(region: &Region, graph: &Graph) -> Vec<bool> {
+    region.inputs.iter().map(|v| graph.data(*v).is_some()).collect()
+}
+
+// A family may ask for an operand to be rearranged at compile time, which only a constant can be.
+fn packs_constants_only(build: Build, constant: &[bool]) -> Result<Build, String> {
+    match build.packs.iter().zip(constant).position(|(pack, constant)| pack.is_some() && !constant) {
+        Some(operand) => Err(format!("it packs operand {operand}, which is computed")),
+        None => Ok(build),
+    }
+}
+
 fn from_file(
     region: &Region,
-    symbols: &Symbols,
+    graph: &Graph,
     target: &Target,
     tactics: &Tactics,
     warn: &mut dyn FnMut(String),
 ) -> Option<Choice> {
-    let entry = tactics.get(target.arch, &region.problem)?;
-    match build(&region.problem, &entry.tactic, symbols, target) {
+    let (entry, symbols) = (tactics.get(target.arch, &region.problem)?, &graph.symbols);
+    let built = build(&region.problem, &entry.tactic, symbols, target);
+    match built.and_then(|b| packs_constants_only(b, &constants(region, graph))) {
         Ok(build) => {
             let estimate = find(&entry.tactic.family)
                 .map_or(0.0, |f| f.cost(&region.problem, &entry.tactic, symbols, target));
@@ -175,11 +192,12 @@ fn from_file(
     }
 }
 
-fn job(region: &Region, symbols: &Symbols, target: &Target, most: usize) -> Result<Job> {
+fn job(region: &Region, constant: Vec<bool>, symbols: &Symbols, target: &Target, most: usize) -> Result<Job> {
     let mut problem_candidates = Vec::new();
     let mut refused = Vec::new();
     for (tactic, estimate) in candidates(&region.problem, symbols, target) {
-        match build(&region.problem, &tactic, symbols, target) {
+        let built = build(&region.problem, &tactic, symbols, target);
+        match built.and_then(|b| packs_constants_only(b, &constant)) {
             Ok(build) => problem_candidates.push(Candidate { tactic, estimate, build }),
             Err(why) => refused.push(format!("{tactic}: {why}")),
         }
@@ -193,5 +211,5 @@ fn job(region: &Region, symbols: &Symbols, target: &Target, most: usize) -> Resu
         let what = format!("no tactic on {} for `{}`: {why}", target.arch, region.problem);
         return Err(Error::new(Stage::Tune, format!("region {}", region.name), what));
     }
-    Ok(Job { problem: region.problem.clone(), candidates: problem_candidates })
+    Ok(Job { problem: region.problem.clone(), constant, candidates: problem_candidates })
 }

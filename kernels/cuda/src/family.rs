@@ -103,29 +103,44 @@ pub struct Limit {
 impl Pack {
     /// Applies the rearrangement to elements of `size` bytes.
     pub fn apply(&self, original: &[u8], size: usize) -> Result<Vec<u8>, String> {
-        let count: usize = self.shape.iter().product();
-        let mut packed = vec![0u8; count * size];
-        let mut index = vec![0usize; self.shape.len()];
-        for out in packed.chunks_exact_mut(size.max(1)) {
-            let inside = self
-                .limits
-                .iter()
-                .all(|l| l.terms.iter().map(|(d, w)| index[*d] * w).sum::<usize>() < l.below);
-            if inside {
-                let at: usize = index.iter().zip(&self.strides).map(|(i, s)| i * s).sum();
-                let from = original.get(at * size..(at + 1) * size);
-                out.copy_from_slice(
-                    from.ok_or_else(|| format!("packing reads element {at} of {}", original.len() / size))?,
-                );
-            }
-            for d in (0..index.len()).rev() {
-                index[d] += 1;
-                if index[d] < self.shape[d] {
-                    break;
-                }
-                index[d] = 0;
-            }
+        let mut packed = vec![0u8; self.shape.iter().product::<usize>() * size];
+        let weight = |l: &Limit, d| l.terms.iter().filter(|t| t.0 == d).map(|t| t.1).sum();
+        let weights: Vec<Vec<usize>> =
+            (0..self.shape.len()).map(|d| self.limits.iter().map(|l| weight(l, d)).collect()).collect();
+        let mut sums = vec![0; self.limits.len()];
+        if !packed.is_empty() {
+            self.fill(0, 0, &mut sums, &weights, &mut packed, (original, size))?;
         }
         Ok(packed)
+    }
+
+    // Fills `out`, the part of the packed data that begins at some index of the dimensions before `d`: `at` is that index in
+    // the original, `sums` what the limits' terms have come to.
+    fn fill(
+        &self,
+        d: usize,
+        at: usize,
+        sums: &mut [usize],
+        weights: &[Vec<usize>],
+        out: &mut [u8],
+        (original, size): (&[u8], usize),
+    ) -> Result<(), String> {
+        // Sums only grow with the dimensions that follow: past a limit everything stays zero.
+        if sums.iter().zip(&self.limits).any(|(sum, l)| *sum >= l.below) {
+            return Ok(());
+        }
+        let Some((extent, stride)) = self.shape.get(d).zip(self.strides.get(d)) else {
+            let from = original.get(at * size..(at + 1) * size);
+            out.copy_from_slice(
+                from.ok_or_else(|| format!("packing reads element {at} of {}", original.len() / size))?,
+            );
+            return Ok(());
+        };
+        for (i, part) in out.chunks_exact_mut(out.len() / extent).enumerate() {
+            self.fill(d + 1, at + i * stride, sums, weights, part, (original, size))?;
+            sums.iter_mut().zip(&weights[d]).for_each(|(sum, w)| *sum += w);
+        }
+        sums.iter_mut().zip(&weights[d]).for_each(|(sum, w)| *sum -= extent * w);
+        Ok(())
     }
 }

@@ -3,7 +3,7 @@
 
 use crate::codegen;
 use crate::dim::{Dim, Symbols, product};
-use bakelite_host::problem::{Conv, ConvTranspose, Layout};
+use bakelite_host::problem::{Conv, ConvTranspose, Gemm, Layout};
 use bakelite_host::{DType, Problem};
 use std::fmt::Write;
 
@@ -71,6 +71,36 @@ fn numbers(of: &[usize], missing: usize) -> [usize; 3] {
 impl Geometry {
     of!(of_conv, Conv);
     of!(of_transpose, ConvTranspose);
+
+    /// A matrix product as a convolution by a window of one element: rows are pixels, `k` channels, columns filters. The
+    /// left operand must lie as pixels do, dense rows of `k`.
+    pub(super) fn of_gemm(g: &Gemm<Dim>) -> Result<Geometry, String> {
+        let number = |d: &Dim, what: &str| {
+            let n = d.as_const().and_then(|n| usize::try_from(n).ok()).filter(|n| *n > 0);
+            n.ok_or_else(|| format!("{d} {what}; expected a number"))
+        };
+        if !g.batch.is(1) || !g.a[2].is(1) || g.a[1] != g.k {
+            let [z, row, column] = &g.a;
+            return Err(format!("{} matrices of strides {z}, {row}, {column}; expected dense rows", g.batch));
+        }
+        let one = Dim::from(1);
+        let line = [one.clone(), one, g.m.clone()];
+        Ok(Geometry {
+            n: 1.into(),
+            channels: number(&g.k, "rows of the right operand")?,
+            filters: number(&g.n, "columns")?,
+            groups: 1,
+            input: line.clone(),
+            output: line,
+            kernel: [1; 3],
+            strides: [1; 3],
+            dilations: [1; 3],
+            pads: [0; 3],
+            last: true,
+            dtype: g.dtype,
+            rank: 1,
+        })
+    }
 
     /// Channels of one group.
     pub(super) const fn cg(&self) -> usize {

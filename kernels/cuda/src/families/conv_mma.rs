@@ -1,5 +1,6 @@
 //! `conv.mma`: convolution over channels-last tensors as an implicit matrix product on tensor cores.
-//! One- and two-dimensional, any stride, dilation, padding and groups, constant weights.
+//! One- and two-dimensional, any stride, dilation, padding and groups, constant weights. A matrix product with a constant
+//! right operand is a convolution by one element, and gets packed weights and cluster splits in this way.
 
 use super::conv_geometry::Geometry;
 use super::strips::LAUNCH;
@@ -8,7 +9,7 @@ use crate::dim::{Dim, Symbols};
 use crate::family::{Arg, Build, Family, Launch, Limit, Pack};
 use crate::tactic::Tactic;
 use crate::target::Target;
-use bakelite_host::problem::{Conv, Math};
+use bakelite_host::problem::{Epilogue, Math};
 use bakelite_host::{DType, Problem};
 
 const MAINLOOP: &str = include_str!("../../cuda/conv_mma.cuh");
@@ -36,8 +37,11 @@ struct Tile {
 }
 
 /// The problem as the kernel sees it.
-struct Shape {
+struct Shape<'a> {
     geometry: Geometry,
+    epilogue: &'a Epilogue<Dim>,
+    /// How far the weights' elements lie apart: filters, channels and taps.
+    weights: [usize; 3],
     /// Element loads instead of 16-byte copies.
     gather: bool,
     /// Elements of k in a step, steps in all.
@@ -45,18 +49,31 @@ struct Shape {
     total: usize,
 }
 
-impl Shape {
-    fn of(conv: &Conv<Dim>, target: &Target) -> Result<Shape, String> {
-        let geometry = Geometry::of_conv(conv)?;
-        let step = match (conv.dtype, conv.math, target.arch.sm) {
+impl Shape<'_> {
+    fn of<'a>(problem: &'a Problem<Dim>, target: &Target) -> Result<Shape<'a>, String> {
+        let (geometry, math, epilogue, weights) = match problem {
+            Problem::Conv(conv) => {
+                let geometry = Geometry::of_conv(conv)?;
+                let weights = [geometry.cg() * geometry.taps(), geometry.taps(), 1];
+                (geometry, conv.math, &conv.epilogue, weights)
+            }
+            Problem::Gemm(g) => {
+                let geometry = Geometry::of_gemm(g)?;
+                if geometry.channels % 8 != 0 {
+                    return Err(format!("rows of {} elements; expected a multiple of 8", geometry.channels));
+                }
+                let stride = |d: &Dim| d.as_const().and_then(|s| usize::try_from(s).ok());
+                let (Some(row), Some(column)) = (stride(&g.b[1]), stride(&g.b[2])) else {
+                    return Err(format!("strides {} and {} of the right operand", g.b[1], g.b[2]));
+                };
+                (geometry, g.math, &g.epilogue, [column, row, 0])
+            }
+            other => return Err(format!("conv.mma does not implement {}", other.name())),
+        };
+        let step = match (geometry.dtype, math, target.arch.sm) {
             (DType::F16, _, _) | (DType::BF16, _, 80..) => 16,
             (DType::F32, Math::Tf32, 80..) => 8,
-            _ => {
-                return Err(format!(
-                    "no tensor cores for {} ({:?}) on {}",
-                    conv.dtype, conv.math, target.arch
-                ));
-            }
+            (dtype, ..) => return Err(format!("no tensor cores for {dtype} ({math:?}) on {}", target.arch)),
         };
         if !geometry.last || geometry.rank > 2 {
             return Err("conv.mma takes channels-last tensors of one or two dimensions".to_owned());
@@ -68,7 +85,7 @@ impl Shape {
         let gather = geometry.cg() % (step / 2) != 0;
         let total =
             if gather { (taps * geometry.cg()).div_ceil(step) } else { taps * geometry.cg().div_ceil(step) };
-        Ok(Shape { geometry, gather, step, total })
+        Ok(Shape { geometry, epilogue, weights, gather, step, total })
     }
 
     fn tiles(&self, tile: &Tile) -> u32 {
@@ -79,17 +96,17 @@ impl Shape {
         self.geometry.ng().div_ceil(tile.n as usize)
     }
 
-    /// How the weights `[filters, cg, taps]` are packed: see conv_mma.cuh.
+    /// How the weights are packed: see conv_mma.cuh.
     fn pack(&self, tile: &Tile) -> Pack {
         let (n, cg, ng) = (tile.n as usize, self.geometry.cg(), self.geometry.ng());
         let taps = self.geometry.taps();
-        let filter = cg * taps;
+        let [filter, channel, tap] = self.weights;
         let lane = self.step / 8; // elements of one operand register
         // Steps of k, as one dimension or as taps and the steps of each; `along` is how far k moves in the original.
         let (steps, step_strides, along, limit) = if self.gather {
-            (vec![self.total], vec![self.step], 1, filter)
+            (vec![self.total], vec![self.step], 1, cg * taps)
         } else {
-            (vec![taps, cg.div_ceil(self.step)], vec![1, self.step * taps], taps, cg)
+            (vec![taps, cg.div_ceil(self.step)], vec![tap, self.step * channel], channel, cg)
         };
         let first = 2 + steps.len();
         let step_dim = first - 1;
@@ -268,14 +285,6 @@ impl Tile {
     }
 }
 
-/// The convolution in `problem`.
-fn conv(problem: &Problem<Dim>) -> Result<&Conv<Dim>, String> {
-    match problem {
-        Problem::Conv(conv) => Ok(conv),
-        other => Err(format!("conv.mma does not implement {}", other.name())),
-    }
-}
-
 /// Every tile that fits, sensible or not.
 fn candidates(shape: &Shape, target: &Target) -> Vec<Tile> {
     let mut out = Vec::new();
@@ -323,12 +332,10 @@ impl Family for ConvMma {
 
     fn tactics(&self, problem: &Problem<Dim>, symbols: &Symbols, target: &Target) -> Vec<Tactic> {
         const MOST: usize = 24;
-        let Ok((conv, shape)) = conv(problem).and_then(|c| Shape::of(c, target).map(|s| (c, s))) else {
-            return vec![];
-        };
+        let Ok(shape) = Shape::of(problem, target) else { return vec![] };
         // A tile mostly of padding is not worth timing beside a smaller one.
         let widest = (shape.geometry.ng() as u32).next_multiple_of(32);
-        let out = conv.epilogue.out().size();
+        let out = shape.epilogue.out().size();
         let mut ranked: Vec<(f64, Tile)> = candidates(&shape, target)
             .into_iter()
             .filter(|t| t.n <= widest)
@@ -349,9 +356,8 @@ impl Family for ConvMma {
 
     fn cost(&self, problem: &Problem<Dim>, tactic: &Tactic, symbols: &Symbols, target: &Target) -> f64 {
         let estimate = || {
-            let conv = conv(problem)?;
-            let shape = Shape::of(conv, target)?;
-            Tile::of(tactic).map(|t| t.cost(&shape, conv.epilogue.out().size(), symbols, target))
+            let shape = Shape::of(problem, target)?;
+            Tile::of(tactic).map(|t| t.cost(&shape, shape.epilogue.out().size(), symbols, target))
         };
         estimate().unwrap_or(f64::INFINITY)
     }
@@ -363,8 +369,7 @@ impl Family for ConvMma {
         symbols: &Symbols,
         target: &Target,
     ) -> Result<Build, String> {
-        let conv = conv(problem)?;
-        let shape = Shape::of(conv, target)?;
+        let shape = Shape::of(problem, target)?;
         let tile = Tile::of(tactic)?;
         tile.check(&shape, target)?;
         let geometry = &shape.geometry;
@@ -390,7 +395,7 @@ impl Family for ConvMma {
             u32::from(tile.cluster > 1),
         );
         let sizes = geometry.constants(problem);
-        let epilogue = codegen::epilogue(&conv.epilogue, &geometry.out_shape(), 2);
+        let epilogue = codegen::epilogue(shape.epilogue, &geometry.out_shape(), 2);
         let wide = geometry.is_wide(symbols);
         let title = format!("{} ({tactic})", geometry.title("conv.mma"));
         let rows = geometry.pixels().ceil_div(&Dim::from(i64::from(tile.m)));
@@ -401,7 +406,7 @@ impl Family for ConvMma {
         ];
         let mut args = vec![Arg::Input(0), Arg::Input(1)];
         let packs = [None, Some(shape.pack(&tile))].into_iter();
-        let packs = packs.chain(conv.epilogue.operands.iter().map(|_| None)).collect();
+        let packs = packs.chain(shape.epilogue.operands.iter().map(|_| None)).collect();
         let mut launch = Launch {
             kernel: 0,
             grid,
@@ -412,7 +417,7 @@ impl Family for ConvMma {
             args: vec![],
         };
         if tile.split == 1 {
-            args.extend(codegen::epilogue_args(&conv.epilogue, 2));
+            args.extend(codegen::epilogue_args(shape.epilogue, 2));
             args.extend(codegen::symbol_args(problem));
             launch.args = args;
             let kernel = codegen::source(&title, wide, &[&constants, &switches, &epilogue, &sizes, MAINLOOP]);
@@ -439,7 +444,7 @@ impl Family for ConvMma {
             &[&codegen::constants(&[("SPLIT", split), ("WIDTH", width)]), &epilogue, &sizes, REDUCE],
         );
         let mut args = vec![Arg::Workspace(Dim::from(0))];
-        args.extend(codegen::epilogue_args(&conv.epilogue, 2));
+        args.extend(codegen::epilogue_args(shape.epilogue, 2));
         args.extend(codegen::symbol_args(problem));
         let second = Launch {
             kernel: 1,

@@ -1,7 +1,7 @@
 //! What conv_mma.cuh computes with indices, repeated here: pixels and packed weights must meet in the same k.
 
 use super::*;
-use crate::families::{conv_samples, sample_symbols};
+use crate::families::{conv_samples, gemm_mma_samples, sample_symbols};
 
 fn target() -> Target {
     Target::of("sm_90a".parse().unwrap())
@@ -41,14 +41,17 @@ fn pixel_k(shape: &Shape, step: usize, half: usize, e: usize) -> Option<(usize, 
 #[test]
 fn packed_weights_meet_their_pixels_in_every_operand_register() {
     let mut checked = 0;
-    for problem in conv_samples::conv() {
-        let Ok(conv) = conv(&problem) else { continue };
-        let Ok(shape) = Shape::of(conv, &target()) else { continue };
+    let (mut products, gemms) = (0, gemm_mma_samples::samples());
+    for problem in conv_samples::conv().iter().chain(&gemms) {
+        let Ok(shape) = Shape::of(problem, &target()) else { continue };
+        products += usize::from(matches!(problem, Problem::Gemm(_)));
         let (cg, ng, taps) = (shape.geometry.cg(), shape.geometry.ng(), shape.geometry.taps());
+        let [by_filter, by_channel, by_tap] = shape.weights;
         for tile in candidates(&shape, &target()).iter().filter(|t| t.split * t.cluster == 1 && t.stages <= 2)
         {
             // Element i of the original is the number i + 1, so that 0 is padding.
-            let count = shape.geometry.filters * cg * taps;
+            let count =
+                1 + (shape.geometry.filters - 1) * by_filter + (cg - 1) * by_channel + (taps - 1) * by_tap;
             let original: Vec<u8> = (1..=count as u32).flat_map(u32::to_le_bytes).collect();
             let packed = shape.pack(tile).apply(&original, 4).unwrap();
             let packed: Vec<u32> =
@@ -69,15 +72,16 @@ fn packed_weights_meet_their_pixels_in_every_operand_register() {
                 // mma: a lane's operand register r of filters 8 * (r / 2) holds k = half a step * (r % 2) + its quad.
                 let filter = column_tile * n + block * 16 + register / 2 * 8 + lane / 4;
                 let k = lane % 4 * per_register + e;
-                let want = pixel_k(&shape, step, register % 2, k)
-                    .filter(|_| filter < ng)
-                    .map_or(0, |(c, tap)| ((group * ng + filter) * cg + c) * taps + tap + 1);
+                let want =
+                    pixel_k(&shape, step, register % 2, k).filter(|_| filter < ng).map_or(0, |(c, tap)| {
+                        (group * ng + filter) * by_filter + c * by_channel + tap * by_tap + 1
+                    });
                 assert_eq!(*value as usize, want, "{} element {at}", tile.tactic());
                 checked += 1;
             }
         }
     }
-    assert!(checked > 100_000, "only {checked} elements");
+    assert!(checked > 100_000 && products > 4, "only {checked} elements, {products} matrix products");
 }
 
 #[test]
