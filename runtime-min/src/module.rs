@@ -157,7 +157,12 @@ impl Module {
             parameters.push(bytes);
         }
         let (module, name, waits) = (self.loaded.clone(), name.to_owned(), can_wait(&self.arch));
-        Ok(Kernel(Arc::new(Function { module, raw, name, parameters, waits })))
+        let kernel = Kernel(Arc::new(Function { module, raw, name, parameters, waits }));
+        // All of a multiprocessor's shared memory, for every kernel alike: between kernels that want it divided otherwise the
+        // multiprocessor must drain, and nothing of the next overlaps with the end of the one before.
+        const PREFERRED_SHARED_MEMORY_CARVEOUT: c_int = 9;
+        kernel.set(PREFERRED_SHARED_MEMORY_CARVEOUT, 100)?;
+        Ok(kernel)
     }
 }
 

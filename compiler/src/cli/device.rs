@@ -264,6 +264,17 @@ impl Session {
             Session::Gpu(s) => Ok(s.time_steps(inputs)?),
         }
     }
+    pub(crate) fn time_steps_in_place(&mut self, inputs: &[Tensor]) -> Outcome<Vec<f64>> {
+        match self {
+            Session::Host(_) => {
+                let _ = inputs;
+                Err(Failure::new("the steps of a model are timed on a GPU only")
+                    .help("use --layers with --device gpu"))
+            }
+            #[cfg(feature = "cuda")]
+            Session::Gpu(s) => Ok(s.time_steps_in_place(inputs)?),
+        }
+    }
 }
 
 /// Refuses what cannot fit this machine's memory: a model may ask for any size.

@@ -75,6 +75,7 @@ fn launch(
             })
         }
         Arg::Size(d) => Some(format!("Arg::I32({})", scope.cast(d, "i32"))),
+        Arg::Weights(at) => Some(format!("w({at})")),
     };
     Some(templates::Launch {
         kernel: plan.kernels.get(l.kernel)?.name.clone(),

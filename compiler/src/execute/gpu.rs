@@ -163,6 +163,43 @@ impl Session {
     }
 }
 
+impl Session {
+    /// GPU time of each step in its place, µs: by how much the graph of the steps so far grows with it. Noise and overlap can
+    /// make one negative.
+    pub fn time_steps_in_place(&mut self, inputs: &[Tensor]) -> Result<Vec<f64>> {
+        let sizes = bind(&self.loaded.plan, inputs)?;
+        self.run(inputs, &sizes)?;
+        let Loaded { plan, stream, .. } = &self.loaded;
+        let (start, end) = (Event::new(stream.gpu())?, Event::new(stream.gpu())?);
+        // After some steps the rest of the weights must come and go as they will in the whole.
+        let mut before = 0.0;
+        let mut times = Vec::new();
+        for count in 1..=plan.steps.len() {
+            let part = |of: &[Step]| {
+                Graph::capture(stream, |_| of.iter().try_for_each(|s| self.loaded.record(s, &sizes)))
+            };
+            let (first, rest) = plan.steps.split_at(count);
+            let (first, rest) = (part(first)?, if rest.is_empty() { None } else { Some(part(rest)?) });
+            let mut runs = Vec::new();
+            for _ in 0..13 {
+                start.record(stream)?;
+                first.launch(stream)?;
+                end.record(stream)?;
+                if let Some(rest) = &rest {
+                    rest.launch(stream)?;
+                }
+                stream.synchronize()?;
+                runs.push(f64::from(start.elapsed_us(&end)?));
+            }
+            runs.sort_by(f64::total_cmp);
+            let now = runs[runs.len() / 2];
+            times.push(now - before);
+            before = now;
+        }
+        Ok(times)
+    }
+}
+
 /// Median µs of one of `repeats` recordings, replayed in one graph; `record` is told which repeat it is.
 pub(crate) fn time_graph(
     stream: &Stream,
@@ -214,12 +251,20 @@ impl Loaded {
         let inputs: Vec<u64> = step.inputs.iter().map(address).collect();
         let outputs: Vec<u64> = step.outputs.iter().map(address).collect();
         let workspace = workspace.map_or(0, buffer);
-        launches.iter().try_for_each(|l| {
-            launch(&self.kernels[l.kernel], &self.stream, l, &inputs, &outputs, workspace, &|d| {
-                value(d, sizes)
-            })
-        })
+        let places =
+            Addresses { inputs: &inputs, outputs: &outputs, workspace, weights: self.weights.ptr().0 };
+        launches
+            .iter()
+            .try_for_each(|l| launch(&self.kernels[l.kernel], &self.stream, l, &places, &|d| value(d, sizes)))
     }
+}
+
+/// Where a launch's operands are.
+pub(crate) struct Addresses<'a> {
+    pub(crate) inputs: &'a [u64],
+    pub(crate) outputs: &'a [u64],
+    pub(crate) workspace: u64,
+    pub(crate) weights: u64,
 }
 
 /// Enqueues one launch of a build with actual addresses and sizes.
@@ -227,18 +272,17 @@ pub(crate) fn launch(
     kernel: &Kernel,
     stream: &Stream,
     launch: &PlanLaunch,
-    inputs: &[u64],
-    outputs: &[u64],
-    workspace: u64,
+    places: &Addresses<'_>,
     value: &dyn Fn(&Dim) -> i64,
 ) -> bakelite_runtime::Result<()> {
     let args: Vec<Arg<'_>> = launch
         .args
         .iter()
         .map(|a| match a {
-            PlanArg::Input(i) => Arg::Ptr(inputs[*i]),
-            PlanArg::Output(i) => Arg::Ptr(outputs[*i]),
-            PlanArg::Workspace(offset) => Arg::Ptr(workspace + value(offset) as u64),
+            PlanArg::Input(i) => Arg::Ptr(places.inputs[*i]),
+            PlanArg::Output(i) => Arg::Ptr(places.outputs[*i]),
+            PlanArg::Workspace(offset) => Arg::Ptr(places.workspace + value(offset) as u64),
+            PlanArg::Weights(offset) => Arg::Ptr(places.weights + offset),
             PlanArg::Size(d) => Arg::I32(i32::try_from(value(d)).unwrap_or(i32::MAX)),
         })
         .collect();

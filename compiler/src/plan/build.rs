@@ -1,16 +1,18 @@
 //! Building a plan: steps from regions, buffers for values, packed weights, kernels named and shared.
 
 use super::arena::{Buffer, capacity, pack};
-use super::{ALIGNMENT, CudaStep, KernelSource, Place, Plan, Port, Step, Weight};
+use super::{ALIGNMENT, CudaStep, KernelSource, Place, Plan, Port, Step, Weight, prefetch};
 use crate::error::{Error, Result, Stage};
 use crate::fuse::{Region, Regions, root};
 use crate::ir::{Graph, Type, Value};
 use crate::target::Target;
 use crate::tune::Chosen;
-use bakelite_kernels::family::KERNEL_NAME;
 use bakelite_kernels::{Dim, Pack};
 use bytes::Bytes;
 use std::collections::HashMap;
+
+/// How many steps ahead weights are asked into L2: with one they come too late to help and in time to disturb (lab notes).
+const AHEAD: usize = 2;
 
 /// The plan of a model for a GPU.
 pub fn build(chosen: Chosen, target: &Target) -> Result<Plan> {
@@ -35,7 +37,9 @@ pub fn build(chosen: Chosen, target: &Target) -> Result<Plan> {
         let cuda = CudaStep { tactic: choice.tactic.clone(), measured: choice.measured, workspace, launches };
         planner.step(region, inputs, outputs, Some(cuda));
     }
-    planner.finish(&chosen.regions.graph)
+    let mut plan = planner.finish(&chosen.regions.graph)?;
+    prefetch::schedule(&mut plan, AHEAD);
+    Ok(plan)
 }
 
 /// The plan of a model for the host: no tactics, nothing packed.
@@ -143,9 +147,7 @@ impl<'a> Planner<'a> {
         if let Some(at) = self.kernels.get(source) {
             return *at;
         }
-        let hash = blake3::hash(source.as_bytes()).to_hex();
-        let name = format!("{}_{}", family.replace('.', "_"), &hash[..8]);
-        self.plan.kernels.push(KernelSource { source: source.replace(KERNEL_NAME, &name), name });
+        self.plan.kernels.push(KernelSource::of(family, source));
         self.kernels.insert(source.to_owned(), self.plan.kernels.len() - 1);
         self.plan.kernels.len() - 1
     }

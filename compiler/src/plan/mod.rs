@@ -3,6 +3,7 @@
 
 mod arena;
 mod build;
+mod prefetch;
 mod print;
 
 pub use arena::{Buffer, pack};
@@ -10,6 +11,7 @@ pub use build::{build, build_host};
 
 use crate::ir::Type;
 use crate::target::Target;
+use bakelite_kernels::family::KERNEL_NAME;
 use bakelite_kernels::{Dim, Launch, Problem, Symbols, Tactic};
 use bytes::Bytes;
 
@@ -76,6 +78,15 @@ pub struct KernelSource {
     pub name: String,
     /// The source as NVRTC compiles it.
     pub source: String,
+}
+
+impl KernelSource {
+    /// Names the kernel in a family's source after the family and what the source says.
+    fn of(family: &str, source: &str) -> KernelSource {
+        let hash = blake3::hash(source.as_bytes()).to_hex();
+        let name = format!("{}_{}", family.replace('.', "_"), &hash[..8]);
+        KernelSource { source: source.replace(KERNEL_NAME, &name), name }
+    }
 }
 
 /// Where an operand or result lies.

@@ -3,7 +3,7 @@
 
 use super::{Job, Tuner};
 use crate::error::{Error, Result, Stage};
-use crate::execute::gpu::{launch, load_kernel, time_graph};
+use crate::execute::gpu::{Addresses, launch, load_kernel, time_graph};
 use crate::execute::kernels::Images;
 use bakelite_host::{DType, Problem};
 use bakelite_kernels::family::KERNEL_NAME;
@@ -16,9 +16,9 @@ use std::sync::Mutex;
 /// How many candidates are worth timing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Effort {
-    /// The four most promising.
+    /// The four most promising of each family.
     Fast,
-    /// The twelve most promising.
+    /// The 32 most promising of each family.
     #[default]
     Normal,
     /// All.
@@ -168,9 +168,9 @@ impl<'a> GpuTuner<'a> {
             let record = |repeat: usize| {
                 let at: Vec<u64> =
                     inputs.iter().map(|(b, step)| b.ptr().0 + (repeat % copies * step) as u64).collect();
-                candidate.build.launches.iter().try_for_each(|l| {
-                    launch(&kernels[l.kernel], &self.stream, l, &at, &out, scratch.ptr().0, &value)
-                })
+                let places = Addresses { inputs: &at, outputs: &out, workspace: scratch.ptr().0, weights: 0 };
+                let mut launches = candidate.build.launches.iter();
+                launches.try_for_each(|l| launch(&kernels[l.kernel], &self.stream, l, &places, &value))
             };
             let fits =
                 candidate.build.launches.iter().all(|l| {
@@ -186,7 +186,7 @@ impl Tuner for GpuTuner<'_> {
     fn most_candidates(&self) -> usize {
         match self.effort {
             Effort::Fast => 4,
-            Effort::Normal => 12,
+            Effort::Normal => 32,
             Effort::Exhaustive => usize::MAX,
         }
     }

@@ -196,13 +196,15 @@ fn job(region: &Region, constant: Vec<bool>, symbols: &Symbols, target: &Target,
     let mut problem_candidates = Vec::new();
     let mut refused = Vec::new();
     for (tactic, estimate) in candidates(&region.problem, symbols, target) {
+        // Of each family: estimates are better within one than between two.
+        if problem_candidates.iter().filter(|c: &&Candidate| c.tactic.family == tactic.family).count() == most
+        {
+            continue;
+        }
         let built = build(&region.problem, &tactic, symbols, target);
         match built.and_then(|b| packs_constants_only(b, &constant)) {
             Ok(build) => problem_candidates.push(Candidate { tactic, estimate, build }),
             Err(why) => refused.push(format!("{tactic}: {why}")),
-        }
-        if problem_candidates.len() == most {
-            break;
         }
     }
     if problem_candidates.is_empty() {

@@ -17,7 +17,8 @@ DEVICE Best better(Best a, Best b) {
 #if STRIDED
 // Along the middle of [OUTER, LEN, INNER]: one thread for each column, DEPTH threads share a column.
 extern "C" __global__ void __launch_bounds__(COLUMNS* DEPTH)
-  KERNEL_NAME(const elem_t* x, long long* out SYMBOL_PARAMS) {
+  KERNEL_NAME(const elem_t* x, long long* out SYMBOL_PARAMS PREFETCH_PARAMS) {
+  PREFETCH;
   __shared__ Best parts[DEPTH][COLUMNS];
   dependency_wait();
   const index_t len = LEN, inner = INNER;
@@ -39,7 +40,8 @@ extern "C" __global__ void __launch_bounds__(COLUMNS* DEPTH)
 }
 #else
 extern "C" __global__ void __launch_bounds__(GROUP* ROWS)
-  KERNEL_NAME(const elem_t* x, long long* out SYMBOL_PARAMS) {
+  KERNEL_NAME(const elem_t* x, long long* out SYMBOL_PARAMS PREFETCH_PARAMS) {
+  PREFETCH;
   dependency_wait();
   const index_t len = LEN;
   const index_t row = index_t(blockIdx.x) * ROWS + threadIdx.x / GROUP;

@@ -7,7 +7,8 @@ constexpr int COLUMNS = (WIDE - 1) * SW + (KW - 1) * DW + 1;   // input columns 
 constexpr int PIECE = sizeof(element_t) * V < 16 ? V : 16 / sizeof(element_t);
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-    KERNEL_NAME(const element_t* x, const element_t* w EPILOGUE_PARAMS SYMBOL_PARAMS) {
+    KERNEL_NAME(const element_t* x, const element_t* w EPILOGUE_PARAMS SYMBOL_PARAMS PREFETCH_PARAMS) {
+  PREFETCH;
   const index_t strips = (OW + WIDE - 1) / WIDE;
   const index_t item = (index_t)blockIdx.x * THREADS + threadIdx.x;
   // Lanes along what is contiguous: channels, or strips of a row.

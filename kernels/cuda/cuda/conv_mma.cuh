@@ -223,10 +223,11 @@ constexpr int ITEMS = BM * BN / WIDTH;
 extern "C" __global__ void __launch_bounds__(THREADS)
     KERNEL_NAME(const element_t* x, const unsigned char* w
 #if SPLIT > 1 && !CLUSTER
-                , float* partial SYMBOL_PARAMS) {
+                , float* partial SYMBOL_PARAMS PREFETCH_PARAMS) {
 #else
-                EPILOGUE_PARAMS SYMBOL_PARAMS) {
+                EPILOGUE_PARAMS SYMBOL_PARAMS PREFETCH_PARAMS) {
 #endif
+  PREFETCH;
   extern __shared__ __align__(128) unsigned char shared[];
   unsigned char* const tiles_a = shared;
   unsigned char* const tiles_b = shared + STAGES * A_BYTES;

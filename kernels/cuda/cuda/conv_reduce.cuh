@@ -2,7 +2,8 @@
 // finishes them, WIDTH elements a thread.
 
 extern "C" __global__ void __launch_bounds__(128)
-    KERNEL_NAME(const acc_t* partial EPILOGUE_PARAMS SYMBOL_PARAMS) {
+    KERNEL_NAME(const acc_t* partial EPILOGUE_PARAMS SYMBOL_PARAMS PREFETCH_PARAMS) {
+  PREFETCH;
   launch_dependents();
   dependency_wait();
   const index_t i = ((index_t)blockIdx.x * 128 + threadIdx.x) * WIDTH;

@@ -48,10 +48,11 @@ DEVICE element_t load_pixel(const element_t* x, const Window& window, int tap, i
 extern "C" __global__ void __launch_bounds__(BOUNDS)
     KERNEL_NAME(const element_t* x, const element_t* w
 #if SPLIT > 1
-                , acc_t* partial SYMBOL_PARAMS) {
+                , acc_t* partial SYMBOL_PARAMS PREFETCH_PARAMS) {
 #else
-                EPILOGUE_PARAMS SYMBOL_PARAMS) {
+                EPILOGUE_PARAMS SYMBOL_PARAMS PREFETCH_PARAMS) {
 #endif
+  PREFETCH;
   __shared__ __align__(16) acc_t shared_a[2][BK][A_PITCH];
   __shared__ __align__(16) acc_t shared_b[2][BK][BN];
   const int thread = threadIdx.x;

@@ -2,7 +2,8 @@
 // computed at run time and for groups too small to tile.
 
 extern "C" __global__ void __launch_bounds__(128)
-    KERNEL_NAME(const element_t* x, const element_t* w EPILOGUE_PARAMS SYMBOL_PARAMS) {
+    KERNEL_NAME(const element_t* x, const element_t* w EPILOGUE_PARAMS SYMBOL_PARAMS PREFETCH_PARAMS) {
+  PREFETCH;
   const index_t i = (index_t)blockIdx.x * 128 + threadIdx.x;
   const index_t pixels = OD * OH * OW;
   const index_t extent = ID * IH * IW;

@@ -14,7 +14,7 @@ constexpr int TILES_M = WARP_M / 16;       // mma tiles of a warp
 constexpr int TILES_N = WARP_N / 8;
 // As many blocks on a multiprocessor as the registers of the sums, two sets of fragments and the rest leave room for: left
 // alone the compiler spills a few to squeeze in one more.
-constexpr int REGISTERS = TILES_M * TILES_N * 4 + 2 * (TILES_M * 4 + TILES_N * 2) + 72;
+constexpr int REGISTERS = TILES_M * TILES_N * 4 + 2 * (TILES_M * 4 + TILES_N * 2) + 80;
 constexpr int FIT = 65536 / (THREADS * REGISTERS), MOST = 1024 / THREADS;
 constexpr int BLOCKS = FIT < 1 || MOST < 1 ? 1 : FIT < MOST ? FIT : MOST;
 static_assert(WARP_M % 16 == 0 && WARP_N % 16 == 0 && BLOCK_K % (STEP * GROUPS) == 0, "the warps do not tile the block");
@@ -138,7 +138,8 @@ struct Fragments {
 };
 
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
-    KERNEL_NAME(const element_t* a, const element_t* b RESULT_PARAMS SYMBOL_PARAMS) {
+    KERNEL_NAME(const element_t* a, const element_t* b RESULT_PARAMS SYMBOL_PARAMS PREFETCH_PARAMS) {
+  PREFETCH;
   extern __shared__ __align__(128) unsigned char shared[];
   const int warp = threadIdx.x / 32 % WARPS, group = threadIdx.x / (32 * WARPS);
   const int warp_m = warp % WARPS_M, warp_n = warp / WARPS_M;

@@ -7,7 +7,8 @@ constexpr int SPREAD = B_ALONG_K ? WARPS / GROUPS * COLUMNS : 32 * ALIGN_B;   //
 static_assert(B_ALONG_K || GROUPS == WARPS, "all warps split k");
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-    KERNEL_NAME(const element_t* a, const element_t* b RESULT_PARAMS SYMBOL_PARAMS) {
+    KERNEL_NAME(const element_t* a, const element_t* b RESULT_PARAMS SYMBOL_PARAMS PREFETCH_PARAMS) {
+  PREFETCH;
   __shared__ acc_t sums[GROUPS][ROWS][SPREAD];
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const index_t tiles_n = (SIZE_N + SPREAD - 1) / SPREAD;

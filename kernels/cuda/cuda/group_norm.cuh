@@ -62,7 +62,8 @@ DEVICE acc_t factor_of(acc_t squares, acc_t count) { return rsqrt(squares / coun
 
 #if STATISTICS
 extern "C" __global__ void __launch_bounds__(THREADS)
-    KERNEL_NAME(const elem_t* x, Moments* parts SYMBOL_PARAMS) {
+    KERNEL_NAME(const elem_t* x, Moments* parts SYMBOL_PARAMS PREFETCH_PARAMS) {
+  PREFETCH;
   dependency_wait();
   PART
   acc_t v[V], sum = 0;
@@ -89,7 +90,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 #elif SPLITS > 1
 extern "C" __global__ void __launch_bounds__(THREADS)
     KERNEL_NAME(const elem_t* x, const elem_t* scale, const elem_t* bias,
-                const Moments* parts EPILOGUE_PARAMS SYMBOL_PARAMS) {
+                const Moments* parts EPILOGUE_PARAMS SYMBOL_PARAMS PREFETCH_PARAMS) {
+  PREFETCH;
   dependency_wait();
   PART
   const int lane = threadIdx.x % 32;
@@ -112,7 +114,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 // One block for each group. RESIDENT: it stays in registers, CHUNKS vectors per thread; otherwise it is read once a pass.
 extern "C" __global__ void __launch_bounds__(THREADS)
     KERNEL_NAME(const elem_t* x, const elem_t* scale,
-                const elem_t* bias EPILOGUE_PARAMS SYMBOL_PARAMS) {
+                const elem_t* bias EPILOGUE_PARAMS SYMBOL_PARAMS PREFETCH_PARAMS) {
+  PREFETCH;
   dependency_wait();
   const index_t spatial = SPATIAL, vectors = spatial * PER / V, image = blockIdx.x / GROUPS;
   const int group = blockIdx.x % GROUPS;

@@ -30,7 +30,8 @@ DEVICE acc_t finish(acc_t s, index_t count) {
 #if GLOBAL && CHANNELS_LAST
 // The window is the whole of [N, LEN, CHANNELS]: a thread has V neighbouring channels, DEPTH threads share the positions.
 extern "C" __global__ void __launch_bounds__(COLUMNS* DEPTH)
-    KERNEL_NAME(const elem_t* x EPILOGUE_PARAMS SYMBOL_PARAMS) {
+    KERNEL_NAME(const elem_t* x EPILOGUE_PARAMS SYMBOL_PARAMS PREFETCH_PARAMS) {
+  PREFETCH;
   __shared__ acc_t shares[DEPTH][COLUMNS * V];
   dependency_wait();
   const index_t len = LEN, channels = CHANNELS;
@@ -67,7 +68,8 @@ extern "C" __global__ void __launch_bounds__(COLUMNS* DEPTH)
 #elif GLOBAL
 // The window is the whole of [N, CHANNELS, LEN]: GROUP threads for each channel, ROWS channels in a block.
 extern "C" __global__ void __launch_bounds__(GROUP* ROWS)
-    KERNEL_NAME(const elem_t* x EPILOGUE_PARAMS SYMBOL_PARAMS) {
+    KERNEL_NAME(const elem_t* x EPILOGUE_PARAMS SYMBOL_PARAMS PREFETCH_PARAMS) {
+  PREFETCH;
   dependency_wait();
   const index_t len = LEN;
   const index_t row = index_t(blockIdx.x) * ROWS + threadIdx.x / GROUP;
@@ -116,7 +118,8 @@ DEVICE index_t positions(index_t first, index_t window, int step, index_t end) {
 
 // A thread has V neighbouring channels (or one element, channels first).
 extern "C" __global__ void __launch_bounds__(THREADS)
-    KERNEL_NAME(const elem_t* x EPILOGUE_PARAMS SYMBOL_PARAMS) {
+    KERNEL_NAME(const elem_t* x EPILOGUE_PARAMS SYMBOL_PARAMS PREFETCH_PARAMS) {
+  PREFETCH;
   dependency_wait();
   const index_t input[RANK] = INPUT_SIZES, output[RANK] = OUTPUT_SIZES, window[RANK] = WINDOW_SIZES;
   const int stride[RANK] = STRIDES, step[RANK] = DILATIONS, pad[RANK] = PADS, pad_end[RANK] = PADS_END;

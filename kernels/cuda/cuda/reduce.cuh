@@ -83,7 +83,8 @@ DEVICE acc_t finish(State s, long long count) {
 #if FINISH
 // Merges the parts, one thread for each result.
 extern "C" __global__ void __launch_bounds__(THREADS)
-    KERNEL_NAME(const State* parts EPILOGUE_PARAMS SYMBOL_PARAMS) {
+    KERNEL_NAME(const State* parts EPILOGUE_PARAMS SYMBOL_PARAMS PREFETCH_PARAMS) {
+  PREFETCH;
   dependency_wait();
   const index_t results = RESULTS;
   const index_t at = index_t(blockIdx.x) * THREADS + threadIdx.x;
@@ -100,7 +101,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 #elif ROWWISE
 // Rows of LEN contiguous elements: GROUP threads for each (part of a) row, ROWS of them in a block.
 extern "C" __global__ void __launch_bounds__(GROUP* ROWS)
-    KERNEL_NAME(const elem_t* x RESULT_PARAMS SYMBOL_PARAMS) {
+    KERNEL_NAME(const elem_t* x RESULT_PARAMS SYMBOL_PARAMS PREFETCH_PARAMS) {
+  PREFETCH;
   dependency_wait();
   const index_t len = LEN, rows = OUTER;
   const index_t row = index_t(blockIdx.x / SPLITS) * ROWS + threadIdx.x / GROUP;
@@ -134,7 +136,8 @@ extern "C" __global__ void __launch_bounds__(GROUP* ROWS)
 #elif COLUMNWISE
 // The middle of [OUTER, LEN, INNER]: a thread has V neighbouring columns, DEPTH threads share (a part of) a column.
 extern "C" __global__ void __launch_bounds__(COLUMNS* DEPTH)
-    KERNEL_NAME(const elem_t* x RESULT_PARAMS SYMBOL_PARAMS) {
+    KERNEL_NAME(const elem_t* x RESULT_PARAMS SYMBOL_PARAMS PREFETCH_PARAMS) {
+  PREFETCH;
   __shared__ State shares[DEPTH][COLUMNS * V];
   dependency_wait();
   const index_t len = LEN, inner = INNER, columns = index_t(OUTER) * inner;
@@ -183,7 +186,8 @@ extern "C" __global__ void __launch_bounds__(COLUMNS* DEPTH)
 #else
 // Any interleaving of kept and reduced dimensions: GROUP threads for each result.
 extern "C" __global__ void __launch_bounds__(GROUP* ROWS)
-    KERNEL_NAME(const elem_t* x EPILOGUE_PARAMS SYMBOL_PARAMS) {
+    KERNEL_NAME(const elem_t* x EPILOGUE_PARAMS SYMBOL_PARAMS PREFETCH_PARAMS) {
+  PREFETCH;
   dependency_wait();
   const index_t kept[KEPT] = KEPT_SIZES, kept_stride[KEPT] = KEPT_STRIDES;
   const index_t reduced[REDUCED] = REDUCED_SIZES, reduced_stride[REDUCED] = REDUCED_STRIDES;

@@ -38,8 +38,9 @@ pub fn source(title: &str, wide: bool, parts: &[&str]) -> String {
     }
     kept.reverse();
     let wide = if wide { "#define INDEX_TYPE long long\n" } else { "" };
+    let prefetch = if mentions(&text, "PREFETCH") { crate::prefetch::NOTHING } else { "" };
     format!(
-        "// {}\n{wide}\n{}\n\n// ---- this kernel\n\n{text}\n",
+        "// {}\n{wide}\n{}\n\n// ---- this kernel\n\n{prefetch}{text}\n",
         title.replace('\n', " "),
         kept.concat().trim_end()
     )

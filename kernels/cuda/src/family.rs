@@ -77,6 +77,8 @@ pub enum Arg {
     Workspace(Dim),
     /// A 32-bit signed integer: the value of a symbol or of any size.
     Size(Dim),
+    /// Pointer to the plan's weights plus this many bytes. Only the planner makes these.
+    Weights(u64),
 }
 
 /// A compile-time rearrangement of one constant operand: element `i` of the packed data is element

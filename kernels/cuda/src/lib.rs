@@ -6,6 +6,7 @@ pub mod dim;
 pub mod families;
 pub mod family;
 pub mod nvrtc;
+pub mod prefetch;
 pub mod tactic;
 pub mod target;
 

@@ -452,6 +452,7 @@ fn run(
                     Arg::Input(n) => rt::Arg::Ptr(inputs.get(*n).ok_or("no such operand")?.ptr().0),
                     Arg::Output(n) => rt::Arg::Ptr(outputs.get(*n).ok_or("no such result")?.ptr().0),
                     Arg::Workspace(at) => rt::Arg::Ptr(workspace.ptr().0 + number(at) as u64),
+                    Arg::Weights(_) => return Err("only a planner passes weights".to_owned()),
                     Arg::Size(d) => rt::Arg::I32(i32::try_from(number(d)).map_err(|e| e.to_string())?),
                 })
             })

@@ -331,7 +331,7 @@ impl Family for ConvMma {
     }
 
     fn tactics(&self, problem: &Problem<Dim>, symbols: &Symbols, target: &Target) -> Vec<Tactic> {
-        const MOST: usize = 24;
+        const MOST: usize = 48;
         let Ok(shape) = Shape::of(problem, target) else { return vec![] };
         // A tile mostly of padding is not worth timing beside a smaller one.
         let widest = (shape.geometry.ng() as u32).next_multiple_of(32);
