@@ -47,6 +47,22 @@ fn fails(folder: &Path, arguments: &[&str], expected: &[&str]) {
     }
 }
 
+/// Runs the program where no file can grow past `blocks` blocks, as on a disk that fills up: what was written before stays,
+/// and the write that is too much fails.
+#[cfg(unix)]
+fn bakelite_with_little_space(folder: &Path, blocks: u32, arguments: &[&str]) -> Ran {
+    let limited = format!("trap '' XFSZ; ulimit -f {blocks}; exec \"$0\" \"$@\"");
+    let done = Command::new("sh")
+        .args(["-c", &limited, env!("CARGO_BIN_EXE_bakelite")])
+        .args(arguments)
+        .current_dir(folder)
+        .env("NO_COLOR", "1")
+        .output()
+        .unwrap();
+    let text = |b: &[u8]| String::from_utf8_lossy(b).into_owned();
+    Ran { code: done.status.code(), out: text(&done.stdout), err: text(&done.stderr) }
+}
+
 fn works(folder: &Path, arguments: &[&str]) -> String {
     let ran = bakelite(folder, arguments);
     assert_eq!(ran.code, Some(0), "{arguments:?}\n{}{}", ran.out, ran.err);
@@ -334,6 +350,39 @@ fn output_folders() {
     works(here.path(), &arguments);
     assert_eq!(names(&here.path().join("out")), first);
     assert_eq!(names(here.path()), ["file", "m.onnx", "mine", "out"]);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_disk_that_fills() {
+    let here = Here::new();
+    let weights: Vec<f32> = (0..300 * 300).map(|i| i as f32).collect();
+    let model = model(17)
+        .input("x", DataType::Float, "300 300")
+        .init("w", f32s(&[300, 300], &weights))
+        .node("y", "MatMul", "x w", &[])
+        .output("y");
+    here.put("m.onnx", model.bytes());
+    let compile = ["compile", "m.onnx", "--target", "host", "--out", "out"];
+    let run = run_with(&["--random", "1", "--outputs", "y.npz"]);
+    let full = |arguments: &[&str], expected: &str| {
+        let ran = bakelite_with_little_space(here.path(), 64, arguments);
+        assert_eq!(ran.code, Some(1), "{arguments:?}\n{}{}", ran.out, ran.err);
+        assert!(ran.err.contains(expected) && ran.err.contains("File too large"), "{}", ran.err);
+        assert!(!ran.err.contains("panicked"), "{}", ran.err);
+    };
+    // Nothing half-written stays, and nothing new.
+    full(&compile, "cannot write \"out/");
+    full(&run, "cannot write \"y.npz\"");
+    assert_eq!(names(here.path()), ["m.onnx"]);
+    // What was there before stays as it was.
+    works(here.path(), &compile);
+    works(here.path(), &run);
+    let before = (names(&here.path().join("out")), fs::read(here.path().join("y.npz")).unwrap());
+    full(&compile, "cannot write \"out/");
+    full(&run, "cannot write \"y.npz\"");
+    assert_eq!((names(&here.path().join("out")), fs::read(here.path().join("y.npz")).unwrap()), before);
+    assert_eq!(names(here.path()), ["m.onnx", "out", "y.npz"]);
 }
 
 #[test]
