@@ -55,12 +55,14 @@ fn sub_constant(graph: &mut Graph, id: NodeId) -> Result<bool, String> {
     become_op(graph, id, Apply { op: Pw::Add }, &[x, negated])
 }
 
-/// `x + 0, x − 0, x · 1, x / 1, x^1 → x`
+/// `x + 0, x − 0, x · 1, x / 1, x^1, x and true, x or false → x`
 fn neutral(graph: &mut Graph, id: NodeId) -> Result<bool, String> {
     let Some((op, &[x, c])) = pw(graph, id) else { return Ok(false) };
     let neutral = match op {
         Pw::Add | Pw::Sub => 0.0,
         Pw::Mul | Pw::Div | Pw::Pow => 1.0,
+        Pw::And if graph.ty(c).dtype == DType::Bool => 1.0,
+        Pw::Or | Pw::Xor if graph.ty(c).dtype == DType::Bool => 0.0,
         _ => return Ok(false),
     };
     if uniform(graph, c) != Some(neutral) || !same_type(graph, id, x) {

@@ -2,6 +2,7 @@
 //! differently where two constants meet (`(x·a)·b = x·(a·b)`) or a weight takes a factor up.
 
 mod arithmetic;
+mod broadcast;
 mod movement;
 mod sharing;
 mod weights;
@@ -10,7 +11,7 @@ use super::{Options, Rule, rewrite};
 use crate::ir::Graph;
 
 /// Every rule.
-const TABLES: [&[(&str, Rule)]; 3] = [arithmetic::RULES, movement::RULES, weights::RULES];
+const TABLES: [&[(&str, Rule)]; 4] = [arithmetic::RULES, broadcast::RULES, movement::RULES, weights::RULES];
 
 /// The rules on movement of data alone, which composition needs too.
 pub(super) const MOVEMENT: &[(&str, Rule)] = movement::RULES;
