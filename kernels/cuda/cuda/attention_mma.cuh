@@ -11,7 +11,7 @@ constexpr int BYTES_Q = BLOCK_Q * (PITCH > PITCH_V ? PITCH : PITCH_V);
 constexpr int BYTES_K = BLOCK_K * PITCH, BYTES_V = BLOCK_K * PITCH_V;
 constexpr bool HOLD_Q = DIM <= 128;   // else q is read from shared memory for every tile
 // Blocks on a multiprocessor that leave room for the scores, the values, the queries and the rest without spills.
-constexpr int REGISTERS = KEYS / 2 + DIM_V / 2 + (HOLD_Q ? DIM / 4 : 4) + 80;
+constexpr int REGISTERS = KEYS / 2 + DIM_V / 2 + (HOLD_Q ? DIM / 4 : 4) + (MASK_BY_KEY ? KEYS / 4 : 0) + 80;
 constexpr int FIT = 65536 / (THREADS * REGISTERS), MOST = 1024 / THREADS;
 constexpr int BLOCKS = FIT < 1 ? 1 : FIT < MOST ? FIT : MOST;
 static_assert(KEYS % 16 == 0 && DIM % 16 == 0 && DIM_V % 16 == 0, "the tiles are of 16");
@@ -95,6 +95,21 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
       for (int i = 0; i < DIM / 16; ++i) load_q(fragments[HOLD_Q ? i : 0], rows_q, i);
     }
 
+    const index_t row = q0 + warp * 16 + lane / 4, column = t * BLOCK_K + group * KEYS + lane % 4 * 2;
+#ifdef MASK
+    // A mask that is the same for every query is asked for before the scores are there.
+    float by_key[MASK_BY_KEY ? KEYS / 8 : 1][2];
+    if (MASK_BY_KEY) {
+#pragma unroll
+      for (int j = 0; j < KEYS / 8; ++j)
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+          const index_t x = column + j * 8 + e;
+          by_key[j][e] = 0.f;
+          if (x < SIZE_K) by_key[j][e] = mask_value(mask[MASK_OFFSET + batch * MASK_BATCH + head * MASK_HEAD + x * MASK_COLUMN]);
+        }
+    }
+#endif
     const unsigned char* rows_k = shared_k + t % STAGES * BYTES_K + group * KEYS * PITCH;
     float s[KEYS / 8][4] = {};
 #pragma unroll
@@ -109,7 +124,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
       }
     }
 
-    const index_t row = q0 + warp * 16 + lane / 4, column = t * BLOCK_K + group * KEYS + lane % 4 * 2;
     const bool edge = (t + 1) * BLOCK_K > SIZE_K || (CAUSAL && (t + 1) * BLOCK_K > q0 + ahead + 1);
 #pragma unroll
     for (int j = 0; j < KEYS / 8; ++j)
@@ -118,7 +132,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
         s[j][e] *= SCALE;
 #ifdef MASK
         const index_t y = row + e / 2 * 8, x = column + j * 8 + e % 2;
-        if (y < SIZE_Q && x < SIZE_K)
+        if (MASK_BY_KEY)
+          s[j][e] += by_key[MASK_BY_KEY ? j : 0][e % 2];
+        else if (y < SIZE_Q && x < SIZE_K)
           s[j][e] += mask_value(mask[MASK_OFFSET + batch * MASK_BATCH + head * MASK_HEAD + y * MASK_ROW + x * MASK_COLUMN]);
 #endif
       }

@@ -52,6 +52,8 @@ fn text(p: &Attention<Dim>, problem: &Problem<Dim>) -> String {
         }
     }
     text += &codegen::symbol_params(problem);
+    let by_key = p.mask.as_ref().is_some_and(|(_, access)| access.strides[2].is(0));
+    text += &format!("constexpr bool MASK_BY_KEY = {by_key};\n");
     let Some((dtype, access)) = &p.mask else { return text + "#define MASK_PARAMS\n" };
     let ty = codegen::ctype(*dtype);
     text += &codegen::size("MASK_OFFSET", &access.offset);
@@ -175,7 +177,8 @@ impl Tiles {
         }
         // Registers: the scores, the values' sums, and the queries where they are held.
         let held = if p.dim <= 128 { p.dim / 4 } else { 4 };
-        if per_group as usize / 2 + p.dim_v / 2 + held > 180 {
+        let mine = (65536 / self.threads() as usize).min(220);
+        if per_group as usize / 2 + p.dim_v / 2 + held + 40 > mine {
             return Err(format!("too many registers: {self:?}"));
         }
         Ok(())
