@@ -15,6 +15,9 @@ use bakelite_host::{DType, Problem};
 const MAINLOOP: &str = include_str!("../../cuda/conv_mma.cuh");
 const REDUCE: &str = include_str!("../../cuda/conv_reduce.cuh");
 
+/// The most tiles in flight, and one.
+const MOST_STAGES: u32 = 16;
+
 /// The family.
 pub struct ConvMma;
 
@@ -217,8 +220,8 @@ impl Tile {
             if self.stages == 0 || self.stages > 16 {
                 return fail("1 to 16 resident tiles");
             }
-        } else if !(2..=6).contains(&self.stages) {
-            return fail("2 to 6 stages");
+        } else if !(2..=MOST_STAGES).contains(&self.stages) {
+            return fail("2 to 16 stages");
         }
         Ok(())
     }
@@ -313,6 +316,13 @@ fn candidates(shape: &Shape, target: &Target) -> Vec<Tile> {
                             out.push(Tile { stages, split, cluster, ..tile });
                         }
                     }
+                    // All of k at once, its weights before the wait, where the next kernel's block fits beside it.
+                    let whole = Tile { stages: mine + 1, split, cluster, ..tile };
+                    if (6..=MOST_STAGES).contains(&whole.stages)
+                        && whole.shared() <= target.shared_per_multiprocessor / 2 - 1024
+                    {
+                        out.push(whole);
+                    }
                 }
             }
         }
@@ -342,12 +352,12 @@ impl Family for ConvMma {
             .map(|t| (t.cost(&shape, out, symbols, target), t))
             .collect();
         ranked.sort_by(|a, b| a.0.total_cmp(&b.0));
-        // At most three that differ in stages alone, split or depth: the model errs alike for those.
+        // At most four that differ in stages alone, split or depth: the model errs alike for those.
         let mut chosen: Vec<Tile> = Vec::new();
         for (_, tile) in ranked {
             let alike =
                 |t: &&Tile| (t.m, t.n, t.groups, t.warps) == (tile.m, tile.n, tile.groups, tile.warps);
-            if chosen.len() < MOST && chosen.iter().filter(alike).count() < 3 {
+            if chosen.len() < MOST && chosen.iter().filter(alike).count() < 4 {
                 chosen.push(tile);
             }
         }

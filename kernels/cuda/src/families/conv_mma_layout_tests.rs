@@ -91,7 +91,7 @@ fn a_tactic_that_does_not_fit_is_an_error() {
     for text in [
         "conv.mma/1 m48 n64 k4 stages3 groups1 warps4 split1 cluster1",
         "conv.mma/1 m64 n64 k4 stages3 groups1 warps4 split2 cluster2",
-        "conv.mma/1 m64 n64 k4 stages9 groups1 warps4 split1 cluster1",
+        "conv.mma/1 m64 n64 k4 stages17 groups1 warps4 split1 cluster1",
         "conv.mma/1 m64 n64 k4 stages3 groups1 warps4 split99 cluster1",
         "conv.mma/1 m64 n64",
     ] {
