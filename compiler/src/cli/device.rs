@@ -164,18 +164,23 @@ pub(crate) fn tuned_plan(
         Effort::Exhaustive => gpu::Effort::Exhaustive,
     };
     let bar = super::bar("tuning");
-    let progress = |p: Progress| {
-        let (what, at, of) = match p {
-            Progress::Compiled(at, of) => ("compiling candidates", at, of),
-            Progress::Timed(at, of) => ("timing problems", at, of),
-        };
-        bar.set_message(what);
-        bar.set_length(of as u64);
-        bar.set_position(at as u64);
+    let progress = |p: Progress| match p {
+        Progress::Compiled(at, of) => {
+            bar.set_message("compiling kernels");
+            bar.set_length(of as u64);
+            bar.set_position(at as u64);
+        }
+        Progress::Trying { candidates: (at, of), problems: (done, all), .. } => {
+            bar.set_message(format!("problem {} of {all}", done + 1));
+            bar.set_length(of as u64);
+            bar.set_position(at as u64);
+        }
+        Progress::Preparing => {}
     };
     let target = Target::Cuda(target_of(gpu)?);
     let before = tactics.clone();
-    let mut tuner = GpuTuner::new(gpu, nvrtc, effort, &progress)?;
+    let mut keep = |_: &Tactics| Ok(());
+    let mut tuner = GpuTuner::new(gpu, nvrtc, effort, &progress, &mut keep)?;
     let plan = plan(graph, &target, precision, tactics, &mut tuner)?;
     bar.finish_and_clear();
     if *tactics != before {

@@ -1,19 +1,20 @@
-//! Tuning on a GPU of this machine: candidates compiled in parallel, each checked for failure, then timed under a graph with
-//! cold weights, as they will run.
+//! Tuning on a GPU of this machine: candidates compiled in parallel, each checked against a reference before its time counts,
+//! then timed under a graph with cold weights, as they will run.
 
-use super::{Job, Tuner};
+use super::subject::Subject;
+use super::{Candidate, Job, Tactics, Tuner, Verdict, candidates};
 use crate::error::{Error, Result, Stage};
-use crate::execute::gpu::{Addresses, launch, load_kernel, time_graph};
 use crate::execute::kernels::Images;
-use bakelite_host::{DType, Problem};
+use crate::plan::kernel_name;
+use bakelite_host::{DType, Problem, Work};
 use bakelite_kernels::family::KERNEL_NAME;
 use bakelite_kernels::{Dim, Nvrtc, Symbols, Target};
-use bakelite_runtime::{DeviceBuffer, Gpu, Kernel, Stream};
+use bakelite_runtime::{Gpu, Stream};
 use rayon::prelude::*;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Mutex;
 
-/// How many candidates are worth timing.
+/// How much to try.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Effort {
     /// The four most promising of each family.
@@ -28,10 +29,21 @@ pub enum Effort {
 /// What a tuner reports while it works.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Progress {
-    /// A kernel was compiled: so many of so many.
+    /// Kernels were compiled: so many of so many.
     Compiled(usize, usize),
-    /// A problem was timed: so many of so many.
-    Timed(usize, usize),
+    /// A candidate is about to run; should nothing follow, it hangs.
+    Trying {
+        /// The candidate's tactic.
+        tactic: String,
+        /// What it implements.
+        problem: String,
+        /// Candidates that were tried, and all of them.
+        candidates: (usize, usize),
+        /// Problems that are done, and all of them.
+        problems: (usize, usize),
+    },
+    /// The GPU does nothing for a while: operands and references are made on the CPU.
+    Preparing,
 }
 
 /// The tuner on a GPU.
@@ -41,148 +53,63 @@ pub struct GpuTuner<'a> {
     nvrtc: &'a Nvrtc,
     effort: Effort,
     progress: &'a (dyn Fn(Progress) + Sync),
-    random: Vec<u8>,
+    keep: &'a mut dyn FnMut(&Tactics) -> Result<()>,
+    /// By the kernel's name in a plan: its code, or why there is none.
+    images: HashMap<String, Result<Images, String>>,
+    candidates: (usize, usize),
+    problems: (usize, usize),
 }
 
-/// Weights cycle through this many bytes, more than any L2, so that every repeat finds them in memory.
-const COLD_BYTES: usize = 160 << 20;
+/// Families of plain kernels, which may stand for the host where it would take too long.
+const PLAIN: [&str; 3] = ["gemm.simt", "conv.simt", "attention.simt"];
 
 impl<'a> GpuTuner<'a> {
-    /// A tuner on `gpu`.
+    /// A tuner on `gpu`. `keep` sees the tactics after each problem.
     pub fn new(
         gpu: &Gpu,
         nvrtc: &'a Nvrtc,
         effort: Effort,
         progress: &'a (dyn Fn(Progress) + Sync),
+        keep: &'a mut dyn FnMut(&Tactics) -> Result<()>,
     ) -> Result<GpuTuner<'a>> {
         let (gpu, stream) = (gpu.clone(), Stream::new(gpu)?);
-        // xorshift: timing wants data that is not zero, not good randomness.
-        let mut state = 0x9E37_79B9_7F4A_7C15_u64;
-        let random = std::iter::repeat_with(|| {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            state.to_le_bytes()
-        });
-        let random = random.take(1 << 17).flatten().collect();
-        Ok(GpuTuner { gpu, stream, nvrtc, effort, progress, random })
+        let (images, candidates, problems) = (HashMap::new(), (0, 0), (0, 0));
+        Ok(GpuTuner { gpu, stream, nvrtc, effort, progress, keep, images, candidates, problems })
     }
 
-    // Random values in [-1, 1) for floats; zeros for integers, which may be indices; bits for bool.
-    fn fill(&self, buffer: &DeviceBuffer, dtype: DType) -> Result<()> {
-        let pattern: Vec<u8> = match dtype {
-            DType::F16 => self.floats().flat_map(|v| half::f16::from_f32(v).to_le_bytes()).collect(),
-            DType::BF16 => self.floats().flat_map(|v| half::bf16::from_f32(v).to_le_bytes()).collect(),
-            DType::F32 => self.floats().flat_map(f32::to_le_bytes).collect(),
-            DType::F64 => self.floats().flat_map(|v| f64::from(v).to_le_bytes()).collect(),
-            DType::Bool => self.random.iter().map(|b| b & 1).collect(),
-            _ => return Ok(buffer.fill(&self.stream, 0)?),
-        };
-        let mut at = 0;
-        while at < buffer.len() {
-            let len = pattern.len().min(buffer.len() - at);
-            buffer.copy_from_host(&self.stream, at, &pattern[..len])?;
-            at += len;
-        }
-        Ok(())
-    }
-
-    fn floats(&self) -> impl Iterator<Item = f32> {
-        self.random
-            .chunks_exact(4)
-            .map(|c| i32::from_le_bytes([c[0], c[1], c[2], c[3]]) as f32 / 2f32.powi(31))
-    }
-
-    fn compile(&self, jobs: &[Job], target: &Target) -> HashMap<String, Option<Images>> {
-        let mut sources: Vec<&String> =
-            jobs.iter().flat_map(|j| &j.candidates).flat_map(|c| &c.build.kernels).collect();
-        sources.sort();
-        sources.dedup();
+    // Compiles what is not yet compiled, on all cores.
+    fn compile<'c>(&mut self, all: impl Iterator<Item = &'c Candidate>, target: &Target) {
+        let sources = all.flat_map(|c| c.build.kernels.iter().map(|k| (kernel_name(&c.tactic.family, k), k)));
+        let sources: BTreeMap<String, &String> =
+            sources.filter(|(name, _)| !self.images.contains_key(name)).collect();
         let (done, total) = (Mutex::new(0usize), sources.len());
-        let one = |source: &&String| {
-            let name = format!("candidate_{}", &blake3::hash(source.as_bytes()).to_hex()[..8]);
-            let text = source.replace(KERNEL_NAME, &name);
-            let compiled = self.nvrtc.compile(&text, &name, target.arch).ok();
+        let one = |(name, source): (String, &String)| {
+            let compiled = self.nvrtc.compile(&source.replace(KERNEL_NAME, &name), &name, target.arch);
             if let Ok(mut done) = done.lock() {
                 *done += 1;
                 (self.progress)(Progress::Compiled(*done, total));
             }
-            ((*source).clone(), compiled.map(|c| Images { name, cubin: c.cubin, ptx: None }))
+            let images = compiled.map(|c| Images { name: name.clone(), cubin: c.cubin, ptx: None });
+            (name, images.map_err(|e| e.to_string().lines().take(4).collect::<Vec<_>>().join(" ")))
         };
-        sources.par_iter().map(one).collect()
+        let compiled: Vec<_> = sources.into_par_iter().map(one).collect();
+        self.images.extend(compiled);
     }
 
-    fn time_job(
-        &self,
-        job: &Job,
-        images: &HashMap<String, Option<Images>>,
-        symbols: &Symbols,
-        arch: &str,
-    ) -> Result<Vec<Option<f64>>> {
-        let fail = |what: String| Error::new(Stage::Tune, job.problem.to_string(), what);
-        let value = |d: &Dim| d.opt(symbols);
-        let problem = job.problem.map(&mut |d| usize::try_from(value(d)).unwrap_or(0));
-        let contract = problem.contract().map_err(|e| fail(e.to_string()))?;
-        // A packed operand may be larger than the original: take the largest any candidate packs to.
-        let bytes = |i: usize| {
-            let packed = job
-                .candidates
-                .iter()
-                .filter_map(|c| c.build.packs.get(i)?.as_ref())
-                .map(|p| p.shape.iter().product());
-            let len = packed.max().unwrap_or(0usize).max(contract.inputs[i].len);
-            (len * contract.inputs[i].dtype.size()).next_multiple_of(256).max(256)
+    fn images(&self, candidate: &Candidate) -> Result<Vec<&Images>, String> {
+        let find = |source: &String| {
+            let image = self.images.get(&kernel_name(&candidate.tactic.family, source));
+            image.ok_or("it was not compiled")?.as_ref().map_err(Clone::clone)
         };
-        let is_weight = |i: usize| i == 1 && matches!(problem, Problem::Gemm(_) | Problem::Conv(_));
-        let copies =
-            if contract.inputs.len() > 1 && is_weight(1) { (COLD_BYTES / bytes(1)).clamp(1, 64) } else { 1 };
-        let mut inputs = Vec::new();
-        for (i, operand) in contract.inputs.iter().enumerate() {
-            let n = if is_weight(i) { copies } else { 1 };
-            let buffer = DeviceBuffer::alloc(&self.gpu, bytes(i) * n)?;
-            self.fill(&buffer, operand.dtype)?;
-            inputs.push((buffer, if n > 1 { bytes(i) } else { 0 }));
-        }
-        let mut outputs = Vec::new();
-        for (dtype, shape) in &contract.outputs {
-            outputs.push(DeviceBuffer::alloc(
-                &self.gpu,
-                (shape.iter().product::<usize>() * dtype.size()).max(256),
-            )?);
-        }
-        let scratch = job.candidates.iter().map(|c| value(&c.build.workspace)).max().unwrap_or(0);
-        let scratch = DeviceBuffer::alloc(&self.gpu, usize::try_from(scratch).unwrap_or(0).max(256))?;
-        let out: Vec<u64> = outputs.iter().map(|o| o.ptr().0).collect();
-        let mut times = Vec::new();
-        for candidate in &job.candidates {
-            let kernels: Option<Vec<Kernel>> = candidate
-                .build
-                .kernels
-                .iter()
-                .map(|k| load_kernel(&self.gpu, arch, images.get(k)?.as_ref()?).ok())
-                .collect();
-            let Some(kernels) = kernels else {
-                times.push(None);
-                continue;
-            };
-            let record = |repeat: usize| {
-                let at: Vec<u64> =
-                    inputs.iter().map(|(b, step)| b.ptr().0 + (repeat % copies * step) as u64).collect();
-                let places = Addresses { inputs: &at, outputs: &out, workspace: scratch.ptr().0, weights: 0 };
-                let mut launches = candidate.build.launches.iter();
-                launches.try_for_each(|l| launch(&kernels[l.kernel], &self.stream, l, &places, &value))
-            };
-            let fits =
-                candidate.build.launches.iter().all(|l| {
-                    l.shared <= 48 * 1024 || kernels[l.kernel].set_max_dynamic_smem(l.shared).is_ok()
-                });
-            times.push(if fits { time_graph(&self.stream, copies.max(16), record).ok() } else { None });
-        }
-        Ok(times)
+        candidate.build.kernels.iter().map(find).collect()
     }
 }
 
 impl Tuner for GpuTuner<'_> {
+    fn gpu(&self) -> Option<&str> {
+        Some(self.gpu.name())
+    }
+
     fn most_candidates(&self) -> usize {
         match self.effort {
             Effort::Fast => 4,
@@ -191,14 +118,125 @@ impl Tuner for GpuTuner<'_> {
         }
     }
 
-    fn measure(&mut self, jobs: &[Job], symbols: &Symbols, target: &Target) -> Result<Vec<Vec<Option<f64>>>> {
-        let images = self.compile(jobs, target);
+    fn prepare(&mut self, jobs: &[Job], target: &Target) -> Result<()> {
+        self.compile(jobs.iter().flat_map(|j| &j.candidates), target);
+        self.problems = (0, jobs.len());
+        self.candidates = (0, jobs.iter().map(|j| j.candidates.len()).sum());
+        Ok(())
+    }
+
+    fn measure(&mut self, job: &Job, symbols: &Symbols, target: &Target) -> Result<Vec<Verdict>> {
+        (self.progress)(Progress::Preparing);
+        let plain = plain_kernel(job, symbols, target)?;
+        self.compile(plain.iter(), target);
         let arch = target.arch.to_string();
-        let mut all = Vec::new();
-        for (at, job) in jobs.iter().enumerate() {
-            all.push(self.time_job(job, &images, symbols, &arch)?);
-            (self.progress)(Progress::Timed(at + 1, jobs.len()));
+        let mut subject =
+            Subject::new((&self.stream, &arch), job, symbols, plain.as_ref().map(|p| &p.build))?;
+        match &plain {
+            None => subject.judge_by_host()?,
+            Some(plain) => {
+                let images = self.images(plain);
+                let fail = |what| Error::new(Stage::Tune, job.problem.to_string(), what);
+                subject.judge_by(plain, &images.map_err(fail)?)?;
+            }
         }
-        Ok(all)
+        let mut verdicts = Vec::new();
+        for candidate in &job.candidates {
+            (self.progress)(Progress::Trying {
+                tactic: candidate.tactic.to_string(),
+                problem: job.problem.to_string(),
+                candidates: self.candidates,
+                problems: self.problems,
+            });
+            verdicts.push(match self.images(candidate) {
+                Ok(images) => subject.attempt(candidate, &images)?,
+                Err(why) => Verdict::Failed(why),
+            });
+            self.candidates.0 += 1;
+        }
+        self.problems.0 += 1;
+        (self.progress)(Progress::Preparing);
+        Ok(verdicts)
+    }
+
+    fn keep(&mut self, tactics: &Tactics) -> Result<()> {
+        (self.keep)(tactics)
+    }
+}
+
+// What judges a problem that the host would take too long for: a kernel of a plain family, where one takes it.
+fn plain_kernel(job: &Job, symbols: &Symbols, target: &Target) -> Result<Option<Candidate>> {
+    let problem = job.problem.map(&mut |d: &Dim| usize::try_from(d.opt(symbols)).unwrap_or(0));
+    let fail = |e: bakelite_host::RunError| Error::new(Stage::Tune, job.problem.to_string(), e.to_string());
+    if host_is_quick(&problem, problem.work().map_err(fail)?) {
+        return Ok(None);
+    }
+    let all = candidates(&job.problem, symbols, target);
+    let plain = all.into_iter().filter(|(tactic, _)| PLAIN.contains(&tactic.family.as_str()));
+    let mut built = plain.filter_map(|(tactic, estimate)| {
+        let build = super::build(&job.problem, &tactic, symbols, target).ok()?;
+        Some(Candidate { tactic, estimate, build })
+    });
+    Ok(built.next())
+}
+
+// Some tenths of a second on a few cores: dense products run at full speed there, everything else does not.
+fn host_is_quick(problem: &Problem<usize>, work: Work) -> bool {
+    let dense = match problem {
+        Problem::Gemm(p) => p.dtype.is_float(),
+        Problem::Conv(p) => p.groups == 1 && p.dtype.is_float() && p.dtype != DType::F64,
+        _ => false,
+    };
+    work.flops() <= if dense { 16_000_000_000 } else { 2_000_000_000 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bakelite_host::problem::{Attention, Epilogue, Gemm, Math};
+    use bakelite_kernels::Dim;
+
+    fn gemm(m: i64, n: i64, k: i64) -> Job {
+        let [m, n, k] = [m, n, k].map(Dim::from);
+        let epilogue = Epilogue::store(DType::F16);
+        let (a, b) = ([0.into(), k.clone(), 1.into()], [0.into(), n.clone(), 1.into()]);
+        let problem = Gemm { batch: 1.into(), m, n, k, dtype: DType::F16, math: Math::Exact, a, b, epilogue };
+        Job { problem: problem.into(), constant: vec![false; 2], candidates: vec![] }
+    }
+
+    #[test]
+    fn what_is_small_is_judged_by_the_host() {
+        let target = Target::of("sm_90a".parse().unwrap());
+        let symbols = Symbols::default();
+        assert_eq!(plain_kernel(&gemm(128, 768, 768), &symbols, &target).unwrap(), None);
+        let large = plain_kernel(&gemm(8192, 8192, 8192), &symbols, &target).unwrap().unwrap();
+        assert_eq!(large.tactic.family, "gemm.simt");
+    }
+
+    #[test]
+    fn every_plain_family_exists() {
+        for name in PLAIN {
+            assert!(bakelite_kernels::families::find(name).is_some(), "{name}");
+        }
+        let access = || bakelite_host::problem::Access { offset: 0, strides: vec![0, 0, 128] };
+        let attention = Attention {
+            batch: 8,
+            heads: 16,
+            kv_heads: 16,
+            seq_q: 4096,
+            seq_k: 4096,
+            dim: 128,
+            dim_v: 128,
+            scale: 0.1,
+            causal: false,
+            q: access(),
+            k: access(),
+            v: access(),
+            mask: None,
+            out_heads_inner: true,
+            dtype: DType::F16,
+        };
+        let problem = Problem::from(attention);
+        assert!(!host_is_quick(&problem, problem.work().unwrap()));
     }
 }

@@ -4,6 +4,8 @@
 mod file;
 #[cfg(feature = "cuda")]
 pub mod gpu;
+#[cfg(feature = "cuda")]
+mod subject;
 
 pub use file::{Entry, Tactics};
 
@@ -25,7 +27,7 @@ pub struct Job {
 }
 
 /// A tactic that could implement a problem.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Candidate {
     /// The tactic.
     pub tactic: Tactic,
@@ -35,24 +37,54 @@ pub struct Candidate {
     pub build: Build,
 }
 
+/// What became of a candidate.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Verdict {
+    /// It gave the reference's result in so many µs.
+    Time(f64),
+    /// It could not be compiled or launched, and why.
+    Failed(String),
+    /// It gave a wrong result, and how wrong.
+    Wrong(String),
+    /// It was not tried.
+    Untried,
+}
+
 /// The GPU, as far as tuning needs one. Everything else of the compiler works without.
 pub trait Tuner {
+    /// The GPU's name; `None` where there is none.
+    fn gpu(&self) -> Option<&str>;
+
     /// The most candidates worth timing for one problem; 0 where there is nothing to time with.
     fn most_candidates(&self) -> usize;
 
-    /// Time of each candidate of each job in µs, `None` for one that failed; in the jobs' order.
-    fn measure(&mut self, jobs: &[Job], symbols: &Symbols, target: &Target) -> Result<Vec<Vec<Option<f64>>>>;
+    /// Sees every job before the first is measured.
+    fn prepare(&mut self, jobs: &[Job], target: &Target) -> Result<()>;
+
+    /// What becomes of each candidate of a job, in their order. An error ends the tuning.
+    fn measure(&mut self, job: &Job, symbols: &Symbols, target: &Target) -> Result<Vec<Verdict>>;
+
+    /// Sees the tactics after each job, so that what was measured can be kept if the rest is not.
+    fn keep(&mut self, _tactics: &Tactics) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// No GPU: tactics are ranked by the cost models.
 pub struct Estimate;
 
 impl Tuner for Estimate {
+    fn gpu(&self) -> Option<&str> {
+        None
+    }
     fn most_candidates(&self) -> usize {
         0
     }
-    fn measure(&mut self, jobs: &[Job], _: &Symbols, _: &Target) -> Result<Vec<Vec<Option<f64>>>> {
-        Ok(jobs.iter().map(|j| vec![None; j.candidates.len()]).collect())
+    fn prepare(&mut self, _: &[Job], _: &Target) -> Result<()> {
+        Ok(())
+    }
+    fn measure(&mut self, job: &Job, _: &Symbols, _: &Target) -> Result<Vec<Verdict>> {
+        Ok(vec![Verdict::Untried; job.candidates.len()])
     }
 }
 
@@ -136,17 +168,16 @@ pub fn choose(
         }
         choices.push(known);
     }
-    let times = if jobs.is_empty() { vec![] } else { tuner.measure(&jobs, &symbols, target)? };
-    for ((job, times), regions_waiting) in jobs.into_iter().zip(times).zip(waiting) {
-        let best = times
-            .iter()
-            .enumerate()
-            .filter_map(|(i, t)| t.map(|t| (i, t)))
-            .min_by(|a, b| a.1.total_cmp(&b.1));
-        let (index, measured) = best.map_or((0, None), |(i, t)| (i, Some(t)));
+    if !jobs.is_empty() {
+        tuner.prepare(&jobs, target)?;
+    }
+    for (job, regions_waiting) in jobs.into_iter().zip(waiting) {
+        let verdicts = tuner.measure(&job, &symbols, target)?;
+        let (index, measured) = fastest(&job, &verdicts, warn)?;
         let candidate = &job.candidates[index];
         if let Some(microseconds) = measured {
             tactics.set(target.arch, &job.problem, Entry { tactic: candidate.tactic.clone(), microseconds });
+            tuner.keep(tactics)?;
         }
         for at in regions_waiting {
             let Candidate { tactic, estimate, build } = candidate.clone();
@@ -156,6 +187,34 @@ pub fn choose(
     let choices: Vec<Choice> = choices.into_iter().flatten().collect();
     debug_assert_eq!(choices.len(), regions.regions.len());
     Ok(Chosen { regions, choices })
+}
+
+// The candidate with the best time; where none was tried, the most promising. One that failed or was wrong never is.
+fn fastest(job: &Job, verdicts: &[Verdict], warn: &mut dyn FnMut(String)) -> Result<(usize, Option<f64>)> {
+    let mut refused = Vec::new();
+    for (candidate, verdict) in job.candidates.iter().zip(verdicts) {
+        let why = match verdict {
+            Verdict::Wrong(why) => format!("`{}` gives a wrong result: {why}", candidate.tactic),
+            Verdict::Failed(why) => format!("`{}` failed: {why}", candidate.tactic),
+            Verdict::Time(_) | Verdict::Untried => continue,
+        };
+        warn(format!("not used for `{}`: {why}", job.problem));
+        refused.push(why);
+    }
+    let times = verdicts.iter().enumerate().filter_map(|(i, v)| match v {
+        Verdict::Time(t) if t.is_finite() => Some((i, *t)),
+        _ => None,
+    });
+    if let Some((index, time)) = times.min_by(|a, b| a.1.total_cmp(&b.1)) {
+        return Ok((index, Some(time)));
+    }
+    match verdicts.iter().position(|v| *v == Verdict::Untried) {
+        Some(index) if index < job.candidates.len() => Ok((index, None)),
+        _ => {
+            let what = format!("no tactic can be used: {}", refused.join("; "));
+            Err(Error::new(Stage::Tune, job.problem.to_string(), what))
+        }
+    }
 }
 
 fn constants(region: &Region, graph: &Graph) -> Vec<bool> {
