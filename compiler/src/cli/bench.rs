@@ -5,7 +5,8 @@ use super::device::{Effort, Order, Session, prepare};
 use super::options::{Device, ModelArguments, Precision, read_tactics};
 use super::output::write_file;
 use super::table::{Align, bytes, table};
-use super::{Environment, Failure, Outcome, say, tune};
+use super::tune::{self, Keeper};
+use super::{Environment, Failure, Outcome, say};
 use bakelite::ir::Tensor;
 use bakelite::onnx;
 use serde_json::{Value, json};
@@ -53,16 +54,18 @@ pub(crate) fn run(a: &Arguments, environment: &Environment) -> Outcome<()> {
     let model = onnx::decode(a.model.source()?)?;
     let graph = onnx::import(&model, &a.model.import())?;
     let inputs = arrays::random(&graph, 1)?;
-    let order = Order {
+    let keeper = a.tactics.as_deref().filter(|_| a.tune).map(|path| Keeper::new(path, tactics.clone()));
+    let mut order = Order {
         device: a.device,
         precision: a.precision,
         effort: a.tune.then_some(Effort::Normal),
         nvrtc: a.nvrtc.as_deref(),
         environment,
+        keeper,
     };
-    let mut ready = prepare(graph, &order, &mut tactics)?;
-    if let Some(path) = a.tactics.as_deref().filter(|_| a.tune) {
-        tune::write(path, &tactics)?;
+    let mut ready = prepare(graph, &mut order, &mut tactics)?;
+    if let Some(keeper) = &mut order.keeper {
+        keeper.write(&tactics)?;
     }
     let iterations = a.iterations.unwrap_or(if a.device == Device::Gpu { 200 } else { 20 });
     let times = ready.session.time(&inputs, iterations as usize)?;

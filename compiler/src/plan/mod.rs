@@ -7,7 +7,7 @@ mod prefetch;
 mod print;
 
 pub use arena::{Buffer, pack};
-pub use build::{build, build_host};
+pub use build::{Packed, build, build_again, build_host};
 
 use crate::ir::Type;
 use crate::target::Target;

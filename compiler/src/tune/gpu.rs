@@ -4,25 +4,30 @@
 use super::subject::Subject;
 use super::{Candidate, Job, Tactics, Tuner, Verdict, candidates};
 use crate::error::{Error, Result, Stage};
+use crate::execute::gpu::Session;
 use crate::execute::kernels::Images;
-use crate::plan::kernel_name;
+use crate::execute::shape;
+use crate::ir::Tensor;
+use crate::plan::{Plan, kernel_name};
 use bakelite_host::{DType, Problem, Work};
 use bakelite_kernels::family::KERNEL_NAME;
+use bakelite_kernels::trial::Elements;
 use bakelite_kernels::{Dim, Nvrtc, Symbols, Target};
 use bakelite_runtime::{Gpu, Stream};
 use rayon::prelude::*;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Mutex;
+use std::time::Duration;
 
 /// How much to try.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Effort {
-    /// The four most promising of each family.
+    /// The four most promising tactics of each family for each problem.
     Fast,
-    /// The 32 most promising of each family.
+    /// The 32 most promising of each family, then the best of them in the whole plan for at most 20 s.
     #[default]
     Normal,
-    /// All.
+    /// All, then the best of them in the whole plan for at most 3 minutes.
     Exhaustive,
 }
 
@@ -42,6 +47,15 @@ pub enum Progress {
         /// Problems that are done, and all of them.
         problems: (usize, usize),
     },
+    /// A whole plan is about to run.
+    Settling {
+        /// Plans that were tried.
+        trial: usize,
+        /// About how many there will be.
+        trials: usize,
+        /// Time of the first plan and the best time so far, µs.
+        best: Option<(f64, f64)>,
+    },
     /// The GPU does nothing for a while: operands and references are made on the CPU.
     Preparing,
 }
@@ -58,6 +72,8 @@ pub struct GpuTuner<'a> {
     images: HashMap<String, Result<Images, String>>,
     candidates: (usize, usize),
     problems: (usize, usize),
+    /// Times of whole plans in the order in which they were tried.
+    plans: Vec<f64>,
 }
 
 /// Families of plain kernels, which may stand for the host where it would take too long.
@@ -73,8 +89,14 @@ impl<'a> GpuTuner<'a> {
         keep: &'a mut dyn FnMut(&Tactics) -> Result<()>,
     ) -> Result<GpuTuner<'a>> {
         let (gpu, stream) = (gpu.clone(), Stream::new(gpu)?);
-        let (images, candidates, problems) = (HashMap::new(), (0, 0), (0, 0));
-        Ok(GpuTuner { gpu, stream, nvrtc, effort, progress, keep, images, candidates, problems })
+        let (images, candidates, problems, plans) = (HashMap::new(), (0, 0), (0, 0), vec![]);
+        Ok(GpuTuner { gpu, stream, nvrtc, effort, progress, keep, images, candidates, problems, plans })
+    }
+
+    /// Time of the plan as it was before settling and the best time since, µs.
+    pub fn plan_times(&self) -> Option<(f64, f64)> {
+        let best = self.plans.iter().copied().min_by(f64::total_cmp)?;
+        Some((*self.plans.first()?, best))
     }
 
     // Compiles what is not yet compiled, on all cores.
@@ -159,9 +181,48 @@ impl Tuner for GpuTuner<'_> {
         Ok(verdicts)
     }
 
+    fn settling(&self) -> Duration {
+        Duration::from_secs(match self.effort {
+            Effort::Fast => 0,
+            Effort::Normal => 20,
+            Effort::Exhaustive => 180,
+        })
+    }
+
+    fn time_plan(&mut self, plan: &Plan, trials: usize) -> Result<Option<f64>> {
+        let Some(target) = plan.target.gpu() else { return Ok(None) };
+        // Nearly all were compiled as candidates.
+        let missing = plan.kernels.iter().filter(|k| !self.images.contains_key(&k.name));
+        let compiled: Vec<_> = missing
+            .map(|k| {
+                let images = self.nvrtc.compile(&k.source, &k.name, target.arch);
+                let images = images.map(|c| Images { name: k.name.clone(), cubin: c.cubin, ptx: None });
+                (k.name.clone(), images.map_err(|e| e.to_string()))
+            })
+            .collect();
+        self.images.extend(compiled);
+        let images = plan.kernels.iter().map(|k| self.images.get(&k.name)?.as_ref().ok().cloned());
+        let Some(images) = images.collect::<Option<Vec<Images>>>() else { return Ok(None) };
+        (self.progress)(Progress::Settling { trial: self.plans.len(), trials, best: self.plan_times() });
+        let mut session = Session::load(&self.gpu, plan.clone(), &images)?;
+        let sizes = plan.symbols.iter().map(|(name, range)| (name.clone(), range.opt)).collect();
+        let inputs: Vec<Tensor> =
+            plan.inputs.iter().enumerate().map(|(i, p)| random(p.ty.dtype, shape(p, &sizes), i)).collect();
+        let mut times = session.time_replays(&inputs, 30, Duration::from_millis(60))?;
+        times.sort_by(f64::total_cmp);
+        let median = times[times.len() / 2];
+        self.plans.push(median);
+        Ok(Some(median))
+    }
+
     fn keep(&mut self, tactics: &Tactics) -> Result<()> {
         (self.keep)(tactics)
     }
+}
+
+fn random(dtype: DType, shape: Vec<usize>, seed: usize) -> Tensor {
+    let elements = Elements::random(dtype, shape.iter().product(), seed as u64);
+    Tensor { dtype, shape, bytes: bytes::Bytes::copy_from_slice(elements.bytes()) }
 }
 
 // What judges a problem that the host would take too long for: a kernel of a plain family, where one takes it.
