@@ -1,5 +1,7 @@
 //! Choosing and settling tactics with a tuner that only pretends to have a GPU.
 
+#![allow(clippy::unwrap_used)]
+
 use bakelite::error::{Error, Result, Stage};
 use bakelite::fuse::{self, Regions};
 use bakelite::ir::Graph;

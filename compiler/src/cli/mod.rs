@@ -5,6 +5,7 @@ mod bench;
 mod compile;
 mod device;
 mod inspect;
+mod layers;
 mod options;
 mod output;
 mod run;
