@@ -13,6 +13,7 @@ times are from pinned memory to pinned memory. `error` is the relative error aga
 """
 import argparse
 import datetime
+import hashlib
 import json
 import os
 import pathlib
@@ -584,7 +585,9 @@ def main():
         for batch in map(int, arguments.batches.split(",")):
             known = {key(row) for row in results["rows"] if row["status"] == "ok"}
             todo = [p for p in peers if arguments.again or (name, batch, arguments.precision, p) not in known]
-            stem = work.resolve() / f"{name}_b{batch}_{arguments.precision}"
+            # Files of another definition of the networks are not taken for these.
+            digest = hashlib.sha256((HERE / "models.py").read_bytes()).hexdigest()[:8]
+            stem = work.resolve() / f"{name}_b{batch}_{arguments.precision}_{digest}"
             spec = {
                 "model": name,
                 "batch": batch,
