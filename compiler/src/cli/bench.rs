@@ -32,7 +32,7 @@ pub(crate) struct Arguments {
     /// Where the numbers go as JSON.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Time each step alone, with what it achieves, the floor that arithmetic and memory set, and its tactic.
+    /// Time each step in its place and alone, with what it achieves, the floor that arithmetic and memory set, and its tactic.
     #[arg(long)]
     layers: bool,
     /// How many runs to time [default: 200 on a GPU, 20 on a CPU].

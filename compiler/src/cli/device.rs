@@ -20,9 +20,9 @@ use std::time::{Duration, Instant};
 /// How much to try when tuning.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Effort {
-    /// The four most promising kernels for each problem, each timed alone.
+    /// The four most promising kernels of each family for each problem, each timed alone.
     Fast,
-    /// The twelve most promising; then the best of them in the whole model, for at most 20 s.
+    /// The 32 most promising of each family; then the best of them in the whole model, for at most 20 s.
     #[default]
     Normal,
     /// All of them; then the best in the whole model, for at most 3 minutes.
@@ -379,6 +379,8 @@ impl Session {
             Session::Gpu(s) => Ok(s.time_steps(inputs)?),
         }
     }
+
+    /// GPU time of each step in its place, µs.
     pub(crate) fn time_steps_in_place(&mut self, inputs: &[Tensor]) -> Outcome<Vec<f64>> {
         match self {
             Session::Host(_) => {

@@ -13,8 +13,10 @@ use serde_json::{Value, json};
 
 /// One step.
 pub(crate) struct Layer {
-    /// µs, alone.
+    /// µs that the whole grows by with this step: with overlap, and with its weights as cold as they will be.
     time: f64,
+    /// µs of the step alone, repeated, with its operands in L2 where they fit.
+    alone: f64,
     work: Work,
     /// µs that its arithmetic or its traffic takes at least.
     floor: f64,
@@ -25,20 +27,22 @@ pub(crate) struct Layer {
 
 /// The steps with their times, slowest first.
 pub(crate) fn layers(session: &mut Session, inputs: &[Tensor]) -> Outcome<Vec<Layer>> {
-    let times = session.time_steps(inputs)?;
-    let mut layers = measured(session.plan(), &times)?;
+    let times = session.time_steps_in_place(inputs)?;
+    let alone = session.time_steps(inputs)?;
+    let mut layers = measured(session.plan(), &times, &alone)?;
     layers.sort_by(|a, b| b.time.total_cmp(&a.time));
     Ok(layers)
 }
 
-fn measured(plan: &Plan, times: &[f64]) -> Outcome<Vec<Layer>> {
+fn measured(plan: &Plan, times: &[f64], alone: &[f64]) -> Outcome<Vec<Layer>> {
     let Target::Cuda(target) = &plan.target else { return Err(Failure::new("the plan is for no GPU")) };
     let ceiling = target.ceiling();
-    let one = |(step, time): (&bakelite::plan::Step, &f64)| {
+    let one = |((step, time), alone): ((&bakelite::plan::Step, &f64), &f64)| {
         let problem = step.problem.map(&mut |d| usize::try_from(d.opt(&plan.symbols)).unwrap_or(0));
         let work = problem.work().map_err(|e| Failure::new(format!("step {}: {e}", step.name)))?;
         Ok(Layer {
             time: *time,
+            alone: *alone,
             work,
             floor: floor(&problem, work, &ceiling),
             tactic: step.cuda.as_ref().map_or_else(String::new, |c| c.tactic.to_string()),
@@ -46,7 +50,7 @@ fn measured(plan: &Plan, times: &[f64]) -> Outcome<Vec<Layer>> {
             problem: step.problem.to_string(),
         })
     };
-    plan.steps.iter().zip(times).map(one).collect()
+    plan.steps.iter().zip(times).zip(alone).map(one).collect()
 }
 
 /// µs of the work at the device's ceilings, arithmetic and traffic fully overlapped.
@@ -88,6 +92,7 @@ fn total(layers: &[Layer]) -> Layer {
     let sum = |f: fn(&Work) -> u64| layers.iter().map(|l| f(&l.work)).fold(0, u64::saturating_add);
     Layer {
         time: layers.iter().map(|l| l.time).sum(),
+        alone: layers.iter().map(|l| l.alone).sum(),
         work: Work {
             products: sum(|w| w.products),
             others: sum(|w| w.others),
@@ -96,7 +101,7 @@ fn total(layers: &[Layer]) -> Layer {
         },
         floor: layers.iter().map(|l| l.floor).sum(),
         tactic: String::new(),
-        name: "sum of the steps, each alone".to_owned(),
+        name: "all steps".to_owned(),
         problem: String::new(),
     }
 }
@@ -104,12 +109,13 @@ fn total(layers: &[Layer]) -> Layer {
 /// The table for people.
 pub(crate) fn layers_table(layers: &[Layer]) -> String {
     let total = total(layers);
-    let head = ["µs", "share", "TFLOP/s", "GB/s", "floor µs", "× floor", "tactic", "step"];
+    let head = ["µs", "share", "alone µs", "TFLOP/s", "GB/s", "floor µs", "× floor", "tactic", "step"];
     let mut rows = vec![head.map(str::to_owned).to_vec()];
     for layer in layers.iter().chain([&total]) {
         rows.push(vec![
             format!("{:.2}", layer.time),
             format!("{:.1} %", 100.0 * per(layer.time, total.time)),
+            format!("{:.2}", layer.alone),
             format!("{:.1}", layer.tflops()),
             format!("{:.0}", layer.gbs()),
             format!("{:.2}", layer.floor),
@@ -118,7 +124,7 @@ pub(crate) fn layers_table(layers: &[Layer]) -> String {
             layer.name.clone(),
         ]);
     }
-    let right = [Align::Right; 6].into_iter();
+    let right = [Align::Right; 7].into_iter();
     table(&right.chain([Align::Left; 2]).collect::<Vec<_>>(), &rows)
 }
 
@@ -128,6 +134,7 @@ pub(crate) fn layers_json(layers: &[Layer]) -> Value {
     let row = |l: &Layer| {
         json!({
             "us": l.time,
+            "alone_us": l.alone,
             "share": per(l.time, total.time),
             "flops": l.work.flops(),
             "bytes": l.work.bytes(),
@@ -150,16 +157,24 @@ mod tests {
 
     fn layer(time: f64, floor: f64, name: &str) -> Layer {
         let work = Work { products: 8_000_000, others: 0, read: 60_000, written: 20_000 };
-        Layer { time, work, floor, tactic: "t/1".into(), name: name.into(), problem: String::new() }
+        Layer {
+            time,
+            alone: time / 2.0,
+            work,
+            floor,
+            tactic: "t/1".into(),
+            name: name.into(),
+            problem: String::new(),
+        }
     }
 
     #[test]
     fn layers_add_up() {
         let layers = [layer(30.0, 3.0, "a"), layer(10.0, 5.0, "b")];
-        let expected = "   µs    share  TFLOP/s  GB/s  floor µs  × floor  tactic  step
-30.00   75.0 %      0.3     3      3.00     10.0  t/1     a
-10.00   25.0 %      0.8     8      5.00      2.0  t/1     b
-40.00  100.0 %      0.4     4      8.00      5.0          sum of the steps, each alone
+        let expected = "   µs    share  alone µs  TFLOP/s  GB/s  floor µs  × floor  tactic  step
+30.00   75.0 %     15.00      0.3     3      3.00     10.0  t/1     a
+10.00   25.0 %      5.00      0.8     8      5.00      2.0  t/1     b
+40.00  100.0 %     20.00      0.4     4      8.00      5.0          all steps
 ";
         assert_eq!(layers_table(&layers), expected);
         let json = layers_json(&layers);

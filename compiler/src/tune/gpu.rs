@@ -2,7 +2,7 @@
 //! then timed under a graph with cold weights, as they will run.
 
 use super::subject::Subject;
-use super::{Candidate, Job, Tactics, Tuner, Verdict, candidates};
+use super::{Candidate, Job, Open, Tactics, Tuner, Verdict, candidates};
 use crate::error::{Error, Result, Stage};
 use crate::execute::gpu::Session;
 use crate::execute::kernels::Images;
@@ -12,7 +12,7 @@ use crate::plan::{Plan, kernel_name};
 use bakelite_host::{DType, Problem, Work};
 use bakelite_kernels::family::KERNEL_NAME;
 use bakelite_kernels::trial::Elements;
-use bakelite_kernels::{Dim, Nvrtc, Symbols, Target};
+use bakelite_kernels::{Dim, Nvrtc, Symbols, Target, prefetch};
 use bakelite_runtime::{Gpu, Stream};
 use rayon::prelude::*;
 use std::collections::{BTreeMap, HashMap};
@@ -99,13 +99,12 @@ impl<'a> GpuTuner<'a> {
         Some((*self.plans.first()?, best))
     }
 
-    // Compiles what is not yet compiled, on all cores.
-    fn compile<'c>(&mut self, all: impl Iterator<Item = &'c Candidate>, target: &Target) {
-        let sources = all.flat_map(|c| c.build.kernels.iter().map(|k| (kernel_name(&c.tactic.family, k), k)));
-        let sources: BTreeMap<String, &String> =
+    // Compiles what is not yet compiled, on all cores: kernels by their names in a plan.
+    fn compile(&mut self, sources: impl Iterator<Item = (String, String)>, target: &Target) {
+        let sources: BTreeMap<String, String> =
             sources.filter(|(name, _)| !self.images.contains_key(name)).collect();
         let (done, total) = (Mutex::new(0usize), sources.len());
-        let one = |(name, source): (String, &String)| {
+        let one = |(name, source): (String, String)| {
             let compiled = self.nvrtc.compile(&source.replace(KERNEL_NAME, &name), &name, target.arch);
             if let Ok(mut done) = done.lock() {
                 *done += 1;
@@ -141,7 +140,7 @@ impl Tuner for GpuTuner<'_> {
     }
 
     fn prepare(&mut self, jobs: &[Job], target: &Target) -> Result<()> {
-        self.compile(jobs.iter().flat_map(|j| &j.candidates), target);
+        self.compile(jobs.iter().flat_map(|j| &j.candidates).flat_map(kernels), target);
         self.problems = (0, jobs.len());
         self.candidates = (0, jobs.iter().map(|j| j.candidates.len()).sum());
         Ok(())
@@ -150,7 +149,7 @@ impl Tuner for GpuTuner<'_> {
     fn measure(&mut self, job: &Job, symbols: &Symbols, target: &Target) -> Result<Vec<Verdict>> {
         (self.progress)(Progress::Preparing);
         let plain = plain_kernel(job, symbols, target)?;
-        self.compile(plain.iter(), target);
+        self.compile(plain.iter().flat_map(kernels), target);
         let arch = target.arch.to_string();
         let mut subject =
             Subject::new((&self.stream, &arch), job, symbols, plain.as_ref().map(|p| &p.build))?;
@@ -189,18 +188,22 @@ impl Tuner for GpuTuner<'_> {
         })
     }
 
+    fn prepare_rivals(&mut self, open: &[Open], target: &Target) -> Result<()> {
+        // A plan gives some kernels the weights of later steps to prefetch.
+        let rivals = open.iter().flat_map(|o| &o.rivals);
+        let variants = rivals.flat_map(|r| r.build.kernels.iter().map(|k| (&r.tactic.family, k)));
+        let variants = variants.filter_map(|(family, source)| {
+            let source = prefetch::prefetching(source)?;
+            Some((kernel_name(family, &source), source))
+        });
+        self.compile(variants, target);
+        Ok(())
+    }
+
     fn time_plan(&mut self, plan: &Plan, trials: usize) -> Result<Option<f64>> {
         let Some(target) = plan.target.gpu() else { return Ok(None) };
-        // Nearly all were compiled as candidates.
-        let missing = plan.kernels.iter().filter(|k| !self.images.contains_key(&k.name));
-        let compiled: Vec<_> = missing
-            .map(|k| {
-                let images = self.nvrtc.compile(&k.source, &k.name, target.arch);
-                let images = images.map(|c| Images { name: k.name.clone(), cubin: c.cubin, ptx: None });
-                (k.name.clone(), images.map_err(|e| e.to_string()))
-            })
-            .collect();
-        self.images.extend(compiled);
+        // Nearly all were compiled as candidates or rivals; these have their names already.
+        self.compile(plan.kernels.iter().map(|k| (k.name.clone(), k.source.clone())), target);
         let images = plan.kernels.iter().map(|k| self.images.get(&k.name)?.as_ref().ok().cloned());
         let Some(images) = images.collect::<Option<Vec<Images>>>() else { return Ok(None) };
         (self.progress)(Progress::Settling { trial: self.plans.len(), trials, best: self.plan_times() });
@@ -223,6 +226,12 @@ impl Tuner for GpuTuner<'_> {
 fn random(dtype: DType, shape: Vec<usize>, seed: usize) -> Tensor {
     let elements = Elements::random(dtype, shape.iter().product(), seed as u64);
     Tensor { dtype, shape, bytes: bytes::Bytes::copy_from_slice(elements.bytes()) }
+}
+
+// A candidate's kernels with their names in a plan.
+fn kernels(candidate: &Candidate) -> impl Iterator<Item = (String, String)> {
+    let named = |source: &String| (kernel_name(&candidate.tactic.family, source), source.clone());
+    candidate.build.kernels.iter().map(named)
 }
 
 // What judges a problem that the host would take too long for: a kernel of a plain family, where one takes it.

@@ -73,6 +73,11 @@ pub trait Tuner {
         Duration::ZERO
     }
 
+    /// Sees every tactic that the whole plan will be tried with before the first trial.
+    fn prepare_rivals(&mut self, _open: &[Open], _target: &Target) -> Result<()> {
+        Ok(())
+    }
+
     /// µs of one replay of a plan under its graph, or `None` if it cannot run; one of about `trials` trials.
     fn time_plan(&mut self, _plan: &Plan, _trials: usize) -> Result<Option<f64>> {
         Ok(None)

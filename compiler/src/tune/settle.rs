@@ -40,6 +40,7 @@ pub fn settle(
     }
     let cost = |o: &Open| o.rivals[0].measured.unwrap_or(0.0) * o.regions.len() as f64;
     open.sort_by(|a, b| cost(b).total_cmp(&cost(a)));
+    tuner.prepare_rivals(&open, target)?;
     let began = Instant::now();
     let rivals: Vec<usize> = open.iter().map(|o| o.rivals.len()).collect();
     let mut time = |picks: &[usize]| {

@@ -237,11 +237,10 @@ impl<'a> Subject<'a> {
         let at = |i: &Input| i.buffer.ptr().0 + (repeat % i.copies * i.step) as u64;
         let inputs: Vec<u64> = self.inputs.iter().map(at).collect();
         let outputs: Vec<u64> = self.outputs.iter().map(|o| o.ptr().0).collect();
-        let (scratch, value) = (self.scratch.ptr().0, |d: &Dim| d.opt(self.symbols));
-        build
-            .launches
-            .iter()
-            .try_for_each(|l| launch(&kernels[l.kernel], self.stream, l, &inputs, &outputs, scratch, &value))
+        let places =
+            Addresses { inputs: &inputs, outputs: &outputs, workspace: self.scratch.ptr().0, weights: 0 };
+        let value = |d: &Dim| d.opt(self.symbols);
+        build.launches.iter().try_for_each(|l| launch(&kernels[l.kernel], self.stream, l, &places, &value))
     }
 }
 
