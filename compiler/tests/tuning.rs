@@ -52,7 +52,13 @@ impl Tuner for Fake<'_> {
     fn prepare(&mut self, _: &[Job], _: &Target) -> Result<()> {
         Ok(())
     }
-    fn measure(&mut self, job: &Job, _: &Symbols, _: &Target) -> Result<Vec<Verdict>> {
+    fn measure(
+        &mut self,
+        job: &Job,
+        _: &Symbols,
+        _: &Target,
+        _: &mut dyn FnMut(String),
+    ) -> Result<Vec<Verdict>> {
         if self.measured.len() == self.interrupted_after {
             return Err(Error::new(Stage::Tune, "test", "interrupted"));
         }

@@ -212,10 +212,10 @@ pub(crate) fn tuned_plan(
                 tried.store(at + 1, Ordering::Relaxed);
                 (format!("problem {} of {all}", done + 1), at, of)
             }
-            Progress::Settling { trial, trials, best } => {
+            Progress::Settling { trial, trials, times } => {
                 watch.begin("the whole model".to_owned());
-                let best = best.map_or_else(String::new, |(_, best)| format!(", {best:.1} µs"));
-                (format!("whole model{best}"), trial.min(trials), trials)
+                let first = times.map_or_else(String::new, |(first, _)| format!(", first {first:.1} µs"));
+                (format!("whole model{first}"), trial.min(trials), trials)
             }
             Progress::Preparing => return watch.end(),
         };

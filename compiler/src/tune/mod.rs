@@ -66,7 +66,13 @@ pub trait Tuner {
     fn prepare(&mut self, jobs: &[Job], target: &Target) -> Result<()>;
 
     /// What becomes of each candidate of a job, in their order. An error ends the tuning.
-    fn measure(&mut self, job: &Job, symbols: &Symbols, target: &Target) -> Result<Vec<Verdict>>;
+    fn measure(
+        &mut self,
+        job: &Job,
+        symbols: &Symbols,
+        target: &Target,
+        warn: &mut dyn FnMut(String),
+    ) -> Result<Vec<Verdict>>;
 
     /// How long to try tactics in the whole plan; zero for not at all.
     fn settling(&self) -> Duration {
@@ -102,7 +108,13 @@ impl Tuner for Estimate {
     fn prepare(&mut self, _: &[Job], _: &Target) -> Result<()> {
         Ok(())
     }
-    fn measure(&mut self, job: &Job, _: &Symbols, _: &Target) -> Result<Vec<Verdict>> {
+    fn measure(
+        &mut self,
+        job: &Job,
+        _: &Symbols,
+        _: &Target,
+        _: &mut dyn FnMut(String),
+    ) -> Result<Vec<Verdict>> {
         Ok(vec![Verdict::Untried; job.candidates.len()])
     }
 }
@@ -195,7 +207,7 @@ pub fn choose(
         tuner.prepare(&jobs, target)?;
     }
     for (job, regions_waiting) in jobs.into_iter().zip(waiting) {
-        let verdicts = tuner.measure(&job, &symbols, target)?;
+        let verdicts = tuner.measure(&job, &symbols, target, warn)?;
         let rivals = ranked(&job, &verdicts, warn)?;
         if let Choice { tactic, measured: Some(microseconds), .. } = &rivals[0] {
             let (tactic, gpu) = (tactic.clone(), gpu.clone().unwrap_or_default());

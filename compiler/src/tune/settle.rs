@@ -48,7 +48,8 @@ pub fn settle(
         tuner.time_plan(&plan(&chosen)?, rivals.iter().map(|r| r - 1).sum())
     };
     let picks = decide(&rivals, &mut time, &mut || began.elapsed() < patience)?;
-    put(&mut chosen, &open, &picks);
+    // Once more what was decided, so that the last time is its.
+    time(&picks)?;
     for (open, pick) in open.iter().zip(&picks).filter(|(_, pick)| **pick > 0) {
         let Choice { tactic, measured: Some(microseconds), .. } = &open.rivals[*pick] else { continue };
         let problem = &chosen.regions.regions[open.regions[0]].problem;

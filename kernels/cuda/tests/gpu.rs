@@ -14,7 +14,7 @@ use bakelite_host::problem::{
 use bakelite_host::{DType, Instr, Program, Pw};
 use bakelite_kernels::families::{FAMILIES, SAMPLES, Samples, sample_symbols};
 use bakelite_kernels::nvrtc::NvrtcError;
-use bakelite_kernels::trial::{self, Elements};
+use bakelite_kernels::trial::{self, Elements, Tolerance};
 use bakelite_kernels::{Arch, Arg, Build, Dim, Nvrtc, Problem, Tactic, Target};
 use bakelite_runtime as rt;
 use rayon::prelude::*;
@@ -246,7 +246,7 @@ struct Reference {
     inputs: Vec<Elements>,
     outputs: Vec<Elements>,
     /// For each output.
-    tolerances: Vec<Option<f64>>,
+    tolerances: Vec<Tolerance>,
 }
 
 impl Reference {
