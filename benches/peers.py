@@ -225,6 +225,8 @@ def torch_graph(spec):
 
 
 def torch_compile(spec):
+    # What an earlier run left behind would shorten the build.
+    os.environ["TORCHINDUCTOR_FORCE_DISABLE_CACHES"] = "1"
     torch = torch_on_gpu(spec["precision"])
     import torch._inductor.config
 
@@ -473,6 +475,7 @@ def bakelite(arguments, spec, work):
         "arena_bytes": found["arena_bytes"],
         "weight_bytes": found["weight_bytes"],
         "steps": found["steps"],
+        "program": hashlib.sha256(pathlib.Path(shutil.which(arguments.bakelite)).read_bytes()).hexdigest()[:12],
     }
     row["error"] = bakelite_error(arguments, spec, work, common)
     return row

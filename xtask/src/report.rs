@@ -280,6 +280,13 @@ mod tests {
     }
 
     #[test]
+    fn the_script_measures_what_the_report_shows() {
+        let script = include_str!("../../benches/peers.py");
+        let names = PEERS.map(|(peer, _)| format!("\"{peer}\""));
+        assert!(script.contains(&format!("PEERS = [{}]", names.join(", "))));
+    }
+
+    #[test]
     fn plots_are_of_settings_with_rivals() {
         let plots = plots(&serde_json::from_str(FILE).unwrap());
         assert_eq!(plots.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["fp16_b1.svg"]);

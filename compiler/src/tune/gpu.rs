@@ -17,7 +17,7 @@ use bakelite_runtime::{Gpu, Stream};
 use rayon::prelude::*;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Mutex;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How much to try.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -72,6 +72,7 @@ pub struct GpuTuner<'a> {
     images: HashMap<String, Result<Images, String>>,
     candidates: (usize, usize),
     problems: (usize, usize),
+    began: Instant,
     /// Times of whole plans in the order in which they were tried.
     plans: Vec<f64>,
 }
@@ -90,7 +91,19 @@ impl<'a> GpuTuner<'a> {
     ) -> Result<GpuTuner<'a>> {
         let (gpu, stream) = (gpu.clone(), Stream::new(gpu)?);
         let (images, candidates, problems, plans) = (HashMap::new(), (0, 0), (0, 0), vec![]);
-        Ok(GpuTuner { gpu, stream, nvrtc, effort, progress, keep, images, candidates, problems, plans })
+        Ok(GpuTuner {
+            gpu,
+            stream,
+            nvrtc,
+            effort,
+            progress,
+            keep,
+            images,
+            candidates,
+            problems,
+            plans,
+            began: Instant::now(),
+        })
     }
 
     /// Time of the plan as it was before settling, and the last that was timed, µs.
@@ -215,11 +228,14 @@ impl Tuner for GpuTuner<'_> {
     }
 
     fn settling(&self) -> Duration {
-        Duration::from_secs(match self.effort {
-            Effort::Fast => 0,
-            Effort::Normal => 20,
-            Effort::Exhaustive => 180,
-        })
+        match self.effort {
+            Effort::Fast => Duration::ZERO,
+            // What measuring has left of a minute, but for the compiler's other work.
+            Effort::Normal => Duration::from_secs(50)
+                .saturating_sub(self.began.elapsed())
+                .clamp(Duration::from_secs(5), Duration::from_secs(20)),
+            Effort::Exhaustive => Duration::from_secs(180),
+        }
     }
 
     fn prepare_rivals(&mut self, open: &[Open], target: &Target) -> Result<()> {

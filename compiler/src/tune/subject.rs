@@ -10,6 +10,7 @@ use bakelite_kernels::trial::{self, Elements};
 use bakelite_kernels::{Build, Dim, Pack, Symbols};
 use bakelite_runtime::{DeviceBuffer, Event, Gpu, Kernel, Stream, memcpy_dtod};
 use rayon::prelude::*;
+use std::borrow::Cow;
 
 /// Weights cycle through this many bytes, more than any L2, so that every repeat finds them in memory.
 const COLD_BYTES: usize = 160 << 20;
@@ -17,6 +18,8 @@ const COLD_BYTES: usize = 160 << 20;
 const POISON: u8 = 0xff;
 /// Bytes behind every result that no kernel may touch.
 const BEHIND: usize = 256;
+/// Host memory for packed operands.
+const ROOM: usize = 2 << 30;
 /// What one graph of repeats may take, µs.
 const PATIENCE: f64 = 20_000.0;
 
@@ -67,8 +70,9 @@ impl<'a> Subject<'a> {
         let gpu: &Gpu = stream.gpu();
         let mut inputs = Vec::new();
         for (i, original) in originals.iter().enumerate() {
-            let packings = packed.iter().filter(|(operand, ..)| *operand == i);
-            let most = packings.clone().map(|(_, _, b)| b.len()).chain([original.bytes().len()]).max();
+            let packings = builds.iter().filter_map(|b| b.packs.get(i)?.as_ref());
+            let packings = packings.map(|p| packed_bytes(p, original));
+            let most = packings.clone().chain([original.bytes().len()]).max();
             let step = most.unwrap_or(0).next_multiple_of(256).max(256);
             let is_weight = i == 1 && matches!(problem, Problem::Gemm(_) | Problem::Conv(_));
             let is_weight = is_weight || packings.count() > 0;
@@ -200,9 +204,15 @@ impl<'a> Subject<'a> {
             if input.holds.as_ref().is_some_and(|h| h.as_ref() == packing) {
                 continue;
             }
+            let (original, fail) =
+                (&self.originals[i], |what: String| Error::new(Stage::Tune, "packing", what));
             let packed = self.packed.iter().find(|(operand, p, _)| *operand == i && Some(p) == packing);
-            let bytes = packed.map_or(self.originals[i].bytes(), |(_, _, bytes)| bytes);
-            input.buffer.copy_from_host(self.stream, 0, bytes)?;
+            let bytes: Cow<'_, [u8]> = match (packed, packing) {
+                (Some((_, _, bytes)), _) => bytes.into(),
+                (None, Some(p)) => p.apply(original.bytes(), original.dtype.size()).map_err(fail)?.into(),
+                (None, None) => original.bytes().into(),
+            };
+            input.buffer.copy_from_host(self.stream, 0, &bytes)?;
             for copy in 1..input.copies {
                 let to = input.buffer.ptr().add(copy * input.step);
                 memcpy_dtod(self.stream, to, input.buffer.ptr(), bytes.len())?;
@@ -246,13 +256,22 @@ impl<'a> Subject<'a> {
     }
 }
 
-// Every packing that some build wants, each once, side by side.
+fn packed_bytes(pack: &Pack, original: &Elements) -> usize {
+    pack.shape.iter().product::<usize>() * original.dtype.size()
+}
+
+// Every packing that some build wants, each once, side by side; as many as there is room for, and the rest when its turn
+// comes.
 fn pack(originals: &[Elements], builds: &[&Build]) -> Result<Vec<(usize, Pack, Vec<u8>)>, String> {
-    let mut wanted: Vec<(usize, &Pack)> = Vec::new();
+    let (mut wanted, mut room): (Vec<(usize, &Pack)>, usize) = (Vec::new(), ROOM);
     for build in builds {
         for (i, packing) in build.packs.iter().enumerate() {
             if let Some(p) = packing.as_ref().filter(|p| i < originals.len() && !wanted.contains(&(i, *p))) {
-                wanted.push((i, p));
+                let bytes = packed_bytes(p, &originals[i]);
+                if bytes <= room {
+                    room -= bytes;
+                    wanted.push((i, p));
+                }
             }
         }
     }
