@@ -526,11 +526,11 @@ def machine(arguments, work):
     return {"gpu": name, "driver": driver, "versions": found}
 
 
-def merged(path, here, note):
+def merged(path, here):
     """The results so far, if they are from the same machine."""
     date = datetime.date.today().isoformat()
     if not path.exists():
-        return {**here, "date": date, "note": note, "rows": []}
+        return {**here, "date": date, "rows": []}
     results = json.loads(path.read_text())
     for key in ("gpu", "driver"):
         if results[key] != here[key]:
@@ -582,7 +582,7 @@ def main():
     work.mkdir(parents=True, exist_ok=True)
     if arguments.tactics:
         pathlib.Path(arguments.tactics).mkdir(parents=True, exist_ok=True)
-    results = merged(arguments.json, machine(arguments, work), "")
+    results = merged(arguments.json, machine(arguments, work))
     print(json.dumps({k: results[k] for k in ("gpu", "driver", "versions")}), flush=True)
     for name in names:
         for batch in map(int, arguments.batches.split(",")):

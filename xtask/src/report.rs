@@ -245,7 +245,7 @@ mod tests {
     use super::*;
 
     const FILE: &str = r#"{
-        "gpu": "NVIDIA H200", "driver": "580.1", "date": "2026-11-20", "note": "",
+        "gpu": "NVIDIA H200", "driver": "580.1", "date": "2026-11-20",
         "versions": {"torch": "2.11", "tensorrt": null},
         "rows": [
             {"model": "resnet50", "batch": 1, "precision": "fp16", "peer": "torch-graph", "status": "ok", "gpu_us": 900.0, "build_s": 3.0},

@@ -79,6 +79,7 @@ pub(crate) struct Keeper {
 }
 
 /// Between two writings while measuring.
+#[cfg_attr(not(feature = "cuda"), allow(dead_code))]
 const INTERVAL: Duration = Duration::from_secs(1);
 
 impl Keeper {
@@ -88,6 +89,7 @@ impl Keeper {
     }
 
     /// Takes what was measured, on what `here` says, and writes it unless it just did.
+    #[cfg_attr(not(feature = "cuda"), allow(dead_code))]
     pub(crate) fn keep(&mut self, tactics: &Tactics, here: &str) -> Outcome<()> {
         if self.written.is_some_and(|at| at.elapsed() < INTERVAL) {
             return Ok(());
