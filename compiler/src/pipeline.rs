@@ -89,7 +89,10 @@ pub fn plan(graph: Graph, target: &Target, options: &Options, tools: &mut Tools<
         Target::Host => plan::build_host(regions)?,
         Target::Cuda(gpu) => {
             let chosen = tune::choose(regions, gpu, tools.tactics, tools.tuner, tools.warn)?;
-            plan::build(chosen, target)?
+            let mut packed = plan::Packed::default();
+            let mut again = |chosen: &tune::Chosen| plan::build_again(chosen, target, &mut packed);
+            let chosen = tune::settle(chosen, gpu, tools.tactics, tools.tuner, &mut again)?;
+            plan::build_again(&chosen, target, &mut packed)?
         }
     };
     tools.trace.made("plan", Form::Plan(&plan));

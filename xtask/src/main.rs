@@ -1,5 +1,7 @@
 //! The project's chores. No logic of the product: every line here is a command that a person could type.
 
+mod plot;
+mod report;
 mod setup;
 
 use std::path::{Path, PathBuf};
@@ -11,6 +13,12 @@ cargo xtask COMMAND
   setup   install NVRTC 13.0 (from its PyPI wheel) into .bakelite/nvrtc
   demo    compile a digit classifier to a crate, build it, run it on 540 digits   (also: cargo demo)
   test    everything that CI runs: format, lints, tests, doc tests, kernels for every architecture
+
+  bench-peers [--models A,B] [--batches 1,32] [--json FILE] ...
+          Bakelite against PyTorch, ONNX Runtime and TensorRT on this machine's GPU: builds the command line, then runs
+          benches/peers.py, which takes these arguments and more (--help)
+  bench-report FILE
+          docs/benchmarks.md and its plots from such a JSON file; needs no GPU
 ";
 
 type Outcome = Result<(), String>;
@@ -20,6 +28,13 @@ fn main() -> ExitCode {
         Some("setup") => setup::nvrtc(&root()).map(|dir| println!("NVRTC is in {}", dir.display())),
         Some("demo") => demo(&root()),
         Some("test") => test(&root()),
+        Some("bench-peers") => bench_peers(&root(), std::env::args().skip(2)),
+        Some("bench-report") => match std::env::args().nth(2) {
+            Some(file) => {
+                report::write(Path::new(&file), &root()).map(|()| println!("wrote docs/benchmarks.md"))
+            }
+            None => Err("bench-report takes the JSON file that bench-peers wrote".to_owned()),
+        },
         _ => Err(HELP.to_owned()),
     };
     match outcome {
@@ -80,6 +95,20 @@ fn demo(root: &Path) -> Outcome {
         "(one launch or call for each step), kernels/*.cu (CUDA C++), plan.txt (memory and tactics), README.md."
     );
     Ok(())
+}
+
+fn bench_peers(root: &Path, arguments: impl Iterator<Item = String>) -> Outcome {
+    let mut build = cargo(root);
+    build.args(["build", "--release", "--package", "bakelite"]);
+    run("Building the command line", &mut build)?;
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
+    let mut peers = Command::new("python3");
+    peers.arg(root.join("benches/peers.py")).arg("--bakelite").arg(target.join("release/bakelite"));
+    let nvrtc = root.join(".bakelite/nvrtc");
+    if nvrtc.is_dir() && std::env::var_os("BAKELITE_NVRTC").is_none() {
+        peers.env("BAKELITE_NVRTC", setup::nvrtc(root)?);
+    }
+    run("Measuring", peers.args(arguments))
 }
 
 fn test(root: &Path) -> Outcome {

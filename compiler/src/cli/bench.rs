@@ -1,14 +1,15 @@
 //! `bakelite bench`: a model's time and memory.
 
 use super::arrays;
-use super::device::{Effort, Order, Session, prepare};
+use super::device::{Effort, Order, prepare};
+use super::layers::{layers, layers_json, layers_table};
 use super::options::{Device, ModelArguments, Precision, read_tactics};
 use super::output::write_file;
 use super::table::{Align, bytes, table};
-use super::{Environment, Failure, Outcome, say, tune};
-use bakelite::ir::Tensor;
+use super::tune::{self, Keeper};
+use super::{Environment, Failure, Outcome, say};
 use bakelite::onnx;
-use serde_json::{Value, json};
+use serde_json::json;
 use std::io::Write;
 use std::path::PathBuf;
 
@@ -31,7 +32,7 @@ pub(crate) struct Arguments {
     /// Where the numbers go as JSON.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Time each step alone.
+    /// Time each step in its place and alone, with what it achieves, the floor that arithmetic and memory set, and its tactic.
     #[arg(long)]
     layers: bool,
     /// How many runs to time [default: 200 on a GPU, 20 on a CPU].
@@ -53,16 +54,18 @@ pub(crate) fn run(a: &Arguments, environment: &Environment) -> Outcome<()> {
     let model = onnx::decode(a.model.source()?)?;
     let graph = onnx::import(&model, &a.model.import())?;
     let inputs = arrays::random(&graph, 1)?;
-    let order = Order {
+    let keeper = a.tactics.as_deref().filter(|_| a.tune).map(|path| Keeper::new(path, tactics.clone()));
+    let mut order = Order {
         device: a.device,
         precision: a.precision,
         effort: a.tune.then_some(Effort::Normal),
         nvrtc: a.nvrtc.as_deref(),
         environment,
+        keeper,
     };
-    let mut ready = prepare(graph, &order, &mut tactics)?;
-    if let Some(path) = a.tactics.as_deref().filter(|_| a.tune) {
-        tune::write(path, &tactics)?;
+    let mut ready = prepare(graph, &mut order, &mut tactics)?;
+    if let Some(keeper) = &mut order.keeper {
+        keeper.write(&tactics)?;
     }
     let iterations = a.iterations.unwrap_or(if a.device == Device::Gpu { 200 } else { 20 });
     let times = ready.session.time(&inputs, iterations as usize)?;
@@ -101,53 +104,12 @@ pub(crate) fn run(a: &Arguments, environment: &Environment) -> Outcome<()> {
     say(&table(&[Align::Left, Align::Left], &rows))?;
     if let Some(layers) = layers {
         say(&format!("\n{}", layers_table(&layers)))?;
-        let row =
-            |l: &Layer| json!({ "us": l.time, "tactic": l.tactic, "name": l.name, "problem": l.problem });
-        numbers["layers"] = Value::Array(layers.iter().map(row).collect());
+        numbers["layers"] = layers_json(&layers);
     }
     if let Some(path) = &a.json {
         write_file(path, |file| writeln!(file, "{numbers:#}").map_err(|e| e.to_string()))?;
     }
     Ok(())
-}
-
-struct Layer {
-    time: f64,
-    tactic: String,
-    name: String,
-    problem: String,
-}
-
-/// The steps with their times, slowest first.
-fn layers(session: &mut Session, inputs: &[Tensor]) -> Outcome<Vec<Layer>> {
-    let times = session.time_steps(inputs)?;
-    let steps = session.plan().steps.iter().zip(times);
-    let mut layers: Vec<Layer> = steps
-        .map(|(step, time)| Layer {
-            time,
-            tactic: step.cuda.as_ref().map_or_else(String::new, |c| c.tactic.to_string()),
-            name: step.name.clone(),
-            problem: step.problem.to_string(),
-        })
-        .collect();
-    layers.sort_by(|a, b| b.time.total_cmp(&a.time));
-    Ok(layers)
-}
-
-fn layers_table(layers: &[Layer]) -> String {
-    let sum: f64 = layers.iter().map(|l| l.time).sum();
-    let mut rows = vec![["µs", "share", "tactic", "step"].map(str::to_owned).to_vec()];
-    rows.extend(layers.iter().map(|l| {
-        let share = if sum > 0.0 { 100.0 * l.time / sum } else { 0.0 };
-        vec![format!("{:.2}", l.time), format!("{share:.1} %"), l.tactic.clone(), l.name.clone()]
-    }));
-    rows.push(vec![
-        format!("{sum:.2}"),
-        String::new(),
-        String::new(),
-        "sum of the steps, each alone".to_owned(),
-    ]);
-    table(&[Align::Right, Align::Right, Align::Left, Align::Left], &rows)
 }
 
 /// The smallest of the sorted times that a share `q` of them does not exceed.
@@ -169,20 +131,5 @@ mod tests {
         let hundred: Vec<f64> = (1..=100).map(f64::from).collect();
         assert_eq!((quantile(&hundred, 0.5), quantile(&hundred, 0.99)), (50.0, 99.0));
         assert_eq!((quantile(&[7.0], 0.5), quantile(&[7.0], 0.99)), (7.0, 7.0));
-    }
-
-    #[test]
-    fn layers_add_up() {
-        let layer = |time: f64, name: &str| Layer {
-            time,
-            tactic: "t/1".into(),
-            name: name.into(),
-            problem: String::new(),
-        };
-        let text = layers_table(&[layer(30.0, "a"), layer(10.0, "b")]);
-        assert_eq!(
-            text,
-            "   µs   share  tactic  step\n30.00  75.0 %  t/1     a\n10.00  25.0 %  t/1     b\n40.00                  sum of the steps, each alone\n"
-        );
     }
 }

@@ -2,6 +2,7 @@
 
 use super::options::{Device, Precision, open_nvrtc};
 use super::table::bytes;
+use super::tune::Keeper;
 use super::{Environment, Failure, Outcome, note};
 use bakelite::Target;
 use bakelite::execute::host;
@@ -12,17 +13,19 @@ use bakelite::tune::{Estimate, Tactics, Tuner};
 use bakelite_kernels::{Arch, Nvrtc};
 use bakelite_runtime::Gpu;
 use std::path::Path;
+#[cfg(feature = "cuda")]
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How much to try when tuning.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Effort {
-    /// The four most promising kernels for each problem.
+    /// The four most promising kernels of each family for each problem, each timed alone.
     Fast,
-    /// The twelve most promising.
+    /// The 32 most promising of each family; then the best of them in the whole model, for at most 20 s.
     #[default]
     Normal,
-    /// All.
+    /// All of them; then the best in the whole model, for at most 3 minutes.
     Exhaustive,
 }
 
@@ -34,6 +37,8 @@ pub(crate) struct Order<'a> {
     pub(crate) effort: Option<Effort>,
     pub(crate) nvrtc: Option<&'a Path>,
     pub(crate) environment: &'a Environment,
+    /// Where measurements go as they are made.
+    pub(crate) keeper: Option<Keeper>,
 }
 
 /// A model ready to run.
@@ -61,7 +66,7 @@ pub(crate) struct Times {
 }
 
 /// Plans a graph for the device and loads it there.
-pub(crate) fn prepare(graph: Graph, order: &Order<'_>, tactics: &mut Tactics) -> Outcome<Ready> {
+pub(crate) fn prepare(graph: Graph, order: &mut Order<'_>, tactics: &mut Tactics) -> Outcome<Ready> {
     match order.device {
         Device::Cpu => {
             if order.precision != Precision::Fp32 {
@@ -70,7 +75,8 @@ pub(crate) fn prepare(graph: Graph, order: &Order<'_>, tactics: &mut Tactics) ->
                     order.precision
                 ));
             }
-            let plan = plan(graph, &Target::Host, order.precision, tactics, &mut Estimate)?;
+            let mut warn = |text: String| note(text);
+            let plan = plan(graph, &Target::Host, order.precision, tactics, &mut Estimate, &mut warn)?;
             check_memory(plan.arena.saturating_add(plan.weight_bytes), "the model")?;
             let start = Instant::now();
             let session = Session::Host(Box::new(host::Session::new(plan)?));
@@ -86,10 +92,10 @@ fn plan(
     precision: Precision,
     tactics: &mut Tactics,
     tuner: &mut dyn Tuner,
+    warn: &mut dyn FnMut(String),
 ) -> Outcome<Plan> {
     let options = Options { precision: precision.into(), ..Options::default() };
-    let mut warn = |text: String| note(text);
-    let mut tools = Tools { tactics, tuner, nvrtc: None, trace: &mut (), warn: &mut warn, compiled: &|_| () };
+    let mut tools = Tools { tactics, tuner, nvrtc: None, trace: &mut (), warn, compiled: &|_| () };
     Ok(pipeline::plan(graph, target, &options, &mut tools)?)
 }
 
@@ -129,13 +135,19 @@ pub(crate) fn describe(gpu: &Gpu) -> String {
 }
 
 #[cfg(feature = "cuda")]
-fn prepare_gpu(graph: Graph, order: &Order<'_>, tactics: &mut Tactics) -> Outcome<Ready> {
+fn prepare_gpu(graph: Graph, order: &mut Order<'_>, tactics: &mut Tactics) -> Outcome<Ready> {
     let gpu = open_gpu()?;
     let nvrtc = open_nvrtc(order.nvrtc, order.environment)?;
     let target = Target::Cuda(target_of(&gpu)?);
     let plan = match order.effort {
-        Some(effort) => tuned_plan(graph, &gpu, &nvrtc, order.precision, effort, tactics)?,
-        None => plan(graph, &target, order.precision, tactics, &mut Estimate)?,
+        Some(effort) => {
+            let keeper = order.keeper.as_mut();
+            tuned_plan(graph, &gpu, &nvrtc, order.precision, effort, tactics, keeper)?.plan
+        }
+        None => {
+            note_other_gpus(tactics, &gpu);
+            plan(graph, &target, order.precision, tactics, &mut Estimate, &mut |text| note(text))?
+        }
     };
     let bar = super::bar("compiling kernels");
     bar.set_length(plan.kernels.len() as u64);
@@ -147,6 +159,31 @@ fn prepare_gpu(graph: Graph, order: &Order<'_>, tactics: &mut Tactics) -> Outcom
     Ok(Ready { session: Session::Gpu(Box::new(session)), device: describe(&gpu), load: start.elapsed() })
 }
 
+/// Says which tactics were measured elsewhere: they are right here too, but may not be the fastest.
+#[cfg(feature = "cuda")]
+fn note_other_gpus(tactics: &Tactics, gpu: &Gpu) {
+    let Ok(target) = target_of(gpu) else { return };
+    for ((arch, other), count) in tactics.origins() {
+        if arch == target.arch && !other.is_empty() && other != gpu.name() {
+            note(format!(
+                "{count} tactics were measured on {other}, and this is {}; `bakelite tune` measures them here",
+                gpu.name()
+            ));
+        }
+    }
+}
+
+/// A plan that was tuned, and what that took.
+pub(crate) struct Tuned {
+    pub(crate) plan: Plan,
+    /// How many candidates were tried.
+    pub(crate) candidates: usize,
+    /// How many of them failed or were wrong.
+    pub(crate) refused: usize,
+    /// µs of the whole plan before its tactics were settled, and after.
+    pub(crate) settled: Option<(f64, f64)>,
+}
+
 /// Plans a graph for the GPU with every tactic that the file does not name measured on it.
 #[cfg(feature = "cuda")]
 pub(crate) fn tuned_plan(
@@ -156,36 +193,113 @@ pub(crate) fn tuned_plan(
     precision: Precision,
     effort: Effort,
     tactics: &mut Tactics,
-) -> Outcome<Plan> {
+    mut keeper: Option<&mut Keeper>,
+) -> Outcome<Tuned> {
     use bakelite::tune::gpu::{self, GpuTuner, Progress};
+    use std::sync::atomic::{AtomicUsize, Ordering};
     let effort = match effort {
         Effort::Fast => gpu::Effort::Fast,
         Effort::Normal => gpu::Effort::Normal,
         Effort::Exhaustive => gpu::Effort::Exhaustive,
     };
     let bar = super::bar("tuning");
+    let (watch, tried) = (Watch::start(), AtomicUsize::new(0));
     let progress = |p: Progress| {
-        let (what, at, of) = match p {
-            Progress::Compiled(at, of) => ("compiling candidates", at, of),
-            Progress::Timed(at, of) => ("timing problems", at, of),
+        let (message, at, of) = match p {
+            Progress::Compiled(at, of) => ("compiling kernels".to_owned(), at, of),
+            Progress::Trying { tactic, problem, candidates: (at, of), problems: (done, all) } => {
+                watch.begin(format!("`{tactic}` for `{problem}`"));
+                tried.store(at + 1, Ordering::Relaxed);
+                (format!("problem {} of {all}", done + 1), at, of)
+            }
+            Progress::Settling { trial, trials, times } => {
+                watch.begin("the whole model".to_owned());
+                let first = times.map_or_else(String::new, |(first, _)| format!(", first {first:.1} µs"));
+                (format!("whole model{first}"), trial.min(trials), trials)
+            }
+            Progress::Preparing => return watch.end(),
         };
-        bar.set_message(what);
+        if bar.message() != message {
+            bar.set_message(message);
+        }
+        if bar.length() != Some(of as u64) {
+            bar.reset_eta();
+        }
         bar.set_length(of as u64);
         bar.set_position(at as u64);
     };
     let target = Target::Cuda(target_of(gpu)?);
-    let before = tactics.clone();
-    let mut tuner = GpuTuner::new(gpu, nvrtc, effort, &progress)?;
-    let plan = plan(graph, &target, precision, tactics, &mut tuner)?;
+    let (before, here) = (tactics.clone(), format!("{}, {}", describe(gpu), today()));
+    let mut keep = |tactics: &Tactics| match &mut keeper {
+        Some(keeper) => keeper.keep(tactics, &here).map_err(|f| {
+            bakelite::error::Error::new(bakelite::error::Stage::Tune, "tactics file", f.to_string())
+        }),
+        None => Ok(()),
+    };
+    let mut tuner = GpuTuner::new(gpu, nvrtc, effort, &progress, &mut keep)?;
+    let mut refused = 0;
+    let mut warn = |text: String| {
+        refused += usize::from(text.starts_with("not used for"));
+        bar.suspend(|| note(text));
+    };
+    let plan = plan(graph, &target, precision, tactics, &mut tuner, &mut warn)?;
+    let settled = tuner.plan_times();
     bar.finish_and_clear();
     if *tactics != before {
-        tactics.measured_on = format!("{}, {}", describe(gpu), today());
+        tactics.measured_on = here;
     }
-    Ok(plan)
+    Ok(Tuned { plan, candidates: tried.load(Ordering::Relaxed), refused, settled })
+}
+
+/// Ends the program where a kernel never ends: nothing else can stop one.
+#[cfg(feature = "cuda")]
+struct Watch {
+    /// What runs now, and since when.
+    running: Arc<Mutex<Option<(Instant, String)>>>,
+}
+
+/// No candidate takes so long, were it the slowest.
+#[cfg(feature = "cuda")]
+const HANGS: Duration = Duration::from_secs(60);
+
+#[cfg(feature = "cuda")]
+impl Watch {
+    fn start() -> Watch {
+        let running: Arc<Mutex<Option<(Instant, String)>>> = Arc::default();
+        let weak = Arc::downgrade(&running);
+        std::thread::spawn(move || {
+            while let Some(running) = weak.upgrade() {
+                if let Some(what) = hung(&running, Instant::now()) {
+                    note(format!("Error: {what}"));
+                    note("what was measured before is in the tactics file; a rerun goes on from there");
+                    std::process::exit(1);
+                }
+                drop(running);
+                std::thread::sleep(Duration::from_millis(500));
+            }
+        });
+        Watch { running }
+    }
+
+    fn begin(&self, what: String) {
+        *self.running.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), what));
+    }
+
+    fn end(&self) {
+        *self.running.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+}
+
+#[cfg(feature = "cuda")]
+fn hung(running: &Mutex<Option<(Instant, String)>>, now: Instant) -> Option<String> {
+    let running = running.lock().unwrap_or_else(PoisonError::into_inner);
+    let (since, what) = running.as_ref()?;
+    let long = now.duration_since(*since) > HANGS;
+    long.then(|| format!("tune: {what} has not ended after {} s and is taken to hang", HANGS.as_secs()))
 }
 
 #[cfg(not(feature = "cuda"))]
-fn prepare_gpu(_: Graph, order: &Order<'_>, _: &mut Tactics) -> Outcome<Ready> {
+fn prepare_gpu(_: Graph, order: &mut Order<'_>, _: &mut Tactics) -> Outcome<Ready> {
     let gpu = open_gpu()?;
     open_nvrtc(order.nvrtc, order.environment)?;
     Err(Failure::new(format!(
@@ -203,7 +317,8 @@ pub(crate) fn tuned_plan(
     _: Precision,
     _: Effort,
     _: &mut Tactics,
-) -> Outcome<Plan> {
+    _: Option<&mut Keeper>,
+) -> Outcome<Tuned> {
     Err(Failure::new(format!("this build of Bakelite cannot tune on {}", gpu.name())))
 }
 
@@ -264,6 +379,8 @@ impl Session {
             Session::Gpu(s) => Ok(s.time_steps(inputs)?),
         }
     }
+
+    /// GPU time of each step in its place, µs.
     pub(crate) fn time_steps_in_place(&mut self, inputs: &[Tensor]) -> Outcome<Vec<f64>> {
         match self {
             Session::Host(_) => {
@@ -335,6 +452,19 @@ mod tests {
         for (day, text) in cases {
             assert_eq!(date(day), text);
         }
+    }
+
+    #[cfg(feature = "cuda")]
+    #[test]
+    fn what_does_not_end_is_named() {
+        let watch = Watch::start();
+        watch.begin("`gemm.mma/1 m64`".into());
+        let soon = Instant::now();
+        assert_eq!(hung(&watch.running, soon), None);
+        let what = hung(&watch.running, soon + HANGS + Duration::from_secs(1)).unwrap();
+        assert!(what.contains("`gemm.mma/1 m64` has not ended after 60 s"), "{what}");
+        watch.end();
+        assert_eq!(hung(&watch.running, soon + 2 * HANGS), None);
     }
 
     #[test]

@@ -5,6 +5,7 @@ mod bench;
 mod compile;
 mod device;
 mod inspect;
+mod layers;
 mod options;
 mod output;
 mod run;
@@ -119,7 +120,7 @@ pub(crate) fn note(text: impl fmt::Display) {
 /// A progress bar on the standard error, which shows nothing where that is no terminal.
 pub(crate) fn bar(what: &'static str) -> ProgressBar {
     let bar = ProgressBar::new(0).with_message(what);
-    match ProgressStyle::with_template("{msg:20} {bar:40} {pos}/{len} {eta}") {
+    match ProgressStyle::with_template("{msg:24} {bar:36} {pos}/{len}, {eta} left") {
         Ok(style) => bar.with_style(style),
         Err(_) => bar,
     }

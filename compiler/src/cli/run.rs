@@ -62,14 +62,15 @@ pub(crate) fn run(a: &Arguments, environment: &Environment) -> Outcome<ExitCode>
             return Err(Failure::new("the model needs inputs: give --inputs or --random").help(expected));
         }
     };
-    let order = Order {
+    let mut order = Order {
         device: a.device,
         precision: a.precision,
         effort: None,
         nvrtc: a.nvrtc.as_deref(),
         environment,
+        keeper: None,
     };
-    let mut ready = prepare(graph, &order, &mut tactics)?;
+    let mut ready = prepare(graph, &mut order, &mut tactics)?;
     let tensors = ready.session.infer(&inputs)?;
     let names = ready.session.plan().outputs.iter().map(|p| p.name.clone());
     let outputs: Vec<(String, Tensor)> = names.zip(tensors).collect();

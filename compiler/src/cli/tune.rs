@@ -1,20 +1,21 @@
 //! `bakelite tune`: measurements on this machine's GPU to a tactics file.
 
-use super::device::{Effort, open_gpu, target_of, tuned_plan};
+use super::device::{Effort, Tuned, open_gpu, target_of, tuned_plan};
 use super::options::{ModelArguments, Precision, open_nvrtc, read_tactics};
 use super::output::write_file;
-use super::{Environment, Failure, Outcome, say};
+use super::{Environment, Failure, Outcome, note, say};
 use bakelite::onnx;
 use bakelite::tune::Tactics;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
     #[command(flatten)]
     model: ModelArguments,
-    /// The tactics file. What it already has for this model's problems is kept.
+    /// The tactics file. What it already has for this model's problems on this GPU is kept; it is written while tuning
+    /// goes on, so that a run that was interrupted continues where it was.
     #[arg(long)]
     tactics: PathBuf,
     /// Measure what the file already has again.
@@ -23,7 +24,7 @@ pub(crate) struct Arguments {
     /// What f32 operators compute in.
     #[arg(long, value_enum, default_value_t)]
     precision: Precision,
-    /// How much to try.
+    /// How much to try. Every kernel's result is checked before its time counts.
     #[arg(long, value_enum, default_value_t)]
     effort: Effort,
     /// Folder that holds NVRTC.
@@ -37,30 +38,75 @@ pub(crate) fn run(a: &Arguments, environment: &Environment) -> Outcome<()> {
     let graph = onnx::import(&model, &a.model.import())?;
     let gpu = open_gpu()?;
     let nvrtc = open_nvrtc(a.nvrtc.as_deref(), environment)?;
-    let mut tactics = if a.again { Tactics::default() } else { known.clone() };
-    let before = if a.again { 0 } else { known.len() };
+    note_other_architectures(&known, &gpu)?;
+    let mut keeper = Keeper::new(&a.tactics, known.clone());
+    let mut tactics = if a.again { Tactics::default() } else { known };
     let start = Instant::now();
-    let plan = tuned_plan(graph, &gpu, &nvrtc, a.precision, a.effort, &mut tactics)?;
-    let measured = tactics.len() - before;
-    if a.again {
-        let fresh = std::mem::replace(&mut tactics, known);
-        tactics.measured_on = fresh.measured_on.clone();
-        let arch = target_of(&gpu)?.arch;
-        for step in &plan.steps {
-            if let Some(entry) = fresh.get(arch, &step.problem) {
-                tactics.set(arch, &step.problem, entry.clone());
-            }
+    let tuned = tuned_plan(graph, &gpu, &nvrtc, a.precision, a.effort, &mut tactics, Some(&mut keeper))?;
+    keeper.write(&tactics)?;
+    let Tuned { plan, candidates, refused, settled } = tuned;
+    let sum: f64 = plan.steps.iter().filter_map(|s| s.cuda.as_ref()?.measured).sum();
+    let seconds = start.elapsed().as_secs_f64();
+    let mut text = format!("{candidates} candidates tried in {seconds:.1} s, {refused} of them not used; ");
+    text += &format!("{} entries in {}\n", keeper.known.len(), a.tactics.display());
+    text += &format!("the model's {} steps take {sum:.1} µs one by one", plan.steps.len());
+    if let Some((before, after)) = settled {
+        text += &format!("; all in one graph {before:.1} µs, and {after:.1} µs after settling");
+    }
+    say(&format!("{text}\n"))
+}
+
+/// Entries for other GPUs stay, and are of no use here.
+fn note_other_architectures(known: &Tactics, gpu: &bakelite_runtime::Gpu) -> Outcome<()> {
+    let here = target_of(gpu)?.arch;
+    for ((arch, gpu), count) in known.origins() {
+        if arch != here {
+            let on = if gpu.is_empty() { String::new() } else { format!(", measured on {gpu}") };
+            note(format!(
+                "{count} entries of the file are for {arch}{on}; they stay, and are not used on {here}"
+            ));
         }
     }
-    write(&a.tactics, &tactics)?;
-    let sum: f64 = plan.steps.iter().filter_map(|s| s.cuda.as_ref()?.measured).sum();
-    say(&format!(
-        "{measured} problems measured in {:.1} s; {} entries in {}; the model's {} steps take {sum:.1} µs one by one\n",
-        start.elapsed().as_secs_f64(),
-        tactics.len(),
-        a.tactics.display(),
-        plan.steps.len()
-    ))
+    Ok(())
+}
+
+/// Writes tactics as they are measured, so that a run that is interrupted is not lost.
+pub(crate) struct Keeper {
+    path: PathBuf,
+    /// What the file has, or will have.
+    known: Tactics,
+    written: Option<Instant>,
+}
+
+/// Between two writings while measuring.
+#[cfg_attr(not(feature = "cuda"), allow(dead_code))]
+const INTERVAL: Duration = Duration::from_secs(1);
+
+impl Keeper {
+    /// Of a file that has `known` now.
+    pub(crate) fn new(path: &Path, known: Tactics) -> Keeper {
+        Keeper { path: path.to_owned(), known, written: None }
+    }
+
+    /// Takes what was measured, on what `here` says, and writes it unless it just did.
+    #[cfg_attr(not(feature = "cuda"), allow(dead_code))]
+    pub(crate) fn keep(&mut self, tactics: &Tactics, here: &str) -> Outcome<()> {
+        if self.written.is_some_and(|at| at.elapsed() < INTERVAL) {
+            return Ok(());
+        }
+        let mut tactics = tactics.clone();
+        here.clone_into(&mut tactics.measured_on);
+        self.write(&tactics)
+    }
+
+    /// Writes the file, whole or not at all.
+    pub(crate) fn write(&mut self, tactics: &Tactics) -> Outcome<()> {
+        self.known.merge(tactics);
+        let text = self.known.print();
+        write_file(&self.path, |file| file.write_all(text.as_bytes()).map_err(|e| e.to_string()))?;
+        self.written = Some(Instant::now());
+        Ok(())
+    }
 }
 
 /// The file's tactics, or none where there is no such file yet.
@@ -72,7 +118,31 @@ pub(crate) fn read_or_new(path: &Path) -> Outcome<Tactics> {
     }
 }
 
-/// Writes the file, whole or not at all.
-pub(crate) fn write(path: &Path, tactics: &Tactics) -> Outcome<()> {
-    write_file(path, |file| file.write_all(tactics.print().as_bytes()).map_err(|e| e.to_string()))
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tactics(text: &str) -> Tactics {
+        Tactics::parse(&format!("# bakelite tactics 1\n{text}")).unwrap()
+    }
+
+    #[test]
+    fn what_is_measured_is_kept_at_intervals() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("t.tactics");
+        let read = || std::fs::read_to_string(&path).unwrap();
+        let mut keeper = Keeper::new(&path, tactics("sm_80 | old | gemm.mma/1 m64 | 1.00\n"));
+        let first = tactics("sm_90a | a | gemm.mma/1 m64 | 2.00 | H200\n");
+        keeper.keep(&first, "H200, driver 1, today").unwrap();
+        let expected = "# bakelite tactics 1\n# H200, driver 1, today\nsm_80 | old | gemm.mma/1 m64 | 1.00\nsm_90a | a | gemm.mma/1 m64 | 2.00 | H200\n";
+        assert_eq!(read(), expected);
+        // So soon after, nothing is written; at the end everything is.
+        let both =
+            tactics("sm_90a | a | gemm.mma/1 m32 | 1.50 | H200\nsm_90a | b | gemm.mma/1 m64 | 3.00 | H200\n");
+        keeper.keep(&both, "H200, driver 1, today").unwrap();
+        assert_eq!(read(), expected);
+        keeper.write(&both).unwrap();
+        assert_eq!(Tactics::parse(&read()).unwrap().len(), 3);
+        assert!(read().contains("| a | gemm.mma/1 m32 | 1.50 | H200"), "{}", read());
+    }
 }

@@ -35,6 +35,9 @@ struct Loaded {
     stream: Stream,
 }
 
+/// Replays before the first that counts.
+const WARM_UP: usize = 5;
+
 /// Times of repeated runs, µs.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Timing {
@@ -152,6 +155,29 @@ impl Session {
             }
         }
         Ok(timing)
+    }
+
+    /// GPU time of replays one after the other, µs: at least `least` of them, and more for as long as `patience` lasts.
+    pub fn time_replays(
+        &mut self,
+        inputs: &[Tensor],
+        least: usize,
+        patience: std::time::Duration,
+    ) -> Result<Vec<f64>> {
+        let sizes = bind(&self.loaded.plan, inputs)?;
+        self.run(inputs, &sizes)?;
+        let Session { loaded, graphs, .. } = self;
+        let (graph, gpu) = (loaded.graph(graphs, &sizes)?, loaded.stream.gpu());
+        let (start, end) = (Event::new(gpu)?, Event::new(gpu)?);
+        let (mut times, began) = (Vec::new(), std::time::Instant::now());
+        while times.len() < least + WARM_UP || began.elapsed() < patience {
+            start.record(&loaded.stream)?;
+            graph.launch(&loaded.stream)?;
+            end.record(&loaded.stream)?;
+            end.synchronize()?;
+            times.push(f64::from(start.elapsed_us(&end)?));
+        }
+        Ok(times.split_off(WARM_UP))
     }
 
     /// GPU time of each step alone, µs: repeated in a graph of its own, so with its operands in L2 where they fit.

@@ -14,9 +14,18 @@ use std::collections::HashMap;
 /// How many steps ahead weights are asked into L2: with one they come too late to help and in time to disturb (lab notes).
 const AHEAD: usize = 2;
 
+/// Weights that were packed for one plan, for the next plan of the same graph.
+#[derive(Default)]
+pub struct Packed(HashMap<(Value, Option<Pack>), (Bytes, [u8; 32])>);
+
 /// The plan of a model for a GPU.
 pub fn build(chosen: Chosen, target: &Target) -> Result<Plan> {
-    let mut planner = Planner::new(&chosen.regions.graph, target);
+    build_again(&chosen, target, &mut Packed::default())
+}
+
+/// As [`build`], with what was packed before; for trying choices one after the other.
+pub fn build_again(chosen: &Chosen, target: &Target, packed: &mut Packed) -> Result<Plan> {
+    let mut planner = Planner::new(&chosen.regions.graph, target, packed);
     for (region, choice) in chosen.regions.regions.iter().zip(&chosen.choices) {
         let packs = &choice.build.packs;
         let inputs = region.inputs.iter().enumerate();
@@ -44,7 +53,8 @@ pub fn build(chosen: Chosen, target: &Target) -> Result<Plan> {
 
 /// The plan of a model for the host: no tactics, nothing packed.
 pub fn build_host(regions: Regions) -> Result<Plan> {
-    let mut planner = Planner::new(&regions.graph, &Target::Host);
+    let mut packed = Packed::default();
+    let mut planner = Planner::new(&regions.graph, &Target::Host, &mut packed);
     for region in &regions.regions {
         let inputs = region.inputs.iter().map(|v| planner.place(*v, None, region)).collect::<Result<_>>()?;
         let outputs = region.outputs.iter().map(|v| planner.make(*v, region)).collect::<Result<_>>()?;
@@ -55,6 +65,7 @@ pub fn build_host(regions: Regions) -> Result<Plan> {
 
 struct Planner<'a> {
     graph: &'a Graph,
+    before: &'a mut Packed,
     plan: Plan,
     made: HashMap<Value, usize>,
     packed: HashMap<[u8; 32], usize>,
@@ -62,7 +73,7 @@ struct Planner<'a> {
 }
 
 impl<'a> Planner<'a> {
-    fn new(graph: &'a Graph, target: &Target) -> Planner<'a> {
+    fn new(graph: &'a Graph, target: &Target, before: &'a mut Packed) -> Planner<'a> {
         let plan = Plan {
             name: graph.name.clone(),
             target: target.clone(),
@@ -77,8 +88,14 @@ impl<'a> Planner<'a> {
             kernels: vec![],
             steps: vec![],
         };
-        let mut planner =
-            Planner { graph, plan, made: HashMap::new(), packed: HashMap::new(), kernels: HashMap::new() };
+        let mut planner = Planner {
+            graph,
+            before,
+            plan,
+            made: HashMap::new(),
+            packed: HashMap::new(),
+            kernels: HashMap::new(),
+        };
         for (name, id) in &graph.inputs {
             let ty = graph.ty((*id).into()).clone();
             // An impossible size is reported when the plan is finished, by the input's name.
@@ -123,11 +140,19 @@ impl<'a> Planner<'a> {
             .graph
             .data(value)
             .ok_or_else(|| at_region(format!("its operand {value} is made by nothing")))?;
-        let bytes = match packing {
-            None => data.bytes.clone(),
-            Some(p) => Bytes::from(p.apply(&data.bytes, data.dtype.size()).map_err(at_region)?),
+        let key = (value, packing.cloned());
+        let (bytes, hash) = match self.before.0.get(&key) {
+            Some(known) => known.clone(),
+            None => {
+                let bytes = match packing {
+                    None => data.bytes.clone(),
+                    Some(p) => Bytes::from(p.apply(&data.bytes, data.dtype.size()).map_err(at_region)?),
+                };
+                let hash = *blake3::hash(&bytes).as_bytes();
+                self.before.0.insert(key, (bytes.clone(), hash));
+                (bytes, hash)
+            }
         };
-        let hash = *blake3::hash(&bytes).as_bytes();
         if let Some(weight) = self.packed.get(&hash) {
             return Ok(Place::Weight(*weight));
         }

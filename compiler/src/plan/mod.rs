@@ -7,7 +7,7 @@ mod prefetch;
 mod print;
 
 pub use arena::{Buffer, pack};
-pub use build::{build, build_host};
+pub use build::{Packed, build, build_again, build_host};
 
 use crate::ir::Type;
 use crate::target::Target;
@@ -80,11 +80,15 @@ pub struct KernelSource {
     pub source: String,
 }
 
+/// The name that a plan gives to a kernel: its family and a hash of its source.
+pub fn kernel_name(family: &str, source: &str) -> String {
+    format!("{}_{}", family.replace('.', "_"), &blake3::hash(source.as_bytes()).to_hex()[..8])
+}
+
 impl KernelSource {
     /// Names the kernel in a family's source after the family and what the source says.
     fn of(family: &str, source: &str) -> KernelSource {
-        let hash = blake3::hash(source.as_bytes()).to_hex();
-        let name = format!("{}_{}", family.replace('.', "_"), &hash[..8]);
+        let name = kernel_name(family, source);
         KernelSource { source: source.replace(KERNEL_NAME, &name), name }
     }
 }

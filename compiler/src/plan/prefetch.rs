@@ -138,7 +138,7 @@ mod tests {
         let mut graph = Graph::new("chain");
         let mut value = graph.input("x", Type::new(DType::F16, &[64, 256]));
         for i in 0..4 {
-            let weight = graph.constant(random(DType::F16, vec![256, 256], i), &format!("w{i}"));
+            let weight = graph.constant(random(DType::F16, vec![256, 256], i), format!("w{i}"));
             value = graph
                 .add(
                     MatMul { trans_a: false, trans_b: false, math: Math::Exact },

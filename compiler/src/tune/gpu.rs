@@ -1,37 +1,63 @@
-//! Tuning on a GPU of this machine: candidates compiled in parallel, each checked for failure, then timed under a graph with
-//! cold weights, as they will run.
+//! Tuning on a GPU of this machine: candidates compiled in parallel, each checked against a reference before its time counts,
+//! then timed under a graph with cold weights, as they will run.
 
-use super::{Job, Tuner};
+use super::subject::Subject;
+use super::{Candidate, Job, Open, Tactics, Tuner, Verdict, candidates};
 use crate::error::{Error, Result, Stage};
-use crate::execute::gpu::{Addresses, launch, load_kernel, time_graph};
+use crate::execute::gpu::Session;
 use crate::execute::kernels::Images;
-use bakelite_host::{DType, Problem};
+use crate::execute::shape;
+use crate::ir::Tensor;
+use crate::plan::{Plan, kernel_name};
+use bakelite_host::{DType, Problem, Work};
 use bakelite_kernels::family::KERNEL_NAME;
-use bakelite_kernels::{Dim, Nvrtc, Symbols, Target};
-use bakelite_runtime::{DeviceBuffer, Gpu, Kernel, Stream};
+use bakelite_kernels::trial::Elements;
+use bakelite_kernels::{Dim, Nvrtc, Symbols, Target, prefetch};
+use bakelite_runtime::{Gpu, Stream};
 use rayon::prelude::*;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
-/// How many candidates are worth timing.
+/// How much to try.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Effort {
-    /// The four most promising of each family.
+    /// The four most promising tactics of each family for each problem.
     Fast,
-    /// The 32 most promising of each family.
+    /// The 32 most promising of each family, then the best of them in the whole plan for at most 20 s.
     #[default]
     Normal,
-    /// All.
+    /// All, then the best of them in the whole plan for at most 3 minutes.
     Exhaustive,
 }
 
 /// What a tuner reports while it works.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Progress {
-    /// A kernel was compiled: so many of so many.
+    /// Kernels were compiled: so many of so many.
     Compiled(usize, usize),
-    /// A problem was timed: so many of so many.
-    Timed(usize, usize),
+    /// A candidate is about to run; should nothing follow, it hangs.
+    Trying {
+        /// The candidate's tactic.
+        tactic: String,
+        /// What it implements.
+        problem: String,
+        /// Candidates that were tried, and all of them.
+        candidates: (usize, usize),
+        /// Problems that are done, and all of them.
+        problems: (usize, usize),
+    },
+    /// A whole plan is about to run.
+    Settling {
+        /// Plans that were tried.
+        trial: usize,
+        /// About how many there will be.
+        trials: usize,
+        /// Time of the first plan and of the last, µs.
+        times: Option<(f64, f64)>,
+    },
+    /// The GPU does nothing for a while: operands and references are made on the CPU.
+    Preparing,
 }
 
 /// The tuner on a GPU.
@@ -41,148 +67,119 @@ pub struct GpuTuner<'a> {
     nvrtc: &'a Nvrtc,
     effort: Effort,
     progress: &'a (dyn Fn(Progress) + Sync),
-    random: Vec<u8>,
+    keep: &'a mut dyn FnMut(&Tactics) -> Result<()>,
+    /// By the kernel's name in a plan: its code, or why there is none.
+    images: HashMap<String, Result<Images, String>>,
+    candidates: (usize, usize),
+    problems: (usize, usize),
+    began: Instant,
+    /// Times of whole plans in the order in which they were tried.
+    plans: Vec<f64>,
 }
 
-/// Weights cycle through this many bytes, more than any L2, so that every repeat finds them in memory.
-const COLD_BYTES: usize = 160 << 20;
+/// Families of plain kernels, which may stand for the host where it would take too long.
+const PLAIN: [&str; 3] = ["gemm.simt", "conv.simt", "attention.simt"];
 
 impl<'a> GpuTuner<'a> {
-    /// A tuner on `gpu`.
+    /// A tuner on `gpu`. `keep` sees the tactics after each problem.
     pub fn new(
         gpu: &Gpu,
         nvrtc: &'a Nvrtc,
         effort: Effort,
         progress: &'a (dyn Fn(Progress) + Sync),
+        keep: &'a mut dyn FnMut(&Tactics) -> Result<()>,
     ) -> Result<GpuTuner<'a>> {
         let (gpu, stream) = (gpu.clone(), Stream::new(gpu)?);
-        // xorshift: timing wants data that is not zero, not good randomness.
-        let mut state = 0x9E37_79B9_7F4A_7C15_u64;
-        let random = std::iter::repeat_with(|| {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            state.to_le_bytes()
-        });
-        let random = random.take(1 << 17).flatten().collect();
-        Ok(GpuTuner { gpu, stream, nvrtc, effort, progress, random })
+        let (images, candidates, problems, plans) = (HashMap::new(), (0, 0), (0, 0), vec![]);
+        Ok(GpuTuner {
+            gpu,
+            stream,
+            nvrtc,
+            effort,
+            progress,
+            keep,
+            images,
+            candidates,
+            problems,
+            plans,
+            began: Instant::now(),
+        })
     }
 
-    // Random values in [-1, 1) for floats; zeros for integers, which may be indices; bits for bool.
-    fn fill(&self, buffer: &DeviceBuffer, dtype: DType) -> Result<()> {
-        let pattern: Vec<u8> = match dtype {
-            DType::F16 => self.floats().flat_map(|v| half::f16::from_f32(v).to_le_bytes()).collect(),
-            DType::BF16 => self.floats().flat_map(|v| half::bf16::from_f32(v).to_le_bytes()).collect(),
-            DType::F32 => self.floats().flat_map(f32::to_le_bytes).collect(),
-            DType::F64 => self.floats().flat_map(|v| f64::from(v).to_le_bytes()).collect(),
-            DType::Bool => self.random.iter().map(|b| b & 1).collect(),
-            _ => return Ok(buffer.fill(&self.stream, 0)?),
-        };
-        let mut at = 0;
-        while at < buffer.len() {
-            let len = pattern.len().min(buffer.len() - at);
-            buffer.copy_from_host(&self.stream, at, &pattern[..len])?;
-            at += len;
-        }
-        Ok(())
+    /// Time of the plan as it was before settling, and the last that was timed, µs.
+    pub fn plan_times(&self) -> Option<(f64, f64)> {
+        Some((*self.plans.first()?, *self.plans.last()?))
     }
 
-    fn floats(&self) -> impl Iterator<Item = f32> {
-        self.random
-            .chunks_exact(4)
-            .map(|c| i32::from_le_bytes([c[0], c[1], c[2], c[3]]) as f32 / 2f32.powi(31))
-    }
-
-    fn compile(&self, jobs: &[Job], target: &Target) -> HashMap<String, Option<Images>> {
-        let mut sources: Vec<&String> =
-            jobs.iter().flat_map(|j| &j.candidates).flat_map(|c| &c.build.kernels).collect();
-        sources.sort();
-        sources.dedup();
+    // Compiles what is not yet compiled, on all cores: kernels by their names in a plan.
+    fn compile(&mut self, sources: impl Iterator<Item = (String, String)>, target: &Target) {
+        let sources: BTreeMap<String, String> =
+            sources.filter(|(name, _)| !self.images.contains_key(name)).collect();
         let (done, total) = (Mutex::new(0usize), sources.len());
-        let one = |source: &&String| {
-            let name = format!("candidate_{}", &blake3::hash(source.as_bytes()).to_hex()[..8]);
-            let text = source.replace(KERNEL_NAME, &name);
-            let compiled = self.nvrtc.compile(&text, &name, target.arch).ok();
+        let one = |(name, source): (String, String)| {
+            let compiled = self.nvrtc.compile(&source.replace(KERNEL_NAME, &name), &name, target.arch);
             if let Ok(mut done) = done.lock() {
                 *done += 1;
                 (self.progress)(Progress::Compiled(*done, total));
             }
-            ((*source).clone(), compiled.map(|c| Images { name, cubin: c.cubin, ptx: None }))
+            let images = compiled.map(|c| Images { name: name.clone(), cubin: c.cubin, ptx: None });
+            (name, images.map_err(|e| e.to_string().lines().take(4).collect::<Vec<_>>().join(" ")))
         };
-        sources.par_iter().map(one).collect()
+        let compiled: Vec<_> = sources.into_par_iter().map(one).collect();
+        self.images.extend(compiled);
     }
 
-    fn time_job(
+    fn try_all(
         &self,
         job: &Job,
-        images: &HashMap<String, Option<Images>>,
+        plain: Option<&Candidate>,
         symbols: &Symbols,
-        arch: &str,
-    ) -> Result<Vec<Option<f64>>> {
-        let fail = |what: String| Error::new(Stage::Tune, job.problem.to_string(), what);
-        let value = |d: &Dim| d.opt(symbols);
-        let problem = job.problem.map(&mut |d| usize::try_from(value(d)).unwrap_or(0));
-        let contract = problem.contract().map_err(|e| fail(e.to_string()))?;
-        // A packed operand may be larger than the original: take the largest any candidate packs to.
-        let bytes = |i: usize| {
-            let packed = job
-                .candidates
-                .iter()
-                .filter_map(|c| c.build.packs.get(i)?.as_ref())
-                .map(|p| p.shape.iter().product());
-            let len = packed.max().unwrap_or(0usize).max(contract.inputs[i].len);
-            (len * contract.inputs[i].dtype.size()).next_multiple_of(256).max(256)
+        target: &Target,
+        tame: bool,
+    ) -> Result<Vec<Verdict>> {
+        (self.progress)(Progress::Preparing);
+        let arch = target.arch.to_string();
+        let room = plain.map(|p| &p.build);
+        let mut subject = Subject::new((&self.stream, &arch), job, symbols, room, tame)?;
+        let (mut tried, all) = self.candidates;
+        let mut running = |tactic: String| {
+            let (problem, candidates) = (job.problem.to_string(), (tried.min(all), all));
+            tried += 1;
+            (self.progress)(Progress::Trying { tactic, problem, candidates, problems: self.problems });
         };
-        let is_weight = |i: usize| i == 1 && matches!(problem, Problem::Gemm(_) | Problem::Conv(_));
-        let copies =
-            if contract.inputs.len() > 1 && is_weight(1) { (COLD_BYTES / bytes(1)).clamp(1, 64) } else { 1 };
-        let mut inputs = Vec::new();
-        for (i, operand) in contract.inputs.iter().enumerate() {
-            let n = if is_weight(i) { copies } else { 1 };
-            let buffer = DeviceBuffer::alloc(&self.gpu, bytes(i) * n)?;
-            self.fill(&buffer, operand.dtype)?;
-            inputs.push((buffer, if n > 1 { bytes(i) } else { 0 }));
+        match plain {
+            None => subject.judge_by_host()?,
+            Some(plain) => {
+                let images = self.images(plain);
+                let fail = |what| Error::new(Stage::Tune, job.problem.to_string(), what);
+                running(plain.tactic.to_string());
+                subject.judge_by(plain, &images.map_err(fail)?)?;
+            }
         }
-        let mut outputs = Vec::new();
-        for (dtype, shape) in &contract.outputs {
-            outputs.push(DeviceBuffer::alloc(
-                &self.gpu,
-                (shape.iter().product::<usize>() * dtype.size()).max(256),
-            )?);
-        }
-        let scratch = job.candidates.iter().map(|c| value(&c.build.workspace)).max().unwrap_or(0);
-        let scratch = DeviceBuffer::alloc(&self.gpu, usize::try_from(scratch).unwrap_or(0).max(256))?;
-        let out: Vec<u64> = outputs.iter().map(|o| o.ptr().0).collect();
-        let mut times = Vec::new();
-        for candidate in &job.candidates {
-            let kernels: Option<Vec<Kernel>> = candidate
-                .build
-                .kernels
-                .iter()
-                .map(|k| load_kernel(&self.gpu, arch, images.get(k)?.as_ref()?).ok())
-                .collect();
-            let Some(kernels) = kernels else {
-                times.push(None);
-                continue;
-            };
-            let record = |repeat: usize| {
-                let at: Vec<u64> =
-                    inputs.iter().map(|(b, step)| b.ptr().0 + (repeat % copies * step) as u64).collect();
-                let places = Addresses { inputs: &at, outputs: &out, workspace: scratch.ptr().0, weights: 0 };
-                let mut launches = candidate.build.launches.iter();
-                launches.try_for_each(|l| launch(&kernels[l.kernel], &self.stream, l, &places, &value))
-            };
-            let fits =
-                candidate.build.launches.iter().all(|l| {
-                    l.shared <= 48 * 1024 || kernels[l.kernel].set_max_dynamic_smem(l.shared).is_ok()
-                });
-            times.push(if fits { time_graph(&self.stream, copies.max(16), record).ok() } else { None });
-        }
-        Ok(times)
+        let one = |candidate: &Candidate| {
+            running(candidate.tactic.to_string());
+            match self.images(candidate) {
+                Ok(images) => subject.attempt(candidate, &images),
+                Err(why) => Ok(Verdict::Failed(why)),
+            }
+        };
+        job.candidates.iter().map(one).collect()
+    }
+
+    fn images(&self, candidate: &Candidate) -> Result<Vec<&Images>, String> {
+        let find = |source: &String| {
+            let image = self.images.get(&kernel_name(&candidate.tactic.family, source));
+            image.ok_or("it was not compiled")?.as_ref().map_err(Clone::clone)
+        };
+        candidate.build.kernels.iter().map(find).collect()
     }
 }
 
 impl Tuner for GpuTuner<'_> {
+    fn gpu(&self) -> Option<&str> {
+        Some(self.gpu.name())
+    }
+
     fn most_candidates(&self) -> usize {
         match self.effort {
             Effort::Fast => 4,
@@ -191,14 +188,176 @@ impl Tuner for GpuTuner<'_> {
         }
     }
 
-    fn measure(&mut self, jobs: &[Job], symbols: &Symbols, target: &Target) -> Result<Vec<Vec<Option<f64>>>> {
-        let images = self.compile(jobs, target);
-        let arch = target.arch.to_string();
-        let mut all = Vec::new();
-        for (at, job) in jobs.iter().enumerate() {
-            all.push(self.time_job(job, &images, symbols, &arch)?);
-            (self.progress)(Progress::Timed(at + 1, jobs.len()));
+    fn prepare(&mut self, jobs: &[Job], target: &Target) -> Result<()> {
+        self.compile(jobs.iter().flat_map(|j| &j.candidates).flat_map(kernels), target);
+        self.problems = (0, jobs.len());
+        self.candidates = (0, jobs.iter().map(|j| j.candidates.len()).sum());
+        Ok(())
+    }
+
+    fn measure(
+        &mut self,
+        job: &Job,
+        symbols: &Symbols,
+        target: &Target,
+        warn: &mut dyn FnMut(String),
+    ) -> Result<Vec<Verdict>> {
+        let plain = plain_kernel(job, symbols, target)?;
+        self.compile(plain.iter().flat_map(kernels), target);
+        let mut verdicts = self.try_all(job, plain.as_ref(), symbols, target, false)?;
+        let any = |of: fn(&Verdict) -> bool| verdicts.iter().any(of);
+        if any(|v| matches!(v, Verdict::Wrong(_))) && !any(|v| matches!(v, Verdict::Time(_))) {
+            // Either all are wrong, or the problem makes much of little differences.
+            let tame = self.try_all(job, plain.as_ref(), symbols, target, true)?;
+            let wrong = verdicts.iter().find(|v| matches!(v, Verdict::Wrong(_)));
+            if let (true, Some(Verdict::Wrong(why))) =
+                (tame.iter().any(|v| matches!(v, Verdict::Time(_))), wrong)
+            {
+                warn(format!(
+                    "`{}`: no tactic is right on operands of either sign ({why}); on operands from 0.5 to 1.5 some \
+                     are, and these are taken to be right",
+                    job.problem
+                ));
+                verdicts = tame;
+            }
         }
-        Ok(all)
+        self.candidates.0 += job.candidates.len();
+        self.problems.0 += 1;
+        (self.progress)(Progress::Preparing);
+        Ok(verdicts)
+    }
+
+    fn settling(&self) -> Duration {
+        match self.effort {
+            Effort::Fast => Duration::ZERO,
+            // What measuring has left of a minute, but for the compiler's other work.
+            Effort::Normal => Duration::from_secs(50)
+                .saturating_sub(self.began.elapsed())
+                .clamp(Duration::from_secs(5), Duration::from_secs(20)),
+            Effort::Exhaustive => Duration::from_secs(180),
+        }
+    }
+
+    fn prepare_rivals(&mut self, open: &[Open], target: &Target) -> Result<()> {
+        // A plan gives some kernels the weights of later steps to prefetch.
+        let rivals = open.iter().flat_map(|o| &o.rivals);
+        let variants = rivals.flat_map(|r| r.build.kernels.iter().map(|k| (&r.tactic.family, k)));
+        let variants = variants.filter_map(|(family, source)| {
+            let source = prefetch::prefetching(source)?;
+            Some((kernel_name(family, &source), source))
+        });
+        self.compile(variants, target);
+        Ok(())
+    }
+
+    fn time_plan(&mut self, plan: &Plan, trials: usize) -> Result<Option<f64>> {
+        let Some(target) = plan.target.gpu() else { return Ok(None) };
+        // Nearly all were compiled as candidates or rivals; these have their names already.
+        self.compile(plan.kernels.iter().map(|k| (k.name.clone(), k.source.clone())), target);
+        let images = plan.kernels.iter().map(|k| self.images.get(&k.name)?.as_ref().ok().cloned());
+        let Some(images) = images.collect::<Option<Vec<Images>>>() else { return Ok(None) };
+        (self.progress)(Progress::Settling { trial: self.plans.len(), trials, times: self.plan_times() });
+        let mut session = Session::load(&self.gpu, plan.clone(), &images)?;
+        let sizes = plan.symbols.iter().map(|(name, range)| (name.clone(), range.opt)).collect();
+        let inputs: Vec<Tensor> =
+            plan.inputs.iter().enumerate().map(|(i, p)| random(p.ty.dtype, shape(p, &sizes), i)).collect();
+        let mut times = session.time_replays(&inputs, 30, Duration::from_millis(60))?;
+        times.sort_by(f64::total_cmp);
+        let median = times[times.len() / 2];
+        self.plans.push(median);
+        (self.progress)(Progress::Preparing);
+        Ok(Some(median))
+    }
+
+    fn keep(&mut self, tactics: &Tactics) -> Result<()> {
+        (self.keep)(tactics)
+    }
+}
+
+fn random(dtype: DType, shape: Vec<usize>, seed: usize) -> Tensor {
+    let elements = Elements::random(dtype, shape.iter().product(), seed as u64);
+    Tensor { dtype, shape, bytes: bytes::Bytes::copy_from_slice(elements.bytes()) }
+}
+
+// A candidate's kernels with their names in a plan.
+fn kernels(candidate: &Candidate) -> impl Iterator<Item = (String, String)> {
+    let named = |source: &String| (kernel_name(&candidate.tactic.family, source), source.clone());
+    candidate.build.kernels.iter().map(named)
+}
+
+// What judges a problem that the host would take too long for: a kernel of a plain family, where one takes it.
+fn plain_kernel(job: &Job, symbols: &Symbols, target: &Target) -> Result<Option<Candidate>> {
+    let problem = job.problem.map(&mut |d: &Dim| usize::try_from(d.opt(symbols)).unwrap_or(0));
+    let fail = |e: bakelite_host::RunError| Error::new(Stage::Tune, job.problem.to_string(), e.to_string());
+    if host_is_quick(&problem, problem.work().map_err(fail)?) {
+        return Ok(None);
+    }
+    let all = candidates(&job.problem, symbols, target);
+    let plain = all.into_iter().filter(|(tactic, _)| PLAIN.contains(&tactic.family.as_str()));
+    let mut built = plain.filter_map(|(tactic, estimate)| {
+        let build = super::build(&job.problem, &tactic, symbols, target).ok()?;
+        Some(Candidate { tactic, estimate, build })
+    });
+    Ok(built.next())
+}
+
+// Some tenths of a second on a few cores: dense products run at full speed there, everything else does not.
+fn host_is_quick(problem: &Problem<usize>, work: Work) -> bool {
+    let dense = match problem {
+        Problem::Gemm(p) => p.dtype.is_float(),
+        Problem::Conv(p) => p.groups == 1 && p.dtype.is_float() && p.dtype != DType::F64,
+        _ => false,
+    };
+    work.flops() <= if dense { 16_000_000_000 } else { 2_000_000_000 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bakelite_host::problem::{Attention, Epilogue, Gemm, Math};
+    use bakelite_kernels::Dim;
+
+    fn gemm(m: i64, n: i64, k: i64) -> Job {
+        let [m, n, k] = [m, n, k].map(Dim::from);
+        let epilogue = Epilogue::store(DType::F16);
+        let (a, b) = ([0.into(), k.clone(), 1.into()], [0.into(), n.clone(), 1.into()]);
+        let problem = Gemm { batch: 1.into(), m, n, k, dtype: DType::F16, math: Math::Exact, a, b, epilogue };
+        Job { problem: problem.into(), constant: vec![false; 2], candidates: vec![] }
+    }
+
+    #[test]
+    fn what_is_small_is_judged_by_the_host() {
+        let target = Target::of("sm_90a".parse().unwrap());
+        let symbols = Symbols::default();
+        assert_eq!(plain_kernel(&gemm(128, 768, 768), &symbols, &target).unwrap(), None);
+        let large = plain_kernel(&gemm(8192, 8192, 8192), &symbols, &target).unwrap().unwrap();
+        assert_eq!(large.tactic.family, "gemm.simt");
+    }
+
+    #[test]
+    fn every_plain_family_exists() {
+        for name in PLAIN {
+            assert!(bakelite_kernels::families::find(name).is_some(), "{name}");
+        }
+        let access = || bakelite_host::problem::Access { offset: 0, strides: vec![0, 0, 128] };
+        let attention = Attention {
+            batch: 8,
+            heads: 16,
+            kv_heads: 16,
+            seq_q: 4096,
+            seq_k: 4096,
+            dim: 128,
+            dim_v: 128,
+            scale: 0.1,
+            causal: false,
+            q: access(),
+            k: access(),
+            v: access(),
+            mask: None,
+            out_heads_inner: true,
+            dtype: DType::F16,
+        };
+        let problem = Problem::from(attention);
+        assert!(!host_is_quick(&problem, problem.work().unwrap()));
     }
 }

@@ -4,14 +4,20 @@
 mod file;
 #[cfg(feature = "cuda")]
 pub mod gpu;
+mod settle;
+#[cfg(feature = "cuda")]
+mod subject;
 
 pub use file::{Entry, Tactics};
+pub use settle::{Open, decide, settle};
 
 use crate::error::{Error, Result, Stage};
 use crate::fuse::{Region, Regions};
 use crate::ir::Graph;
+use crate::plan::Plan;
 use bakelite_kernels::families::find;
 use bakelite_kernels::{Build, Dim, FAMILIES, Problem, Symbols, Tactic, Target};
+use std::time::Duration;
 
 /// One problem of the model with the tactics that could implement it, most promising first.
 #[derive(Clone, Debug)]
@@ -25,7 +31,7 @@ pub struct Job {
 }
 
 /// A tactic that could implement a problem.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Candidate {
     /// The tactic.
     pub tactic: Tactic,
@@ -35,24 +41,81 @@ pub struct Candidate {
     pub build: Build,
 }
 
+/// What became of a candidate.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Verdict {
+    /// It gave the reference's result in so many µs.
+    Time(f64),
+    /// It could not be compiled or launched, and why.
+    Failed(String),
+    /// It gave a wrong result, and how wrong.
+    Wrong(String),
+    /// It was not tried.
+    Untried,
+}
+
 /// The GPU, as far as tuning needs one. Everything else of the compiler works without.
 pub trait Tuner {
+    /// The GPU's name; `None` where there is none.
+    fn gpu(&self) -> Option<&str>;
+
     /// The most candidates worth timing for one problem; 0 where there is nothing to time with.
     fn most_candidates(&self) -> usize;
 
-    /// Time of each candidate of each job in µs, `None` for one that failed; in the jobs' order.
-    fn measure(&mut self, jobs: &[Job], symbols: &Symbols, target: &Target) -> Result<Vec<Vec<Option<f64>>>>;
+    /// Sees every job before the first is measured.
+    fn prepare(&mut self, jobs: &[Job], target: &Target) -> Result<()>;
+
+    /// What becomes of each candidate of a job, in their order. An error ends the tuning.
+    fn measure(
+        &mut self,
+        job: &Job,
+        symbols: &Symbols,
+        target: &Target,
+        warn: &mut dyn FnMut(String),
+    ) -> Result<Vec<Verdict>>;
+
+    /// How long to try tactics in the whole plan; zero for not at all.
+    fn settling(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    /// Sees every tactic that the whole plan will be tried with before the first trial.
+    fn prepare_rivals(&mut self, _open: &[Open], _target: &Target) -> Result<()> {
+        Ok(())
+    }
+
+    /// µs of one replay of a plan under its graph, or `None` if it cannot run; one of about `trials` trials.
+    fn time_plan(&mut self, _plan: &Plan, _trials: usize) -> Result<Option<f64>> {
+        Ok(None)
+    }
+
+    /// Sees the tactics after each job, so that what was measured can be kept if the rest is not.
+    fn keep(&mut self, _tactics: &Tactics) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// No GPU: tactics are ranked by the cost models.
 pub struct Estimate;
 
 impl Tuner for Estimate {
+    fn gpu(&self) -> Option<&str> {
+        None
+    }
     fn most_candidates(&self) -> usize {
         0
     }
-    fn measure(&mut self, jobs: &[Job], _: &Symbols, _: &Target) -> Result<Vec<Vec<Option<f64>>>> {
-        Ok(jobs.iter().map(|j| vec![None; j.candidates.len()]).collect())
+    fn prepare(&mut self, _: &[Job], _: &Target) -> Result<()> {
+        Ok(())
+    }
+    fn measure(
+        &mut self,
+        job: &Job,
+        _: &Symbols,
+        _: &Target,
+        _: &mut dyn FnMut(String),
+    ) -> Result<Vec<Verdict>> {
+        Ok(vec![Verdict::Untried; job.candidates.len()])
     }
 }
 
@@ -63,6 +126,8 @@ pub struct Chosen {
     pub regions: Regions,
     /// For each region its choice.
     pub choices: Vec<Choice>,
+    /// Problems that the whole plan may answer differently ([`settle()`]).
+    pub open: Vec<Open>,
 }
 
 /// What implements a region.
@@ -111,7 +176,8 @@ fn build(
 }
 
 /// Chooses a tactic for each region. `tactics` is read where it has an entry for the problem on this architecture and
-/// written where something was measured; entries that no longer fit are replaced and reported through `warn`.
+/// written where something was measured; entries that no longer fit, or were measured on another GPU than the tuner's,
+/// are replaced and reported through `warn`.
 pub fn choose(
     regions: Regions,
     target: &Target,
@@ -120,10 +186,11 @@ pub fn choose(
     warn: &mut dyn FnMut(String),
 ) -> Result<Chosen> {
     let symbols = regions.graph.symbols.clone();
-    let mut choices: Vec<Option<Choice>> = Vec::new();
+    let gpu = tuner.gpu().map(str::to_owned);
+    let (mut choices, mut open): (Vec<Option<Choice>>, Vec<Open>) = (Vec::new(), Vec::new());
     let (mut jobs, mut waiting): (Vec<Job>, Vec<Vec<usize>>) = (Vec::new(), Vec::new());
     for (at, region) in regions.regions.iter().enumerate() {
-        let known = from_file(region, &regions.graph, target, tactics, warn);
+        let known = from_file(region, &regions.graph, (target, gpu.as_deref()), tactics, warn);
         if known.is_none() {
             let constant = constants(region, &regions.graph);
             match jobs.iter().position(|j| j.problem == region.problem && j.constant == constant) {
@@ -136,26 +203,57 @@ pub fn choose(
         }
         choices.push(known);
     }
-    let times = if jobs.is_empty() { vec![] } else { tuner.measure(&jobs, &symbols, target)? };
-    for ((job, times), regions_waiting) in jobs.into_iter().zip(times).zip(waiting) {
-        let best = times
-            .iter()
-            .enumerate()
-            .filter_map(|(i, t)| t.map(|t| (i, t)))
-            .min_by(|a, b| a.1.total_cmp(&b.1));
-        let (index, measured) = best.map_or((0, None), |(i, t)| (i, Some(t)));
-        let candidate = &job.candidates[index];
-        if let Some(microseconds) = measured {
-            tactics.set(target.arch, &job.problem, Entry { tactic: candidate.tactic.clone(), microseconds });
+    if !jobs.is_empty() {
+        tuner.prepare(&jobs, target)?;
+    }
+    for (job, regions_waiting) in jobs.into_iter().zip(waiting) {
+        let verdicts = tuner.measure(&job, &symbols, target, warn)?;
+        let rivals = ranked(&job, &verdicts, warn)?;
+        if let Choice { tactic, measured: Some(microseconds), .. } = &rivals[0] {
+            let (tactic, gpu) = (tactic.clone(), gpu.clone().unwrap_or_default());
+            tactics.set(target.arch, &job.problem, Entry { tactic, microseconds: *microseconds, gpu });
+            tuner.keep(tactics)?;
         }
-        for at in regions_waiting {
-            let Candidate { tactic, estimate, build } = candidate.clone();
-            choices[at] = Some(Choice { tactic, measured, estimate, build });
-        }
+        regions_waiting.iter().for_each(|at| choices[*at] = Some(rivals[0].clone()));
+        open.push(Open { regions: regions_waiting, rivals });
     }
     let choices: Vec<Choice> = choices.into_iter().flatten().collect();
     debug_assert_eq!(choices.len(), regions.regions.len());
-    Ok(Chosen { regions, choices })
+    Ok(Chosen { regions, choices, open })
+}
+
+// The candidates that may be used, fastest first and at least one: those with a time, or where there is none, the most
+// promising that was not tried. One that failed or was wrong is never among them.
+fn ranked(job: &Job, verdicts: &[Verdict], warn: &mut dyn FnMut(String)) -> Result<Vec<Choice>> {
+    let choice = |candidate: &Candidate, measured| {
+        let Candidate { tactic, estimate, build } = candidate.clone();
+        Choice { tactic, measured, estimate, build }
+    };
+    let (mut timed, mut refused): (Vec<(f64, &Candidate)>, _) = (Vec::new(), Vec::new());
+    for (candidate, verdict) in job.candidates.iter().zip(verdicts) {
+        let why = match verdict {
+            Verdict::Time(time) if time.is_finite() => {
+                timed.push((*time, candidate));
+                continue;
+            }
+            Verdict::Time(time) => format!("`{}` took {time} µs", candidate.tactic),
+            Verdict::Wrong(why) => format!("`{}` gives a wrong result: {why}", candidate.tactic),
+            Verdict::Failed(why) => format!("`{}` failed: {why}", candidate.tactic),
+            Verdict::Untried => continue,
+        };
+        warn(format!("not used for `{}`: {why}", job.problem));
+        refused.push(why);
+    }
+    timed.sort_by(|a, b| a.0.total_cmp(&b.0));
+    if let Some(limit) = timed.first().map(|(time, _)| time * settle::NEAR) {
+        let near = timed.into_iter().filter(|(time, _)| *time <= limit).take(settle::MOST_RIVALS);
+        return Ok(near.map(|(time, candidate)| choice(candidate, Some(time))).collect());
+    }
+    let untried = job.candidates.iter().zip(verdicts).find(|(_, v)| **v == Verdict::Untried);
+    untried.map(|(candidate, _)| vec![choice(candidate, None)]).ok_or_else(|| {
+        let what = format!("no tactic can be used: {}", refused.join("; "));
+        Error::new(Stage::Tune, job.problem.to_string(), what)
+    })
 }
 
 fn constants(region: &Region, graph: &Graph) -> Vec<bool> {
@@ -173,12 +271,16 @@ fn packs_constants_only(build: Build, constant: &[bool]) -> Result<Build, String
 fn from_file(
     region: &Region,
     graph: &Graph,
-    target: &Target,
+    (target, gpu): (&Target, Option<&str>),
     tactics: &Tactics,
     warn: &mut dyn FnMut(String),
 ) -> Option<Choice> {
     let (entry, symbols) = (tactics.get(target.arch, &region.problem)?, &graph.symbols);
-    let built = build(&region.problem, &entry.tactic, symbols, target);
+    let elsewhere = gpu.filter(|here| !entry.gpu.is_empty() && *here != entry.gpu);
+    let built = match elsewhere {
+        Some(here) => Err(format!("it was measured on {}, this is {here}", entry.gpu)),
+        None => build(&region.problem, &entry.tactic, symbols, target),
+    };
     match built.and_then(|b| packs_constants_only(b, &constants(region, graph))) {
         Ok(build) => {
             let estimate = find(&entry.tactic.family)
@@ -186,7 +288,8 @@ fn from_file(
             Some(Choice { tactic: entry.tactic.clone(), measured: Some(entry.microseconds), estimate, build })
         }
         Err(why) => {
-            warn(format!("tactics file: {}: `{}` is not used: {why}", region.name, entry.tactic));
+            let again = if gpu.is_some() { "; measured again" } else { "" };
+            warn(format!("tactics file: {}: `{}` is not used: {why}{again}", region.name, entry.tactic));
             None
         }
     }

@@ -83,7 +83,7 @@ pub enum Arg {
 
 /// A compile-time rearrangement of one constant operand: element `i` of the packed data is element
 /// `offset + Σ index[d] · strides[d]` of the original, or zero where some index is past its limit.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Pack {
     /// Shape of the packed data, row-major.
     pub shape: Vec<usize>,
@@ -94,7 +94,7 @@ pub struct Pack {
 }
 
 /// One zero-fill rule of a [`Pack`].
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Limit {
     /// (dimension, weight)
     pub terms: Vec<(usize, usize)>,

@@ -9,6 +9,7 @@ pub mod nvrtc;
 pub mod prefetch;
 pub mod tactic;
 pub mod target;
+pub mod trial;
 
 pub use bakelite_host::Problem;
 pub use dim::{Dim, Range, Symbols};

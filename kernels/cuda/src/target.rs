@@ -60,7 +60,34 @@ pub struct Target {
     pub simt_tflops: f64,
 }
 
+/// How fast a device goes at best: the floors of the per-layer view.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Ceiling {
+    /// Device memory, GB/s.
+    pub bandwidth: f64,
+    /// Dense fp16 and bf16 products with f32 accumulation, TFLOP/s.
+    pub half: f64,
+    /// tf32 products, TFLOP/s.
+    pub tf32: f64,
+    /// f32 arithmetic without tensor cores, TFLOP/s.
+    pub simt: f64,
+}
+
 impl Target {
+    /// What the device was seen to reach at best where that was measured (an H200, 2026-11-20, CUDA 13.0: a device copy,
+    /// cuBLAS bf16 at 4096³, tf32 and fp32 at 8192³); else the data sheet's figures, which no kernel quite reaches.
+    pub fn ceiling(&self) -> Ceiling {
+        match self.arch.sm {
+            90..=99 => Ceiling { bandwidth: 4260.0, half: 694.0, tf32: 375.0, simt: 50.7 },
+            _ => Ceiling {
+                bandwidth: self.bandwidth,
+                half: self.tensor_tflops,
+                tf32: self.tensor_tflops / 2.0,
+                simt: self.simt_tflops,
+            },
+        }
+    }
+
     /// The data-sheet figures of the architecture's usual data-centre or desktop part.
     pub fn of(arch: Arch) -> Target {
         let (multiprocessors, block, sm, bandwidth, tensor, simt) = match arch.sm {

@@ -11,9 +11,10 @@
 use bakelite_host::problem::{
     Access, Concat, Coordinates, Epilogue, Gather, Interpolation, Pad, PadMode, Pointwise, Resize,
 };
-use bakelite_host::{DType, Instr, Program, Pw, View, ViewMut};
+use bakelite_host::{DType, Instr, Program, Pw};
 use bakelite_kernels::families::{FAMILIES, SAMPLES, Samples, sample_symbols};
 use bakelite_kernels::nvrtc::NvrtcError;
+use bakelite_kernels::trial::{self, Elements, Tolerance};
 use bakelite_kernels::{Arch, Arg, Build, Dim, Nvrtc, Problem, Tactic, Target};
 use bakelite_runtime as rt;
 use rayon::prelude::*;
@@ -244,113 +245,19 @@ fn compile(jobs: &mut [Job], arch: Arch) -> Result<(), NvrtcError> {
 struct Reference {
     inputs: Vec<Elements>,
     outputs: Vec<Elements>,
-    tf32: bool,
-    /// Interpolation weights are f32 whatever the elements are.
-    weights: bool,
-}
-
-/// Bytes, aligned for any element.
-struct Elements {
-    dtype: DType,
-    len: usize,
-    words: Vec<u64>,
-}
-
-impl Elements {
-    fn new(dtype: DType, len: usize) -> Elements {
-        Elements { dtype, len, words: vec![0; (len * dtype.size()).div_ceil(8)] }
-    }
-    fn bytes(&self) -> &[u8] {
-        &bytemuck::cast_slice(&self.words)[..self.len * self.dtype.size()]
-    }
-    fn bytes_mut(&mut self) -> &mut [u8] {
-        &mut bytemuck::cast_slice_mut(&mut self.words)[..self.len * self.dtype.size()]
-    }
-}
-
-impl Reference {
-    fn bytes(&self) -> usize {
-        self.inputs.iter().chain(&self.outputs).map(|e| e.bytes().len()).sum()
-    }
-}
-
-/// A small generator: reproducible, and no zeros.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-    fn float(&mut self) -> f64 {
-        let magnitude = (self.next() >> 40) as f64 / (1u64 << 24) as f64 * 1.95 + 0.05;
-        if self.next() & 1 == 0 { magnitude } else { -magnitude }
-    }
-    fn element(&mut self, dtype: DType, out: &mut [u8]) {
-        let small = (self.next() % 5) as i64 + 1;
-        let int = if self.next() & 1 == 0 { small } else { -small };
-        match dtype {
-            DType::F32 => out.copy_from_slice(&(self.float() as f32).to_ne_bytes()),
-            DType::F64 => out.copy_from_slice(&self.float().to_ne_bytes()),
-            DType::F16 => out.copy_from_slice(&half::f16::from_f64(self.float()).to_ne_bytes()),
-            DType::BF16 => out.copy_from_slice(&half::bf16::from_f64(self.float()).to_ne_bytes()),
-            DType::I8 | DType::I16 | DType::I32 | DType::I64 => {
-                out.copy_from_slice(&int.to_ne_bytes()[..out.len()])
-            }
-            DType::U8 | DType::U16 | DType::U32 | DType::U64 => {
-                out.copy_from_slice(&small.to_ne_bytes()[..out.len()])
-            }
-            DType::Bool => out[0] = (self.next() & 1) as u8,
-        }
-    }
+    /// For each output.
+    tolerances: Vec<Tolerance>,
 }
 
 impl Reference {
     fn of(problem: &Problem<usize>, seed: u64) -> Reference {
-        let contract = problem.contract().unwrap_or_else(|e| panic!("{e}: {problem:?}"));
-        let mut random = Random(seed);
-        let indexed = match problem {
-            Problem::Gather(p) => p.len,
-            Problem::GatherElements(p) => p.input[p.axis],
-            _ => 0,
-        };
-        let mut inputs = Vec::new();
-        for operand in &contract.inputs {
-            let mut elements = Elements::new(operand.dtype, operand.len);
-            let size = operand.dtype.size();
-            for out in elements.bytes_mut().chunks_exact_mut(size) {
-                if operand.name == "indices" {
-                    let mut index = (random.next() % indexed.max(1) as u64) as i64;
-                    let signed = matches!(operand.dtype, DType::I8 | DType::I16 | DType::I32 | DType::I64);
-                    if signed && random.next().is_multiple_of(4) {
-                        index -= indexed as i64;
-                    }
-                    out.copy_from_slice(&index.to_ne_bytes()[..size]);
-                } else {
-                    random.element(operand.dtype, out);
-                }
-            }
-            inputs.push(elements);
-        }
-        let mut outputs: Vec<Elements> = contract
-            .outputs
-            .iter()
-            .map(|(dtype, shape)| Elements::new(*dtype, shape.iter().product()))
-            .collect();
-        let views: Vec<View<'_>> = inputs.iter().map(|e| View::new(e.dtype, e.bytes()).unwrap()).collect();
-        let mut results: Vec<ViewMut<'_>> =
-            outputs.iter_mut().map(|e| ViewMut::new(e.dtype, e.bytes_mut()).unwrap()).collect();
-        bakelite_host::run(problem, &views, &mut results).unwrap_or_else(|e| panic!("{e}: {problem:?}"));
-        let tf32 = match problem {
-            Problem::Gemm(p) => p.math == bakelite_host::problem::Math::Tf32,
-            Problem::Conv(p) => p.math == bakelite_host::problem::Math::Tf32,
-            _ => false,
-        };
-        let weights = matches!(problem, Problem::Resize(_));
-        Reference { inputs, outputs, tf32, weights }
+        let inputs = trial::operands(problem, seed).unwrap_or_else(|e| panic!("{e}: {problem:?}"));
+        let outputs = trial::reference(problem, &inputs).unwrap_or_else(|e| panic!("{e}: {problem:?}"));
+        let tolerances = outputs.iter().map(|o| trial::tolerance(problem, o.dtype)).collect();
+        Reference { inputs, outputs, tolerances }
+    }
+    fn bytes(&self) -> usize {
+        self.inputs.iter().chain(&self.outputs).map(|e| e.bytes().len()).sum()
     }
 }
 
@@ -489,7 +396,8 @@ fn run(
     }
     for (n, (want, got)) in reference.outputs.iter().zip(&results[0]).enumerate() {
         let got = &got[..got.len() - BEHIND];
-        compare(want, got, reference).map_err(|e| format!("result {n} ({}): {e}", want.dtype))?;
+        trial::compare(want, got, reference.tolerances[n])
+            .map_err(|e| format!("result {n} ({}): {e}", want.dtype))?;
     }
     if !timed {
         return Ok(None);
@@ -506,67 +414,4 @@ fn run(
         best = best.min(f64::from(start.elapsed_us(&end).map_err(text)?) / REPEATS as f64);
     }
     Ok(Some(best))
-}
-
-/// Relative Frobenius error against what the type allows; integers and bools exactly; NaN and infinities in place.
-fn compare(want: &Elements, got: &[u8], reference: &Reference) -> Result<(), String> {
-    let Reference { tf32, weights, .. } = reference;
-    let limit = match want.dtype {
-        DType::F64 if *weights => 1e-6,
-        DType::F64 => 1e-10,
-        DType::F32 if *tf32 => 2e-3,
-        DType::F32 => 1e-5,
-        DType::F16 => 2e-3,
-        DType::BF16 => 1e-2,
-        _ => {
-            let size = want.dtype.size();
-            let same = want.bytes() == got;
-            let at = want.bytes().iter().zip(got).position(|(a, b)| a != b).unwrap_or(0) / size;
-            let show = |b: &[u8]| format!("{:?}", &b[at * size..(at + 1) * size]);
-            let count = want.bytes().chunks(size).zip(got.chunks(size)).filter(|(a, b)| a != b).count();
-            return if same {
-                Ok(())
-            } else {
-                Err(format!(
-                    "{count} of {} elements differ, the first at {at}: {} where the host has {} (bytes)",
-                    want.len,
-                    show(got),
-                    show(want.bytes())
-                ))
-            };
-        }
-    };
-    let (mut error, mut norm, mut worst) = (0.0, 0.0, (0.0, 0, 0.0, 0.0));
-    for (n, (a, b)) in floats(want.dtype, want.bytes()).zip(floats(want.dtype, got)).enumerate() {
-        if a.is_nan() && b.is_nan() || a == b {
-            norm += if a.is_finite() { a * a } else { 0.0 };
-            continue;
-        }
-        if !a.is_finite() || !b.is_finite() {
-            return Err(format!("element {n} of {} is {b} where the host has {a}", want.len));
-        }
-        error += (a - b) * (a - b);
-        norm += a * a;
-        if (a - b).abs() > worst.0 {
-            worst = ((a - b).abs(), n, b, a);
-        }
-    }
-    let relative = (error / f64::max(norm, 1e-30)).sqrt();
-    if relative <= limit {
-        return Ok(());
-    }
-    let (_, at, got, host) = worst;
-    Err(format!(
-        "error {relative:.2e} over {limit:.0e}; worst at {at} of {}: {got} where the host has {host}",
-        want.len
-    ))
-}
-
-fn floats(dtype: DType, bytes: &[u8]) -> Box<dyn Iterator<Item = f64> + '_> {
-    match dtype {
-        DType::F64 => Box::new(bytes.as_chunks().0.iter().map(|b| f64::from_ne_bytes(*b))),
-        DType::F32 => Box::new(bytes.as_chunks().0.iter().map(|b| f32::from_ne_bytes(*b).into())),
-        DType::F16 => Box::new(bytes.as_chunks().0.iter().map(|b| half::f16::from_ne_bytes(*b).to_f64())),
-        _ => Box::new(bytes.as_chunks().0.iter().map(|b| half::bf16::from_ne_bytes(*b).to_f64())),
-    }
 }

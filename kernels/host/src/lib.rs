@@ -46,6 +46,7 @@ pub mod text;
 pub mod top_k;
 pub mod view;
 pub mod walk;
+pub mod work;
 
 pub use arena::{Arena, at, constant, split};
 pub use contract::{Contract, Operand};
@@ -57,3 +58,4 @@ pub use problem::Problem;
 pub use program::{Instr, Program, Reg, Scalar};
 pub use run::run;
 pub use view::{RunError, View, ViewMut};
+pub use work::Work;

@@ -46,6 +46,7 @@ files! {
     "top_k.rs"
     "view.rs"
     "walk.rs"
+    "work.rs"
 }
 
 #[cfg(test)]

@@ -1,0 +1,634 @@
+#!/usr/bin/env python3
+"""Bakelite against what else runs these networks on this GPU: the same networks, weights, ONNX files, batch and precision.
+
+    python3 benches/peers.py --bakelite target/release/bakelite --models resnet50,bert_base --batches 1,32 --json out.json
+
+Results are merged into the JSON file, and what it has is not measured again (but with --again), so a long comparison can
+be made in pieces: one model, or one peer, in each call. Every peer runs in a process of its own with a time limit; one
+that fails, hangs or is not installed is recorded as such. All results of a file are from one GPU, driver and set of
+versions: a call that finds others refuses to mix them.
+
+GPU times are medians by CUDA events over replays with inputs on the device, in fresh random inputs for each process; host
+times are from pinned memory to pinned memory. `error` is the relative error against PyTorch in float32 (without tf32).
+"""
+import argparse
+import datetime
+import hashlib
+import json
+import os
+import pathlib
+import platform
+import re
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import time
+
+HERE = pathlib.Path(__file__).resolve().parent
+PEERS = ["torch-eager", "torch-graph", "torch-compile", "onnxruntime", "tensorrt", "bakelite"]
+MODELS = "resnet50,mobilenet_v2,efficientnet_b0,vit_b_16,bert_base,gpt2,yolo_like_n,unet_small"
+
+
+class Unavailable(Exception):
+    """The peer is not installed here."""
+
+
+# ---------------------------------------------------------------- in the process of one peer
+
+
+def torch_on_gpu(precision):
+    import torch
+
+    if not torch.cuda.is_available():
+        raise Unavailable("PyTorch sees no GPU")
+    torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+    torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    torch.backends.cudnn.benchmark = True
+    return torch
+
+
+def element(precision):
+    import torch
+
+    return torch.float16 if precision == "fp16" else torch.float32
+
+
+def cast(tensors, dtype):
+    return tuple(t.to(dtype) if t.is_floating_point() else t for t in tensors)
+
+
+def fresh(name, batch, precision):
+    import models
+    import torch
+
+    torch.manual_seed(int.from_bytes(os.urandom(4), "little"))
+    return cast(models.inputs(name, batch, "cuda"), element(precision))
+
+
+def network(spec):
+    import models
+
+    return models.build(spec["model"], "sdpa", "cuda", spec["weights"]).to(element(spec["precision"]))
+
+
+def sample(spec):
+    """The inputs and the float32 result that every peer's result is compared with."""
+    import numpy
+
+    with numpy.load(spec["reference"]) as arrays:
+        return arrays["input"], arrays["output"]
+
+
+def relative_error(got, want):
+    import numpy
+
+    got, want = got.astype(numpy.float64), want.astype(numpy.float64)
+    return float(numpy.linalg.norm(got - want) / max(numpy.linalg.norm(want), 1e-30))
+
+
+def event_times(run, least, stream=None):
+    """µs of single runs on the device: at least `least`, for at least a second, after some to warm up."""
+    import torch
+
+    stream = stream or torch.cuda.current_stream()
+    times, began = [], time.perf_counter()
+    for _ in range(10):
+        run()
+    torch.cuda.synchronize()
+    while len(times) < least or (time.perf_counter() - began < 1.0 and len(times) < 20 * least):
+        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        begin.record(stream)
+        run()
+        end.record(stream)
+        end.synchronize()
+        times.append(begin.elapsed_time(end) * 1e3)
+    return times
+
+
+def host_times(run, least):
+    for _ in range(5):
+        run()
+    times = []
+    for _ in range(least):
+        began = time.perf_counter()
+        run()
+        times.append((time.perf_counter() - began) * 1e6)
+    return times
+
+
+def summary(gpu, host, more):
+    ordered = sorted(gpu)
+    return {
+        "gpu_us": round(statistics.median(gpu), 2),
+        "gpu_p99_us": round(ordered[min(len(ordered) - 1, int(0.99 * len(ordered)))], 2),
+        "host_us": round(statistics.median(host), 2) if host else None,
+        "replays": len(gpu),
+        **more,
+    }
+
+
+def timed(spec, run, inputs, output, more, stream=None):
+    """Times a run that reads `inputs` and leaves its result in `output()`."""
+    import torch
+
+    gpu = event_times(run, spec["replays"], stream)
+    pinned = [t.cpu().pin_memory() for t in inputs]
+    result = torch.empty(output().shape, dtype=output().dtype, pin_memory=True)
+
+    def whole():
+        for host, device in zip(pinned, inputs):
+            device.copy_(host, non_blocking=True)
+        run()
+        result.copy_(output(), non_blocking=True)
+        torch.cuda.synchronize()
+
+    with torch.cuda.stream(stream or torch.cuda.current_stream()):
+        host = host_times(whole, spec["replays"])
+    return summary(gpu, host, more)
+
+
+def prepare(spec):
+    """Weights, the ONNX file, and a float32 reference for one input."""
+    import numpy
+
+    torch = torch_on_gpu("fp32")
+    import models
+
+    name, batch, dtype = spec["model"], spec["batch"], element(spec["precision"])
+    # PyTorch's own attention is a graph of one operator for the exporter too, but not with every version's masks.
+    model = models.build(name, "eager", "cuda")
+    torch.save(model.state_dict(), spec["weights"])
+    # The reference computes in float32 with weights and inputs as the precision holds them.
+    model.to(dtype)
+    torch.manual_seed(1)
+    xs = cast(models.inputs(name, batch, "cuda"), dtype)
+    with torch.no_grad():
+        torch.onnx.export(
+            model,
+            xs,
+            spec["onnx"],
+            dynamo=False,
+            opset_version=17,
+            input_names=["input"],
+            output_names=["output"],
+            do_constant_folding=True,
+        )
+        want = model.float()(*cast(xs, torch.float32))
+    numpy.savez(spec["reference"], input=xs[0].cpu().numpy(), output=want.float().cpu().numpy())
+    return {}
+
+
+def torch_eager(spec):
+    torch = torch_on_gpu(spec["precision"])
+    began = time.time()
+    model = network(spec)
+    xs = fresh(spec["model"], spec["batch"], spec["precision"])
+    results = [None]
+
+    def run():
+        results[0] = model(*xs)
+
+    with torch.no_grad():
+        run()
+        torch.cuda.synchronize()
+        build = time.time() - began
+        row = timed(spec, run, xs, lambda: results[0], {"build_s": round(build, 2)})
+        row["error"] = check(spec, xs, run, lambda: results[0])
+    return row
+
+
+def torch_graph(spec):
+    torch = torch_on_gpu(spec["precision"])
+    began = time.time()
+    model = network(spec)
+    xs = fresh(spec["model"], spec["batch"], spec["precision"])
+    # The layout that tensor cores want, for networks of images.
+    if xs[0].dim() == 4:
+        model = model.to(memory_format=torch.channels_last)
+        xs = tuple(x.contiguous(memory_format=torch.channels_last) for x in xs)
+    with torch.no_grad():
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(3):
+                model(*xs)
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            result = model(*xs)
+    build = time.time() - began
+    row = timed(spec, graph.replay, xs, lambda: result, {"build_s": round(build, 2)})
+    row["error"] = check(spec, xs, graph.replay, lambda: result)
+    return row
+
+
+def torch_compile(spec):
+    # What an earlier run left behind would shorten the build.
+    os.environ["TORCHINDUCTOR_FORCE_DISABLE_CACHES"] = "1"
+    torch = torch_on_gpu(spec["precision"])
+    import torch._inductor.config
+
+    torch._inductor.config.freezing = True
+    began = time.time()
+    model = network(spec)
+    xs = fresh(spec["model"], spec["batch"], spec["precision"])
+    if xs[0].dim() == 4:
+        model = model.to(memory_format=torch.channels_last)
+        xs = tuple(x.contiguous(memory_format=torch.channels_last) for x in xs)
+    compiled = torch.compile(model, mode="max-autotune", fullgraph=True)
+    results = [None]
+
+    def run():
+        results[0] = compiled(*xs)
+
+    with torch.no_grad():
+        for _ in range(3):
+            run()
+        torch.cuda.synchronize()
+        build = time.time() - began
+        row = timed(spec, run, xs, lambda: results[0], {"build_s": round(build, 2)})
+        row["error"] = check(spec, xs, run, lambda: results[0])
+    return row
+
+
+def check(spec, xs, run, output):
+    """The error on the sample, which is put where the timed inputs are."""
+    import torch
+
+    given, want = sample(spec)
+    xs[0].copy_(torch.from_numpy(given))
+    run()
+    torch.cuda.synchronize()
+    return relative_error(output().float().cpu().numpy(), want)
+
+
+def onnxruntime(spec):
+    torch = torch_on_gpu(spec["precision"])
+    try:
+        import onnxruntime as ort
+    except ImportError as e:
+        raise Unavailable(str(e))
+    if "CUDAExecutionProvider" not in ort.get_available_providers():
+        raise Unavailable(f"onnxruntime {ort.__version__} has no CUDA provider")
+    # The CUDA libraries of PyTorch's wheels.
+    if hasattr(ort, "preload_dlls"):
+        ort.preload_dlls()
+    stream = torch.cuda.Stream()
+    given, want = sample(spec)
+    options = {
+        "enable_cuda_graph": "1",
+        "use_tf32": "1" if spec["precision"] == "tf32" else "0",
+        "cudnn_conv_algo_search": "EXHAUSTIVE",
+        "prefer_nhwc": "1" if given.ndim == 4 else "0",
+        "user_compute_stream": str(stream.cuda_stream),
+    }
+    began = time.time()
+    session = ort.InferenceSession(spec["onnx"], providers=[("CUDAExecutionProvider", options)])
+    if session.get_providers()[0] != "CUDAExecutionProvider":
+        raise Unavailable("onnxruntime's CUDA provider did not load")
+    xs = fresh(spec["model"], spec["batch"], spec["precision"])
+    x, y = xs[0].contiguous(), torch.empty(want.shape, dtype=element(spec["precision"]), device="cuda")
+    binding = session.io_binding()
+    kind = {"float16": "float16", "float32": "float32", "int64": "int64"}
+    import numpy
+
+    for bind, name, t in ((binding.bind_input, "input", x), (binding.bind_output, "output", y)):
+        dtype = getattr(numpy, kind[str(t.dtype).removeprefix("torch.")])
+        bind(name, "cuda", 0, dtype, tuple(t.shape), t.data_ptr())
+    torch.cuda.synchronize()
+
+    def run():
+        session.run_with_iobinding(binding)
+
+    for _ in range(3):
+        run()
+    torch.cuda.synchronize()
+    build = time.time() - began
+    row = timed(spec, run, (x,), lambda: y, {"build_s": round(build, 2)}, stream)
+    row["error"] = check(spec, (x,), run, lambda: y)
+    return row
+
+
+def tensorrt(spec):
+    torch = torch_on_gpu(spec["precision"])
+    try:
+        import tensorrt as trt
+    except ImportError as e:
+        raise Unavailable(str(e))
+    logger = trt.Logger(trt.Logger.ERROR)
+    began = time.time()
+    builder = trt.Builder(logger)
+    # Types are those of the file, as for every other peer.
+    flags = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+    definition = builder.create_network(flags)
+    parser = trt.OnnxParser(definition, logger)
+    if not parser.parse_from_file(spec["onnx"]):
+        raise RuntimeError("; ".join(str(parser.get_error(i)) for i in range(parser.num_errors)))
+    config = builder.create_builder_config()
+    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, 8 << 30)
+    config.builder_optimization_level = 5
+    if spec["precision"] != "tf32":
+        config.clear_flag(trt.BuilderFlag.TF32)
+    plan = builder.build_serialized_network(definition, config)
+    if plan is None:
+        raise RuntimeError("TensorRT built no engine")
+    build = time.time() - began
+    began = time.time()
+    engine = trt.Runtime(logger).deserialize_cuda_engine(plan)
+    context = engine.create_execution_context()
+    load = (time.time() - began) * 1e3
+    _, want = sample(spec)
+    xs = fresh(spec["model"], spec["batch"], spec["precision"])
+    y = torch.empty(want.shape, dtype=element(spec["precision"]), device="cuda")
+    context.set_tensor_address("input", xs[0].data_ptr())
+    context.set_tensor_address("output", y.data_ptr())
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            context.execute_async_v3(stream.cuda_stream)
+    stream.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, stream=stream):
+        context.execute_async_v3(torch.cuda.current_stream().cuda_stream)
+    more = {"build_s": round(build, 2), "load_ms": round(load, 2)}
+    row = timed(spec, graph.replay, xs, lambda: y, more)
+    row["error"] = check(spec, xs, graph.replay, lambda: y)
+    return row
+
+
+def versions(_spec):
+    found = {"python": platform.python_version()}
+    for module in ("torch", "torchvision", "transformers", "onnxruntime", "tensorrt"):
+        try:
+            found[module] = __import__(module).__version__
+        except Exception:
+            found[module] = None
+    if found["torch"]:
+        import torch
+
+        found["cuda"] = torch.version.cuda
+        found["cudnn"] = str(torch.backends.cudnn.version())
+    return found
+
+
+CHILDREN = {
+    "versions": versions,
+    "prepare": prepare,
+    "torch-eager": torch_eager,
+    "torch-graph": torch_graph,
+    "torch-compile": torch_compile,
+    "onnxruntime": onnxruntime,
+    "tensorrt": tensorrt,
+}
+
+
+def child(task, spec, answer):
+    sys.path.insert(0, str(HERE))
+    try:
+        outcome = {"status": "ok", **CHILDREN[task](spec)}
+    except Unavailable as e:
+        outcome = {"status": "unavailable", "why": str(e)}
+    except Exception as e:
+        text = re.sub(r"\s+", " ", f"{type(e).__name__}: {e}")
+        outcome = {"status": "failed", "why": text[:400]}
+    pathlib.Path(answer).write_text(json.dumps(outcome))
+
+
+# ---------------------------------------------------------------- the process that the user starts
+
+
+def limited(command, seconds, environment=None):
+    """Runs a command with a limit; its process group ends with it. Gives the exit status (None: too slow) and its text."""
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+        env=environment,
+    )
+    try:
+        text, _ = process.communicate(timeout=seconds)
+        return process.returncode, text
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        text, _ = process.communicate()
+        return None, text
+
+
+def ask(task, spec, seconds, work):
+    """What a child process answers."""
+    answer = work / f"answer-{os.getpid()}.json"
+    answer.unlink(missing_ok=True)
+    command = [sys.executable, __file__, "--child", task, json.dumps(spec), str(answer)]
+    status, text = limited(command, seconds)
+    if status is None:
+        return {"status": "timeout", "why": f"not done after {seconds} s"}
+    if answer.exists():
+        outcome = json.loads(answer.read_text())
+        answer.unlink()
+        return outcome
+    return {"status": "failed", "why": f"exit status {status}: {tail(text)}"}
+
+
+def tail(text):
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return " / ".join(lines[-3:])[:400]
+
+
+def bakelite(arguments, spec, work):
+    """Tunes and times with the command line, as a user would."""
+    if not arguments.bakelite:
+        return {"status": "unavailable", "why": "no --bakelite"}
+    stem = pathlib.Path(spec["onnx"]).stem
+    tactics = pathlib.Path(arguments.tactics or work) / f"{stem}.tactics"
+    numbers = work / f"{stem}.bench.json"
+    numbers.unlink(missing_ok=True)
+    more = ["--nvrtc", arguments.nvrtc] if arguments.nvrtc else []
+    common = [spec["onnx"], "--precision", spec["precision"], "--tactics", str(tactics), *more]
+    if not arguments.tactics:
+        tactics.unlink(missing_ok=True)
+    began = time.time()
+    tune = [arguments.bakelite, "tune", *common, "--effort", arguments.effort]
+    status, text = limited(tune, arguments.timeout)
+    if status != 0:
+        return refused("tune", status, text, arguments.timeout)
+    seconds = time.time() - began
+    bench = [arguments.bakelite, "bench", *common, "--json", str(numbers), "--iterations", str(max(300, spec["replays"]))]
+    if arguments.layers:
+        bench.append("--layers")
+    status, text = limited(bench, arguments.timeout)
+    if status != 0:
+        return refused("bench", status, text, arguments.timeout)
+    found = json.loads(numbers.read_text())
+    row = {
+        "status": "ok",
+        "gpu_us": round(found["gpu"]["median_us"], 2),
+        "gpu_p99_us": round(found["gpu"]["p99_us"], 2),
+        "host_us": round(found["host_to_host"]["median_us"], 2),
+        "replays": found["iterations"],
+        "build_s": round(seconds, 2),
+        "load_ms": round(found["load_ms"], 2),
+        "arena_bytes": found["arena_bytes"],
+        "weight_bytes": found["weight_bytes"],
+        "steps": found["steps"],
+        "program": hashlib.sha256(pathlib.Path(shutil.which(arguments.bakelite)).read_bytes()).hexdigest()[:12],
+    }
+    row["error"] = bakelite_error(arguments, spec, work, common)
+    return row
+
+
+def bakelite_error(arguments, spec, work, common):
+    import numpy
+
+    given, want = sample(spec)
+    inputs, outputs = work / "inputs.npz", work / "outputs.npz"
+    numpy.savez(inputs, input=given)
+    outputs.unlink(missing_ok=True)
+    run = [arguments.bakelite, "run", *common, "--device", "gpu", "--inputs", str(inputs), "--outputs", str(outputs)]
+    status, text = limited(run, arguments.timeout)
+    if status != 0:
+        print(f"    bakelite run: {tail(text)}", flush=True)
+        return None
+    with numpy.load(outputs) as arrays:
+        return relative_error(arrays["output"], want)
+
+
+def refused(what, status, text, seconds):
+    if status is None:
+        return {"status": "timeout", "why": f"bakelite {what}: not done after {seconds} s"}
+    return {"status": "failed", "why": f"bakelite {what}, exit status {status}: {tail(text)}"}
+
+
+def machine(arguments, work):
+    """What the results belong to."""
+    query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader", "-i", "0"]
+    try:
+        status, text = limited(query, 60)
+    except FileNotFoundError:
+        sys.exit("there is no nvidia-smi, so no NVIDIA GPU to measure on")
+    if status != 0:
+        sys.exit(f"nvidia-smi: {tail(text)}")
+    name, driver = (part.strip() for part in text.splitlines()[0].split(","))
+    found = ask("versions", {}, 120, work)
+    if found.pop("status") != "ok":
+        sys.exit(f"the versions of the peers cannot be found: {found.get('why')}")
+    if arguments.bakelite:
+        status, text = limited([arguments.bakelite, "--version"], 60)
+        if status != 0:
+            sys.exit(f"{arguments.bakelite} --version: {tail(text)}")
+        found["bakelite"] = text.split()[-1]
+    cpu = re.findall(r"model name\s*:\s*(.*)", pathlib.Path("/proc/cpuinfo").read_text())
+    found["cpu"] = f"{cpu[0] if cpu else platform.machine()}, {os.cpu_count()} threads"
+    return {"gpu": name, "driver": driver, "versions": found}
+
+
+def merged(path, here):
+    """The results so far, if they are from the same machine."""
+    date = datetime.date.today().isoformat()
+    if not path.exists():
+        return {**here, "date": date, "rows": []}
+    results = json.loads(path.read_text())
+    for key in ("gpu", "driver"):
+        if results[key] != here[key]:
+            sys.exit(f"{path} has results of another {key}, {results[key]}, and this is {here[key]}: name another file")
+    for key, version in here["versions"].items():
+        old = results["versions"].setdefault(key, version)
+        if old != version and key != "cpu":
+            sys.exit(f"{path} has results of {key} {old}, and here is {version}: name another file")
+    results["date"] = date
+    return results
+
+
+def write(path, results):
+    fresh = path.with_suffix(".partial")
+    fresh.write_text(json.dumps(results, indent=1) + "\n")
+    fresh.replace(path)
+
+
+def key(row):
+    return row["model"], row["batch"], row["precision"], row["peer"]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bakelite", help="the bakelite program; without it only the others are measured")
+    parser.add_argument("--models", default=MODELS)
+    parser.add_argument("--batches", default="1,32")
+    parser.add_argument("--peers", default=",".join(PEERS))
+    parser.add_argument("--precision", default="fp16", choices=["fp16", "fp32", "tf32"])
+    parser.add_argument("--json", default="benches/peers.json", type=pathlib.Path)
+    parser.add_argument("--work", default="target/peers", type=pathlib.Path, help="folder for ONNX files and weights")
+    parser.add_argument("--replays", type=int, default=200)
+    parser.add_argument("--timeout", type=int, default=240, help="seconds for one step of one peer")
+    parser.add_argument("--compile-timeout", type=int, default=300, help="seconds for torch.compile")
+    parser.add_argument("--budget", type=int, default=0, help="start nothing after so many seconds")
+    parser.add_argument("--effort", default="normal", choices=["fast", "normal", "exhaustive"])
+    parser.add_argument("--tactics", help="folder of tactics files to use and keep; else tuned from nothing")
+    parser.add_argument("--layers", action="store_true", help="keep Bakelite's per-layer view in the work folder")
+    parser.add_argument("--nvrtc", help="folder of NVRTC, for bakelite")
+    parser.add_argument("--again", action="store_true", help="measure what the file already has")
+    arguments = parser.parse_args()
+    began = time.time()
+    peers, names = arguments.peers.split(","), arguments.models.split(",")
+    for unknown in [p for p in peers if p not in PEERS] + [m for m in names if m not in MODELS.split(",")]:
+        parser.error(f"{unknown} is none of {', '.join(PEERS)}, {MODELS}")
+    if arguments.bakelite and not shutil.which(arguments.bakelite):
+        parser.error(f"--bakelite {arguments.bakelite}: there is no such program")
+    work = arguments.work
+    work.mkdir(parents=True, exist_ok=True)
+    if arguments.tactics:
+        pathlib.Path(arguments.tactics).mkdir(parents=True, exist_ok=True)
+    results = merged(arguments.json, machine(arguments, work))
+    print(json.dumps({k: results[k] for k in ("gpu", "driver", "versions")}), flush=True)
+    for name in names:
+        for batch in map(int, arguments.batches.split(",")):
+            known = {key(row) for row in results["rows"] if row["status"] == "ok"}
+            todo = [p for p in peers if arguments.again or (name, batch, arguments.precision, p) not in known]
+            # Files of another definition of the networks are not taken for these.
+            digest = hashlib.sha256((HERE / "models.py").read_bytes()).hexdigest()[:8]
+            stem = work.resolve() / f"{name}_b{batch}_{arguments.precision}_{digest}"
+            spec = {
+                "model": name,
+                "batch": batch,
+                "precision": arguments.precision,
+                "replays": max(100, arguments.replays),
+                "onnx": f"{stem}.onnx",
+                "weights": f"{stem}.pt",
+                "reference": f"{stem}.npz",
+            }
+            if not todo:
+                continue
+            if not all(os.path.exists(spec[k]) for k in ("onnx", "weights", "reference")):
+                made = ask("prepare", spec, arguments.timeout, work)
+                if made["status"] != "ok":
+                    print(f"{name} batch {batch}: it cannot be exported: {made['why']}", flush=True)
+                    continue
+            for peer in todo:
+                if arguments.budget and time.time() - began > arguments.budget:
+                    sys.exit(f"the budget of {arguments.budget} s is spent; call again for the rest")
+                if peer == "bakelite":
+                    row = bakelite(arguments, spec, work)
+                else:
+                    limit = arguments.compile_timeout if peer == "torch-compile" else arguments.timeout
+                    row = ask(peer, spec, limit, work)
+                row = {"model": name, "batch": batch, "precision": arguments.precision, "peer": peer, **row}
+                results["rows"] = [r for r in results["rows"] if key(r) != key(row)] + [row]
+                results["rows"].sort(key=lambda r: (names_order(r["model"]), r["batch"], PEERS.index(r["peer"])))
+                write(arguments.json, results)
+                shown = row.get("why") or f"{row['gpu_us']:.1f} µs, error {row['error']}, build {row['build_s']} s"
+                print(f"{name} batch {batch} {peer}: {row['status']}: {shown}", flush=True)
+
+
+def names_order(name):
+    return MODELS.split(",").index(name)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--child"]:
+        child(sys.argv[2], json.loads(sys.argv[3]), sys.argv[4])
+    else:
+        main()

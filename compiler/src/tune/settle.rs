@@ -1,0 +1,162 @@
+//! Settling by the whole plan: kernels timed one by one do not show how they overlap under programmatic launches, so where
+//! several tactics of a problem are near to each other, the time of the whole plan under its one graph decides.
+
+use super::{Choice, Chosen, Entry, Tactics, Tuner};
+use crate::error::Result;
+use crate::plan::Plan;
+use bakelite_kernels::Target;
+use std::time::Instant;
+
+/// A problem whose tactics the whole plan has yet to decide between.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Open {
+    /// The regions that stand for the problem.
+    pub regions: Vec<usize>,
+    /// Its tactics that were timed, fastest first; the first is chosen now.
+    pub rivals: Vec<Choice>,
+}
+
+/// The most tactics of one problem that are tried in the whole plan.
+pub(super) const MOST_RIVALS: usize = 3;
+/// A tactic that is this many times slower alone is not tried.
+pub(super) const NEAR: f64 = 1.5;
+/// A plan must be faster by this share to count as faster.
+const NOISE: f64 = 0.004;
+
+/// Tries rivals in the whole plan for as long as the tuner allows, and records which of them it is faster with. `plan` makes
+/// the plan of a choice.
+pub fn settle(
+    mut chosen: Chosen,
+    target: &Target,
+    tactics: &mut Tactics,
+    tuner: &mut dyn Tuner,
+    plan: &mut dyn FnMut(&Chosen) -> Result<Plan>,
+) -> Result<Chosen> {
+    let patience = tuner.settling();
+    let mut open = std::mem::take(&mut chosen.open);
+    open.retain(|o| o.rivals.len() > 1);
+    if patience.is_zero() || open.is_empty() {
+        return Ok(chosen);
+    }
+    let cost = |o: &Open| o.rivals[0].measured.unwrap_or(0.0) * o.regions.len() as f64;
+    open.sort_by(|a, b| cost(b).total_cmp(&cost(a)));
+    tuner.prepare_rivals(&open, target)?;
+    let began = Instant::now();
+    let rivals: Vec<usize> = open.iter().map(|o| o.rivals.len()).collect();
+    let mut time = |picks: &[usize]| {
+        put(&mut chosen, &open, picks);
+        tuner.time_plan(&plan(&chosen)?, rivals.iter().map(|r| r - 1).sum())
+    };
+    let picks = decide(&rivals, &mut time, &mut || began.elapsed() < patience)?;
+    // Once more what was decided, so that the last time is its.
+    time(&picks)?;
+    for (open, pick) in open.iter().zip(&picks).filter(|(_, pick)| **pick > 0) {
+        let Choice { tactic, measured: Some(microseconds), .. } = &open.rivals[*pick] else { continue };
+        let problem = &chosen.regions.regions[open.regions[0]].problem;
+        let gpu = tuner.gpu().unwrap_or_default().to_owned();
+        tactics.set(target.arch, problem, Entry { tactic: tactic.clone(), microseconds: *microseconds, gpu });
+    }
+    tuner.keep(tactics)?;
+    Ok(chosen)
+}
+
+fn put(chosen: &mut Chosen, open: &[Open], picks: &[usize]) {
+    for (open, pick) in open.iter().zip(picks) {
+        open.regions.iter().for_each(|at| chosen.choices[*at] = open.rivals[*pick].clone());
+    }
+}
+
+/// For each question how it is best answered, one after the other: `answers` says how many answers each has, and the first
+/// is the one to beat; `time` says how long everything takes with these answers, or `None` if it cannot; `go_on` whether
+/// there is time for more.
+pub fn decide(
+    answers: &[usize],
+    time: &mut dyn FnMut(&[usize]) -> Result<Option<f64>>,
+    go_on: &mut dyn FnMut() -> bool,
+) -> Result<Vec<usize>> {
+    let mut picks = vec![0; answers.len()];
+    let Some(mut best) = time(&picks)? else { return Ok(picks) };
+    for (question, count) in answers.iter().enumerate() {
+        for answer in 1..*count {
+            if !go_on() {
+                return Ok(picks);
+            }
+            let mut trial = picks.clone();
+            trial[question] = answer;
+            let faster = |time: f64, best: f64| time < best * (1.0 - NOISE);
+            let Some(first) = time(&trial)?.filter(|t| faster(*t, best)) else { continue };
+            // It may have been luck, or the old one's bad luck: both once more, the old one judged by its best.
+            best = time(&picks)?.map_or(best, |t| t.min(best));
+            let Some(second) = time(&trial)? else { continue };
+            if faster(first.max(second), best) {
+                (picks, best) = (trial, first.max(second));
+            }
+        }
+    }
+    Ok(picks)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // Times that add up, but for what `overlap` takes away; every call is counted.
+    fn run(
+        times: &[&[f64]],
+        overlap: impl Fn(&[usize]) -> f64,
+        most: usize,
+    ) -> (Vec<usize>, Vec<Vec<usize>>) {
+        let mut calls = Vec::new();
+        let mut left = most;
+        let answers: Vec<usize> = times.iter().map(|t| t.len()).collect();
+        let mut time = |picks: &[usize]| {
+            calls.push(picks.to_vec());
+            let sum: f64 = picks.iter().zip(times).map(|(p, t)| t[*p]).sum();
+            Ok(Some(sum - overlap(picks)))
+        };
+        let mut go_on = || {
+            left = left.saturating_sub(1);
+            left > 0
+        };
+        let picks = decide(&answers, &mut time, &mut go_on).unwrap();
+        (picks, calls)
+    }
+
+    #[test]
+    fn what_is_faster_alone_stays_where_nothing_overlaps() {
+        let (picks, calls) = run(&[&[10.0, 11.0, 12.0], &[5.0, 6.0]], |_| 0.0, 100);
+        assert_eq!(picks, [0, 0]);
+        assert_eq!(calls, [vec![0, 0], vec![1, 0], vec![2, 0], vec![0, 1]]);
+    }
+
+    #[test]
+    fn the_whole_plan_decides() {
+        // The second tactic of both is slower alone and hides more of what follows; of the first, the third even more.
+        let hidden = |p: &[usize]| [0.0, 3.0, 5.0][p[0]] + [0.0, 2.0][p[1]];
+        assert_eq!(run(&[&[10.0, 11.0, 12.0], &[5.0, 6.0]], hidden, 100).0, [2, 1]);
+        // Together they spoil it: the second question is answered with the first one's new answer in place.
+        let spoilt = |p: &[usize]| if p == [1, 0] { 3.0 } else { 0.0 };
+        assert_eq!(run(&[&[10.0, 11.0], &[5.0, 4.0]], spoilt, 100).0, [1, 0]);
+    }
+
+    #[test]
+    fn noise_does_not_decide() {
+        // The first call had bad luck, so the trial looks faster by more than noise; the second look says otherwise.
+        let (mut calls, times) = (0, [10.0, 9.99]);
+        let mut time = |picks: &[usize]| {
+            calls += 1;
+            Ok(Some(times[picks[0]] * if calls == 1 { 1.01 } else { 1.0 }))
+        };
+        assert_eq!(decide(&[2], &mut time, &mut || true).unwrap(), [0]);
+        assert_eq!(calls, 4, "the first, the trial, and both again");
+    }
+
+    #[test]
+    fn time_runs_out_and_trials_fail() {
+        let (picks, calls) = run(&[&[10.0, 1.0], &[5.0, 1.0]], |_| 0.0, 2);
+        assert_eq!((picks, calls.len()), (vec![1, 0], 4));
+        let mut time = |picks: &[usize]| Ok((picks[0] != 1).then_some(10.0 - picks[0] as f64));
+        assert_eq!(decide(&[3], &mut time, &mut || true).unwrap(), [2]);
+        assert_eq!(decide(&[3], &mut |_: &[usize]| Ok(None), &mut || true).unwrap(), [0]);
+    }
+}

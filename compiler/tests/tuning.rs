@@ -1,0 +1,204 @@
+//! Choosing and settling tactics with a tuner that only pretends to have a GPU.
+
+#![allow(clippy::unwrap_used)]
+
+use bakelite::error::{Error, Result, Stage};
+use bakelite::fuse::{self, Regions};
+use bakelite::ir::Graph;
+use bakelite::passes::{self, Options, TargetKind};
+use bakelite::plan::{self, Plan};
+use bakelite::tune::{self, Chosen, Job, Tactics, Tuner, Verdict};
+use bakelite_kernels::{Symbols, Target};
+use std::time::Duration;
+
+const MODEL: &str = r#"graph "g" {
+  %0 = input "x": f32[256,512]
+  %1 = input "y": f32[512,384]
+  %2 = matmul(%0, %1) {trans_a=false trans_b=false math=exact}
+  %3 = relu(%2)
+  %4 = softmax(%3) {axis=1 log=false}
+  output "z" = %4
+}
+"#;
+
+fn regions() -> Regions {
+    let graph: Graph = MODEL.parse().unwrap();
+    let options = Options { target: TargetKind::Cuda, ..Options::default() };
+    fuse::regions(passes::run(graph, &options, &mut ()).unwrap()).unwrap()
+}
+
+fn target() -> Target {
+    Target::of("sm_90a".parse().unwrap())
+}
+
+/// Gives every candidate the time that `verdict` says for its place; notes what happens.
+struct Fake<'a> {
+    gpu: &'a str,
+    verdict: &'a dyn Fn(usize) -> Verdict,
+    /// Fails once so many jobs are measured.
+    interrupted_after: usize,
+    plan_time: &'a dyn Fn(&Plan) -> f64,
+    measured: Vec<String>,
+    kept: String,
+}
+
+impl Tuner for Fake<'_> {
+    fn gpu(&self) -> Option<&str> {
+        Some(self.gpu)
+    }
+    fn most_candidates(&self) -> usize {
+        4
+    }
+    fn prepare(&mut self, _: &[Job], _: &Target) -> Result<()> {
+        Ok(())
+    }
+    fn measure(
+        &mut self,
+        job: &Job,
+        _: &Symbols,
+        _: &Target,
+        _: &mut dyn FnMut(String),
+    ) -> Result<Vec<Verdict>> {
+        if self.measured.len() == self.interrupted_after {
+            return Err(Error::new(Stage::Tune, "test", "interrupted"));
+        }
+        self.measured.push(job.problem.name().to_owned());
+        Ok((0..job.candidates.len()).map(self.verdict).collect())
+    }
+    fn settling(&self) -> Duration {
+        Duration::from_secs(3600)
+    }
+    fn time_plan(&mut self, plan: &Plan, _: usize) -> Result<Option<f64>> {
+        Ok(Some((self.plan_time)(plan)))
+    }
+    fn keep(&mut self, tactics: &Tactics) -> Result<()> {
+        self.kept = tactics.print();
+        Ok(())
+    }
+}
+
+fn fake<'a>(gpu: &'a str, verdict: &'a dyn Fn(usize) -> Verdict) -> Fake<'a> {
+    Fake {
+        gpu,
+        verdict,
+        interrupted_after: usize::MAX,
+        plan_time: &|_| 1.0,
+        measured: vec![],
+        kept: String::new(),
+    }
+}
+
+fn choose(tuner: &mut Fake<'_>, tactics: &mut Tactics) -> (Result<Chosen>, Vec<String>) {
+    let mut warnings = Vec::new();
+    let chosen = tune::choose(regions(), &target(), tactics, tuner, &mut |w| warnings.push(w));
+    (chosen, warnings)
+}
+
+/// Slower the later.
+fn ranked(at: usize) -> Verdict {
+    Verdict::Time(10.0 + at as f64)
+}
+
+#[test]
+fn what_is_wrong_is_named_and_never_chosen() {
+    let first = choose(&mut fake("A", &ranked), &mut Tactics::default()).0.unwrap();
+    let unlike = |at| match at {
+        0 => Verdict::Wrong("error 1e0 over 1e-5".into()),
+        1 => Verdict::Failed("too much shared memory".into()),
+        2 => Verdict::Time(99.0),
+        _ => Verdict::Time(f64::NAN),
+    };
+    let mut tactics = Tactics::default();
+    let (chosen, warnings) = choose(&mut fake("A", &unlike), &mut tactics);
+    for (choice, before) in chosen.unwrap().choices.iter().zip(&first.choices) {
+        assert_ne!(choice.tactic, before.tactic);
+        assert_eq!(choice.measured, Some(99.0));
+    }
+    let gemm = &first.choices[0].tactic;
+    assert!(
+        warnings.iter().any(|w| w.contains(&format!("`{gemm}` gives a wrong result: error 1e0"))),
+        "{warnings:?}"
+    );
+    assert!(warnings.iter().any(|w| w.contains("failed: too much shared memory")), "{warnings:?}");
+    assert!(!tactics.print().contains(&format!("| {gemm} |")), "{}", tactics.print());
+}
+
+#[test]
+fn where_nothing_is_right_there_is_an_error() {
+    let wrong = |_| Verdict::Wrong("NaN".into());
+    let mut tactics = Tactics::default();
+    let error = choose(&mut fake("A", &wrong), &mut tactics).0.unwrap_err();
+    assert!(error.what.contains("no tactic can be used") && error.what.contains("NaN"), "{error}");
+    assert!(tactics.is_empty());
+}
+
+#[test]
+fn an_interrupted_run_continues() {
+    let all = choose(&mut fake("A", &ranked), &mut Tactics::default()).0.unwrap();
+    let problems = all.choices.len();
+    assert!(problems > 1);
+    let mut broken = Fake { interrupted_after: 1, ..fake("A", &ranked) };
+    assert!(choose(&mut broken, &mut Tactics::default()).0.is_err());
+    let mut tactics = Tactics::parse(&broken.kept).unwrap();
+    assert_eq!(tactics.len(), 1);
+    let mut rest = fake("A", &ranked);
+    assert_eq!(choose(&mut rest, &mut tactics).0.unwrap().choices, all.choices);
+    assert_eq!((rest.measured.len(), tactics.len()), (problems - 1, problems));
+    let mut nothing = fake("A", &ranked);
+    choose(&mut nothing, &mut tactics).0.unwrap();
+    assert!(nothing.measured.is_empty(), "{:?}", nothing.measured);
+}
+
+#[test]
+fn entries_of_other_gpus_and_versions_are_named_and_measured_again() {
+    let mut tactics = Tactics::default();
+    choose(&mut fake("A", &ranked), &mut tactics).0.unwrap();
+    let text = tactics.print();
+    let problems = tactics.len();
+
+    let mut other = fake("B", &ranked);
+    let (_, warnings) = choose(&mut other, &mut tactics);
+    assert_eq!(other.measured.len(), problems);
+    assert!(warnings[0].contains("measured on A, this is B; measured again"), "{warnings:?}");
+    assert!(tactics.print().contains(" | B\n") && !tactics.print().contains(" | A\n"), "{}", tactics.print());
+
+    let old = text.replace("softmax/", "softmax/9");
+    assert_ne!(old, text);
+    let mut tuner = fake("A", &ranked);
+    let (_, warnings) = choose(&mut tuner, &mut Tactics::parse(&old).unwrap());
+    assert_eq!(tuner.measured, ["softmax"]);
+    assert!(warnings[0].contains("`softmax` is version"), "{warnings:?}");
+
+    // Without a GPU what the file says for the architecture is taken.
+    let mut warnings = Vec::new();
+    let mut tactics = Tactics::parse(&text).unwrap();
+    let mut estimate = tune::Estimate;
+    let chosen =
+        tune::choose(regions(), &target(), &mut tactics, &mut estimate, &mut |w| warnings.push(w)).unwrap();
+    assert!(chosen.choices.iter().all(|c| c.measured == Some(10.0)), "{warnings:?}");
+    assert_eq!(tactics.print(), text);
+}
+
+#[test]
+fn the_whole_plan_settles_and_the_file_records_it() {
+    let mut tactics = Tactics::default();
+    let alone = choose(&mut fake("A", &ranked), &mut tactics).0.unwrap();
+    let best = alone.choices[0].tactic.clone();
+    let second = alone.open.iter().find(|o| o.regions == [0]).unwrap().rivals[1].tactic.clone();
+    // In the whole plan the product's second tactic is faster.
+    let plan_time = |plan: &Plan| {
+        let tactic = &plan.steps[0].cuda.as_ref().unwrap().tactic;
+        if *tactic == second { 90.0 } else { 100.0 }
+    };
+    let mut tuner = Fake { plan_time: &plan_time, ..fake("A", &ranked) };
+    let target = target();
+    let whole = bakelite::Target::Cuda(target.clone());
+    let mut make = |chosen: &Chosen| plan::build(chosen.clone(), &whole);
+    let settled = tune::settle(alone, &target, &mut tactics, &mut tuner, &mut make).unwrap();
+    assert_eq!(settled.choices[0].tactic, second);
+    assert!(settled.open.is_empty());
+    for text in [tactics.print(), tuner.kept] {
+        assert!(text.contains(&format!("| {second} | 11.00 | A")), "{text}");
+        assert!(!text.contains(&format!("| {best} |")), "{text}");
+    }
+}
