@@ -191,9 +191,10 @@ proptest! {
         if let Err(e) = compare(&expected, &got, tolerance) {
             return Err(TestCaseError::fail(format!("{e}\n{text}\n{after}")));
         }
-        let regions = fuse::regions(after.clone()).unwrap();
+        let fail = |e: bakelite::Error| TestCaseError::fail(format!("{e}\n{text}\n{after}"));
+        let regions = fuse::regions(after.clone()).map_err(fail)?;
         let fused = regions.to_string();
-        let results = run_regions(regions, &inputs).unwrap();
+        let results = run_regions(regions, &inputs).map_err(fail)?;
         if let Err(e) = compare(&expected, &results, tolerance) {
             return Err(TestCaseError::fail(format!("{e}\n{text}\n{after}\n{fused}")));
         }

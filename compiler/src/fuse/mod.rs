@@ -69,7 +69,8 @@ pub fn regions(mut graph: Graph) -> Result<Regions> {
         let role = graph.node(id).op().map(Op::role);
         let read = needed.contains(&id.into());
         if matches!(role, Some(Role::Pointwise | Role::Move)) && read && !taken.contains(&id) {
-            let region = inline::from_sink(&graph, id, &taken).map_err(|what| at_node(&graph, id, what))?;
+            let region =
+                inline::from_sink(&graph, id, &taken, &needed).map_err(|what| at_node(&graph, id, what))?;
             // A move may be read through by several regions, and done by one for others.
             taken.extend(region.nodes.iter().filter(|n| **n == id || !is_move(&graph, **n)));
             needed.extend(&region.inputs);
