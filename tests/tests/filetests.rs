@@ -162,6 +162,11 @@ fn verify_whole_pipeline() {
 }
 
 #[test]
+fn siblings() {
+    check("siblings");
+}
+
+#[test]
 fn text() {
     check("text");
 }

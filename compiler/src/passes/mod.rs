@@ -7,6 +7,7 @@ pub mod layout;
 pub mod legalize;
 mod pattern;
 pub mod precision;
+pub mod siblings;
 pub mod simplify;
 
 use crate::error::{Error, Result, Stage};
@@ -80,6 +81,7 @@ pub const PASSES: &[(&str, Pass)] = &[
     ("precision", precision::run),
     ("layout", layout::run),
     ("tidy", tidy),
+    ("siblings", siblings::run),
     ("legalize", legalize::run),
 ];
 

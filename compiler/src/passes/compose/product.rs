@@ -85,8 +85,8 @@ fn sink_rows(graph: &mut Graph, id: NodeId) -> Result<bool, String> {
     swap(graph, id, y)
 }
 
-// Which operand has the rows that the node computes, each by itself.
-fn row_operand(graph: &Graph, id: NodeId) -> Option<usize> {
+/// Which operand has the rows that the node computes, each by itself with constants: of a product, or of a pointwise operator.
+pub(in crate::passes) fn row_operand(graph: &Graph, id: NodeId) -> Option<usize> {
     let node = graph.node(id);
     let out = &node.types[0];
     match node.op()? {
