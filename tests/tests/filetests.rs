@@ -167,6 +167,11 @@ fn siblings() {
 }
 
 #[test]
+fn upsample() {
+    check("upsample");
+}
+
+#[test]
 fn text() {
     check("text");
 }

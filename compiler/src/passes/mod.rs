@@ -9,6 +9,7 @@ mod pattern;
 pub mod precision;
 pub mod siblings;
 pub mod simplify;
+pub mod upsample;
 
 use crate::error::{Error, Result, Stage};
 use crate::ir::{Graph, NodeId, verify};
@@ -82,6 +83,7 @@ pub const PASSES: &[(&str, Pass)] = &[
     ("layout", layout::run),
     ("tidy", tidy),
     ("siblings", siblings::run),
+    ("upsample", upsample::run),
     ("legalize", legalize::run),
 ];
 
