@@ -147,7 +147,10 @@ pub(super) fn from_sink(
             continue;
         }
         members.insert(value.node);
-        if operand_count(graph, &members) > MOST_OPERANDS {
+        // A reshape joins what no access can say, where strides behind it do not go together.
+        let readable = || Builder::new(graph, members.clone()).register(sink.into(), &[]).is_ok();
+        let views = members.iter().any(|m| is_view(graph, *m));
+        if operand_count(graph, &members) > MOST_OPERANDS || views && !readable() {
             members.remove(&value.node);
             continue;
         }
@@ -200,16 +203,22 @@ fn joins(
             Op::Transpose(_) => only_here,
             _ => true,
         },
+        Role::View => true,
         _ => false,
     }
+}
+
+fn is_view(graph: &Graph, id: NodeId) -> bool {
+    graph.node(id).op().is_some_and(|op| op.role() == Role::View)
 }
 
 // Whether nothing outside reads the value, not even through a move inside that others read through too.
 fn read_inside(graph: &Graph, value: Value, sink: NodeId, members: &HashSet<NodeId>) -> bool {
     graph.users(value).iter().all(|(user, _)| {
-        let is_move = graph.node(*user).op().is_some_and(|op| op.role() == Role::Move);
-        let inside = members.contains(user);
-        inside && (!is_move || *user == sink || read_inside(graph, (*user).into(), sink, members))
+        let role = graph.node(*user).op().map(Op::role);
+        let shared = matches!(role, Some(Role::Move | Role::View));
+        members.contains(user)
+            && (!shared || *user == sink || read_inside(graph, (*user).into(), sink, members))
     })
 }
 
