@@ -1,5 +1,7 @@
 //! What the tests of whole graphs share: seeded inputs and the comparison of results.
 
+use bakelite::execute::host::Session;
+use bakelite::fuse::Regions;
 use bakelite::ir::{Graph, Tensor, text::random};
 
 /// Seeded inputs for a graph, its symbols at their optimum.
@@ -10,6 +12,11 @@ pub fn seeded_inputs(graph: &Graph, seed: u64) -> Vec<Tensor> {
         random(ty.dtype, shape, seed.wrapping_mul(1000).wrapping_add(at as u64))
     };
     graph.inputs.iter().enumerate().map(input).collect()
+}
+
+/// What the regions compute on the host, in the order of the graph's outputs.
+pub fn run_regions(regions: Regions, inputs: &[Tensor]) -> bakelite::Result<Vec<Tensor>> {
+    Session::new(bakelite::plan::build_host(regions)?)?.infer(inputs)
 }
 
 /// `Err` unless the tensors agree in type, and element by element within `tolerance` (absolute below 1, relative above; NaN

@@ -1,8 +1,9 @@
-//! Random small graphs: what they compute before and after the whole pipeline is the same, nothing panics, and the verifier
-//! (which the pipeline runs after every pass) finds nothing.
+//! Random small graphs: what they compute before and after the passes, and in regions, is the same, nothing panics, and the
+//! verifier (which runs after every pass) finds nothing.
 
 #![allow(clippy::unwrap_used)]
 
+use bakelite::fuse;
 use bakelite::ir::{Graph, Type, Value, text::random};
 use bakelite::ops::eval::evaluate;
 use bakelite::ops::{
@@ -12,7 +13,7 @@ use bakelite::passes::{self, Options, Precision, TargetKind};
 use bakelite_host::problem::{Layout, Math, PadMode, PoolKind, ReduceKind};
 use bakelite_host::{DType, Pw};
 use bakelite_kernels::Dim;
-use bakelite_tests::{compare, seeded_inputs};
+use bakelite_tests::{compare, run_regions, seeded_inputs};
 use proptest::prelude::*;
 
 // A choice for each step: which operator, on which earlier values, with which variant.
@@ -189,6 +190,13 @@ proptest! {
         };
         if let Err(e) = compare(&expected, &got, tolerance) {
             return Err(TestCaseError::fail(format!("{e}\n{text}\n{after}")));
+        }
+        let fail = |e: bakelite::Error| TestCaseError::fail(format!("{e}\n{text}\n{after}"));
+        let regions = fuse::regions(after.clone()).map_err(fail)?;
+        let fused = regions.to_string();
+        let results = run_regions(regions, &inputs).map_err(fail)?;
+        if let Err(e) = compare(&expected, &results, tolerance) {
+            return Err(TestCaseError::fail(format!("{e}\n{text}\n{after}\n{fused}")));
         }
     }
 }

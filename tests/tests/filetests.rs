@@ -10,16 +10,17 @@
 //! graph "name" { ... }
 //! ```
 //!
-//! In `text` the graph is read and printed; in `verify` it goes through the whole pipeline. An error stands behind
-//! `; expect:` as `error: ...`.
+//! In `text` the graph is read and printed; in `verify` it goes through the whole pipeline; in `fuse` the expectation is
+//! its regions, which run on the host. An error stands behind `; expect:` as `error: ...`.
 
 // A test that cannot read its file fails.
 #![allow(clippy::unwrap_used)]
 
+use bakelite::fuse;
 use bakelite::ir::{Graph, verify};
 use bakelite::ops::eval::evaluate;
 use bakelite::passes::{self, Options, Precision, TargetKind};
-use bakelite_tests::{compare, seeded_inputs};
+use bakelite_tests::{compare, run_regions, seeded_inputs};
 use std::path::{Path, PathBuf};
 
 const MARK: &str = "; expect:\n";
@@ -56,6 +57,15 @@ fn transform(pass: &str, input: &str) -> Result<String, String> {
     let inputs = seeded_inputs(&graph, 1);
     let before = evaluate(&graph, &inputs);
     let after = match pass {
+        "fuse" => {
+            let before = before.unwrap_or_else(|e| panic!("before fusion: {e}"));
+            let regions = fuse::regions(graph).map_err(|e| e.to_string())?;
+            let text = regions.to_string();
+            let results = run_regions(regions, &inputs).unwrap_or_else(|e| panic!("{e}\n{text}"));
+            compare(&before, &results, case.tolerance)
+                .unwrap_or_else(|e| panic!("fusion changed the result: {e}\n{text}"));
+            return Ok(text);
+        }
         "text" => graph,
         "verify" => passes::run(graph, &case.options, &mut ()).map_err(|e| e.to_string())?,
         pass => {
@@ -142,8 +152,23 @@ fn legalize() {
 }
 
 #[test]
+fn fuse_regions() {
+    check("fuse");
+}
+
+#[test]
 fn verify_whole_pipeline() {
     check("verify");
+}
+
+#[test]
+fn siblings() {
+    check("siblings");
+}
+
+#[test]
+fn upsample() {
+    check("upsample");
 }
 
 #[test]

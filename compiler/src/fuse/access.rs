@@ -47,78 +47,127 @@ impl Transform {
         }
     }
 
-    fn apply(&self, inner: &Access<Dim>) -> Option<Access<Dim>> {
-        let strides = &inner.strides;
-        Some(match self {
-            Transform::Reshape { from, to } => return regroup(inner, from, to),
-            Transform::Transpose(t) => Access {
-                offset: inner.offset.clone(),
-                strides: t.perm.iter().map(|p| strides[*p].clone()).collect(),
-            },
-            Transform::Slice(s) => Access {
-                offset: s
-                    .starts
-                    .iter()
-                    .zip(strides)
-                    .fold(inner.offset.clone(), |sum, (start, stride)| sum + start * stride),
-                strides: strides
-                    .iter()
-                    .zip(&s.steps)
-                    .map(|(stride, step)| stride * Dim::from(*step))
-                    .collect(),
-            },
+    fn apply(&self, mut inner: Digits) -> Option<Digits> {
+        match self {
+            Transform::Reshape { to, .. } => inner.regroup(to)?,
+            Transform::Transpose(t) => inner.dims = t.perm.iter().map(|p| inner.dims[*p].clone()).collect(),
+            Transform::Slice(s) => {
+                for (d, dim) in inner.dims.iter_mut().enumerate() {
+                    let (start, step, size) = (&s.starts[d], s.steps[d], &s.shape[d]);
+                    if start.is(0) && step == 1 && *size == product(dim.iter().map(|digit| &digit.size)) {
+                        continue;
+                    }
+                    let stride = collapse(dim)?.stride;
+                    inner.offset = &inner.offset + start * &stride;
+                    *dim = vec![Digit { size: size.clone(), stride: stride * Dim::from(step) }];
+                }
+            }
             Transform::Broadcast { from, to } => {
                 let skip = to.len() - from.len();
-                let stride = |d: usize| match d.checked_sub(skip) {
-                    Some(i) if !from[i].is(1) || to[d].is(1) => strides[i].clone(),
-                    _ => Dim::from(0),
+                let digits = |d: usize| match d.checked_sub(skip) {
+                    Some(i) if !from[i].is(1) || to[d].is(1) => inner.dims[i].clone(),
+                    _ => vec![Digit { size: to[d].clone(), stride: Dim::from(0) }],
                 };
-                Access { offset: inner.offset.clone(), strides: (0..to.len()).map(stride).collect() }
+                inner.dims = (0..to.len()).map(digits).collect();
             }
-        })
+        }
+        Some(inner)
     }
+}
+
+/// Part of a dimension: its index runs over `size`, each step is `stride` elements.
+#[derive(Clone, Debug)]
+struct Digit {
+    size: Dim,
+    stride: Dim,
+}
+
+/// An access whose dimensions are numbers of several digits, the most significant first: what reshapes join and others
+/// split again need not be one stride in between (heads of a batch, `[seq, batch, heads · dim] → [seq, batch · heads, dim]`).
+#[derive(Clone, Debug)]
+struct Digits {
+    offset: Dim,
+    dims: Vec<Vec<Digit>>,
+}
+
+impl Digits {
+    fn new(access: &Access<Dim>, shape: &[Dim]) -> Digits {
+        let digit = |(size, stride): (&Dim, &Dim)| vec![Digit { size: size.clone(), stride: stride.clone() }];
+        Digits { offset: access.offset.clone(), dims: shape.iter().zip(&access.strides).map(digit).collect() }
+    }
+
+    // The same elements in the same order, over dimensions of other sizes; `None` where a digit would have to be cut.
+    fn regroup(&mut self, to: &[Dim]) -> Option<()> {
+        let mut digits = joined(std::mem::take(&mut self.dims).into_iter().flatten());
+        digits.reverse();
+        for size in to {
+            let (mut dim, mut left) = (Vec::new(), size.clone());
+            while !left.is(1) {
+                let digit = digits.pop()?;
+                if let Some(rest) = digit.size.exact_div(&left) {
+                    // A digit larger than wanted splits: its inner part goes back.
+                    dim.push(Digit { size: left, stride: &digit.stride * &rest });
+                    if !rest.is(1) {
+                        digits.push(Digit { size: rest, stride: digit.stride });
+                    }
+                    break;
+                }
+                left = left.exact_div(&digit.size)?;
+                dim.push(digit);
+            }
+            if dim.is_empty() {
+                dim.push(Digit { size: Dim::from(1), stride: Dim::from(0) });
+            }
+            self.dims.push(dim);
+        }
+        digits.is_empty().then_some(())
+    }
+
+    // With one stride for each dimension.
+    fn access(&self) -> Option<Access<Dim>> {
+        let strides: Option<Vec<Dim>> = self.dims.iter().map(|dim| Some(collapse(dim)?.stride)).collect();
+        Some(Access { offset: self.offset.clone(), strides: strides? })
+    }
+}
+
+// The digits with neighbours that count on as one; those of size 1 say nothing.
+fn joined(digits: impl IntoIterator<Item = Digit>) -> Vec<Digit> {
+    let mut found: Vec<Digit> = Vec::new();
+    for digit in digits {
+        match found.last_mut() {
+            _ if digit.size.is(1) => {}
+            Some(last) if last.stride == &digit.stride * &digit.size => {
+                *last = Digit { size: &last.size * &digit.size, stride: digit.stride };
+            }
+            _ => found.push(digit),
+        }
+    }
+    found
+}
+
+// A dimension's digits as one, if they count on.
+fn collapse(dim: &[Digit]) -> Option<Digit> {
+    if let [one] = dim {
+        return Some(one.clone());
+    }
+    let mut all = joined(dim.iter().cloned());
+    let last = all.pop().unwrap_or(Digit { size: Dim::from(1), stride: Dim::from(0) });
+    all.is_empty().then_some(last)
 }
 
 /// How a dense tensor is read through `transforms`, the one nearest the reader first; `None` where no access can say it.
 pub(super) fn through(ty: &Type, transforms: &[Transform]) -> Option<Access<Dim>> {
     let dense = Access { offset: Dim::from(0), strides: dense_strides(&ty.shape) };
-    transforms.iter().rev().try_fold(dense, |inner, t| t.apply(&inner))
+    let dense = Digits::new(&dense, &ty.shape);
+    transforms.iter().rev().try_fold(dense, |inner, t| t.apply(inner))?.access()
 }
 
 /// The access over `from` said over `to`, another grouping of the same dense elements: `None` where the strides do not go
 /// together. Sizes of 1 do not matter.
 pub(super) fn regroup(access: &Access<Dim>, from: &[Dim], to: &[Dim]) -> Option<Access<Dim>> {
-    let mut dims: Vec<(Dim, Dim)> = from
-        .iter()
-        .cloned()
-        .zip(access.strides.iter().cloned())
-        .filter(|(size, _)| !size.is(1))
-        .rev()
-        .collect();
-    let mut strides = Vec::new();
-    for size in to {
-        if size.is(1) {
-            strides.push(Dim::from(0));
-            continue;
-        }
-        let (mut grown, mut stride) = dims.pop()?;
-        while &grown != size {
-            // A dimension larger than wanted splits: its inner part goes back.
-            if let Some(rest) = grown.exact_div(size) {
-                let outer = &stride * &rest;
-                dims.push((rest, stride));
-                (grown, stride) = (size.clone(), outer);
-                continue;
-            }
-            let (next, inner) = dims.pop()?;
-            if stride != &inner * &next {
-                return None;
-            }
-            (grown, stride) = (grown * next, inner);
-        }
-        strides.push(stride);
-    }
-    dims.is_empty().then_some(Access { offset: access.offset.clone(), strides })
+    let mut digits = Digits::new(access, from);
+    digits.regroup(to)?;
+    digits.access()
 }
 
 #[cfg(test)]
@@ -158,5 +207,24 @@ mod tests {
         let moves = [Transform::Transpose(Transpose { perm: vec![1, 0] }), Transform::Slice(slice)];
         // out[i, j] = slice[j, i] = x[1 + j, 2 + 2i]
         assert_eq!(through(&ty, &moves), Some(Access { offset: Dim::from(8), strides: dims("2,6") }));
+    }
+
+    #[test]
+    fn dimensions_joined_and_split_again_need_no_stride_between() {
+        // [seq, batch, 3 · heads · dim], of which the second third is read by head.
+        let ty = Type::new(bakelite_host::DType::F32, &[197, 32, 2304]);
+        let reshape = |from: &str, to: &str| Transform::Reshape { from: dims(from), to: dims(to) };
+        let slice = Slice { starts: dims("0,0,768"), steps: vec![1; 3], shape: dims("197,32,768") };
+        let mut moves = vec![
+            reshape("384,197,64", "32,12,197,64"),
+            Transform::Transpose(Transpose { perm: vec![1, 0, 2] }),
+            reshape("197,32,768", "197,384,64"),
+            Transform::Slice(slice),
+        ];
+        let read = Access { offset: Dim::from(768), strides: dims("2304,64,73728,1") };
+        assert_eq!(through(&ty, &moves), Some(read));
+        // Batch and heads together have no stride.
+        moves.remove(0);
+        assert_eq!(through(&ty, &moves), None);
     }
 }

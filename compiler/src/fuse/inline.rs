@@ -127,21 +127,30 @@ impl<'a> Builder<'a> {
     }
 }
 
-/// The region that ends in `sink`, a pointwise operator or a move.
-pub(super) fn from_sink(graph: &Graph, sink: NodeId, taken: &HashSet<NodeId>) -> Result<Region, String> {
+/// The region that ends in `sink`, a pointwise operator or a move. What is `needed` by others, through moves of its own
+/// perhaps, stays outside.
+pub(super) fn from_sink(
+    graph: &Graph,
+    sink: NodeId,
+    taken: &HashSet<NodeId>,
+    needed: &HashSet<Value>,
+) -> Result<Region, String> {
     let mut members = HashSet::from([sink]);
     // Try to take each producer in turn, nearest first; keep it only while the operands stay few.
     let mut queue: std::collections::VecDeque<Value> = graph.node(sink).inputs.iter().copied().collect();
     let mut seen: HashSet<NodeId> = HashSet::new();
     while let Some(value) = queue.pop_front() {
-        if !joins(graph, value, sink, &members, taken) {
+        if needed.contains(&value) || !joins(graph, value, sink, &members, taken) {
             continue;
         }
         if !seen.insert(value.node) {
             continue;
         }
         members.insert(value.node);
-        if operand_count(graph, &members) > MOST_OPERANDS {
+        // A reshape joins what no access can say, where strides behind it do not go together.
+        let readable = || Builder::new(graph, members.clone()).register(sink.into(), &[]).is_ok();
+        let views = members.iter().any(|m| is_view(graph, *m));
+        if operand_count(graph, &members) > MOST_OPERANDS || views && !readable() {
             members.remove(&value.node);
             continue;
         }
@@ -185,7 +194,7 @@ fn joins(
     if members.contains(&id) || taken.contains(&id) || graph.is_output(value) {
         return false;
     }
-    let only_here = graph.users(value).iter().all(|(user, _)| members.contains(user));
+    let only_here = read_inside(graph, value, sink, members);
     let same_count = graph.ty(value).count() == graph.ty(sink.into()).count();
     match op.role() {
         Role::Pointwise => only_here && same_count,
@@ -194,8 +203,23 @@ fn joins(
             Op::Transpose(_) => only_here,
             _ => true,
         },
+        Role::View => true,
         _ => false,
     }
+}
+
+fn is_view(graph: &Graph, id: NodeId) -> bool {
+    graph.node(id).op().is_some_and(|op| op.role() == Role::View)
+}
+
+// Whether nothing outside reads the value, not even through a move inside that others read through too.
+fn read_inside(graph: &Graph, value: Value, sink: NodeId, members: &HashSet<NodeId>) -> bool {
+    graph.users(value).iter().all(|(user, _)| {
+        let role = graph.node(*user).op().map(Op::role);
+        let shared = matches!(role, Some(Role::Move | Role::View));
+        members.contains(user)
+            && (!shared || *user == sink || read_inside(graph, (*user).into(), sink, members))
+    })
 }
 
 fn operand_count(graph: &Graph, members: &HashSet<NodeId>) -> usize {

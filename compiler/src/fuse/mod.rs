@@ -69,9 +69,10 @@ pub fn regions(mut graph: Graph) -> Result<Regions> {
         let role = graph.node(id).op().map(Op::role);
         let read = needed.contains(&id.into());
         if matches!(role, Some(Role::Pointwise | Role::Move)) && read && !taken.contains(&id) {
-            let region = inline::from_sink(&graph, id, &taken).map_err(|what| at_node(&graph, id, what))?;
-            // A move may be read through by several regions, and done by one for others.
-            taken.extend(region.nodes.iter().filter(|n| **n == id || !is_move(&graph, **n)));
+            let region =
+                inline::from_sink(&graph, id, &taken, &needed).map_err(|what| at_node(&graph, id, what))?;
+            // Several regions may read through a move or a view, and one may do it for others.
+            taken.extend(region.nodes.iter().filter(|n| **n == id || !is_shared(&graph, **n)));
             needed.extend(&region.inputs);
             found.push((last_position(&position, &region.nodes), region));
         }
@@ -102,8 +103,8 @@ fn at_node(graph: &Graph, id: NodeId, what: String) -> Error {
     Error::new(Stage::Fuse, format!("node {}", graph.node(id).name), what)
 }
 
-fn is_move(graph: &Graph, id: NodeId) -> bool {
-    graph.node(id).op().is_some_and(|op| op.role() == Role::Move)
+fn is_shared(graph: &Graph, id: NodeId) -> bool {
+    graph.node(id).op().is_some_and(|op| matches!(op.role(), Role::Move | Role::View))
 }
 
 fn last_position(position: &HashMap<NodeId, usize>, nodes: &[NodeId]) -> usize {

@@ -7,7 +7,9 @@ pub mod layout;
 pub mod legalize;
 mod pattern;
 pub mod precision;
+pub mod siblings;
 pub mod simplify;
+pub mod upsample;
 
 use crate::error::{Error, Result, Stage};
 use crate::ir::{Graph, NodeId, verify};
@@ -80,6 +82,8 @@ pub const PASSES: &[(&str, Pass)] = &[
     ("precision", precision::run),
     ("layout", layout::run),
     ("tidy", tidy),
+    ("siblings", siblings::run),
+    ("upsample", upsample::run),
     ("legalize", legalize::run),
 ];
 

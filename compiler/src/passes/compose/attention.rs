@@ -284,14 +284,23 @@ fn operand_transpose(graph: &mut Graph, id: NodeId) -> Result<bool, String> {
     if turned { become_op(graph, id, attention, &inputs) } else { Ok(false) }
 }
 
-/// `transpose(attention(...)) [0,2,1,3] → attention(...)` with `inner` turned
+/// `transpose(attention(...)) → transpose'(attention(...))` with `inner` turned, where the transpose puts the heads behind
+/// the positions: what is left of it swaps them no more, and `[0,2,1,3]` is gone.
 fn result_transpose(graph: &mut Graph, id: NodeId) -> Result<bool, String> {
-    let Some((_, y)) = unary(graph, id.into(), heads_swapped) else { return Ok(false) };
+    let perm = |op: &Op| if let Op::Transpose(t) = op { Some(t.clone()) } else { None };
+    let Some((Transpose { perm }, y)) = unary(graph, id.into(), perm) else { return Ok(false) };
     let Some(Op::Attention(attention)) = graph.op(y).filter(|_| graph.used_once(y)) else { return Ok(false) };
+    let place = |d: usize| perm.iter().position(|p| *p == d);
+    if place(2) > place(1) || perm.last() != Some(&3) {
+        return Ok(false);
+    }
     let mut attention = attention.clone();
     attention.inner[3] = !attention.inner[3];
     let inputs = graph.node(y.node).inputs.clone();
-    become_op(graph, id, attention, &inputs)
+    let turned = emit(graph, attention, &inputs, y.node)?;
+    let rest: Vec<usize> = perm.iter().map(|p| [0, 2, 1, 3][*p]).collect();
+    let result = transposed(graph, turned, &rest, id)?;
+    swap(graph, id, result)
 }
 
 /// `attention(q, repeat(k), repeat(v)) → attention(q, k, v)`, where `repeat` gives each of the key heads to several

@@ -6,6 +6,8 @@ mod attention;
 mod norm;
 mod product;
 
+pub(super) use product::row_operand;
+
 use super::{Options, Rule, layout, rewrite, simplify};
 use crate::ir::Graph;
 

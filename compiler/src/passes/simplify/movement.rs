@@ -16,6 +16,7 @@ pub(super) const RULES: &[(&str, Rule)] = &[
     ("broadcast_operand", broadcast_operand),
     ("concat_one", concat_one),
     ("concat_concat", concat_concat),
+    ("concat_slices", concat_slices),
     ("slice_slice", slice_slice),
     ("slice_concat", slice_concat),
     ("pad_pad", pad_pad),
@@ -133,6 +134,31 @@ fn concat_concat(graph: &mut Graph, id: NodeId) -> Result<bool, String> {
         }
     }
     if flattened { become_op(graph, id, outer, &inputs) } else { Ok(false) }
+}
+
+/// `concat(slice(x), slice(x), y) → concat(slice(x), y)` where one slice ends along the axis where the next begins, or
+/// `concat(x, y)` where they are all of x.
+fn concat_slices(graph: &mut Graph, id: NodeId) -> Result<bool, String> {
+    let Some(Op::Concat(concat)) = graph.node(id).op().cloned() else { return Ok(false) };
+    let (axis, mut inputs) = (concat.axis, graph.node(id).inputs.clone());
+    for at in 1..inputs.len() {
+        let (first, second) = (unary(graph, inputs[at - 1], slice), unary(graph, inputs[at], slice));
+        let (Some((a, x)), Some((b, y))) = (first, second) else { continue };
+        let alike = |d: usize| d == axis || a.starts[d] == b.starts[d] && a.shape[d] == b.shape[d];
+        let meet = &a.starts[axis] + &a.shape[axis] == b.starts[axis] && a.steps[axis] == 1;
+        if x != y || a.steps != b.steps || !meet || !(0..a.shape.len()).all(alike) {
+            continue;
+        }
+        let mut both = a.clone();
+        both.shape[axis] = &a.shape[axis] + &b.shape[axis];
+        inputs[at - 1] = match both.shape == graph.ty(x).shape && both.steps.iter().all(|s| *s == 1) {
+            true => x,
+            false => emit(graph, both, &[x], id)?,
+        };
+        inputs.remove(at);
+        return become_op(graph, id, concat, &inputs);
+    }
+    Ok(false)
 }
 
 /// `slice(slice(x)) → slice(x)`
