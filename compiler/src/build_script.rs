@@ -216,10 +216,11 @@ fn precision(text: &str) -> Result<Precision> {
     Ok(match text {
         "fp32" => Precision::Fp32,
         "tf32" => Precision::Tf32,
+        "tf32x3" => Precision::Tf32x3,
         "fp16" => Precision::Fp16,
         "bf16" => Precision::Bf16,
         _ => {
-            let what = format!("\"{text}\" is none of fp32, tf32, fp16, bf16");
+            let what = format!("\"{text}\" is none of fp32, tf32, tf32x3, fp16, bf16");
             return Err(Error::new(Stage::Passes, "precision", what));
         }
     })

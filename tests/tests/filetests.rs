@@ -38,6 +38,7 @@ fn case(input: &str) -> Case {
         match (name, value) {
             ("precision", "fp32") => case.options.precision = Precision::Fp32,
             ("precision", "tf32") => case.options.precision = Precision::Tf32,
+            ("precision", "tf32x3") => case.options.precision = Precision::Tf32x3,
             ("precision", "fp16") => case.options.precision = Precision::Fp16,
             ("precision", "bf16") => case.options.precision = Precision::Bf16,
             ("target", "host") => case.options.target = TargetKind::Host,

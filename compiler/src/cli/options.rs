@@ -73,6 +73,9 @@ pub(crate) enum Precision {
     #[default]
     Fp32,
     Tf32,
+    /// Two tf32 for each f32: nearly fp32, on tensor cores.
+    #[value(name = "tf32x3")]
+    Tf32x3,
     Fp16,
     Bf16,
 }
@@ -82,6 +85,7 @@ impl From<Precision> for passes::Precision {
         match p {
             Precision::Fp32 => passes::Precision::Fp32,
             Precision::Tf32 => passes::Precision::Tf32,
+            Precision::Tf32x3 => passes::Precision::Tf32x3,
             Precision::Fp16 => passes::Precision::Fp16,
             Precision::Bf16 => passes::Precision::Bf16,
         }
@@ -93,6 +97,7 @@ impl std::fmt::Display for Precision {
         f.write_str(match self {
             Precision::Fp32 => "fp32",
             Precision::Tf32 => "tf32",
+            Precision::Tf32x3 => "tf32x3",
             Precision::Fp16 => "fp16",
             Precision::Bf16 => "bf16",
         })

@@ -95,7 +95,7 @@ macro_rules! words {
 }
 
 words! { Layout { Layout::ChannelsFirst => Layout::ChannelsFirst, "first"; Layout::ChannelsLast => Layout::ChannelsLast, "last"; } }
-words! { Math { Math::Exact => Math::Exact, "exact"; Math::Tf32 => Math::Tf32, "tf32"; } }
+words! { Math { Math::Exact => Math::Exact, "exact"; Math::Tf32 => Math::Tf32, "tf32"; Math::Tf32x3 => Math::Tf32x3, "tf32x3"; } }
 words! { PadMode { PadMode::Constant => PadMode::Constant, "constant"; PadMode::Reflect => PadMode::Reflect, "reflect";
 PadMode::Edge => PadMode::Edge, "edge"; PadMode::Wrap => PadMode::Wrap, "wrap"; } }
 words! { Coordinates { Coordinates::HalfPixel => Coordinates::HalfPixel, "half_pixel";

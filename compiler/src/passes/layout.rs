@@ -35,7 +35,7 @@ pub fn run(graph: &mut Graph, options: &Options) -> Result<(), String> {
     }
     let mut changed = false;
     for id in graph.order() {
-        changed |= lay_last(graph, id, options.precision == Precision::Tf32)?;
+        changed |= lay_last(graph, id, matches!(options.precision, Precision::Tf32 | Precision::Tf32x3))?;
     }
     if changed {
         rewrite(graph, RULES)?;
@@ -57,7 +57,9 @@ fn lay_last(graph: &mut Graph, id: NodeId, tf32: bool) -> Result<bool, String> {
     let (rank, dtype) = (node.types[0].rank(), node.types[0].dtype);
     let half = matches!(dtype, DType::F16 | DType::BF16);
     let op: Op = match node.op() {
-        Some(Op::Conv(conv)) if conv.layout == Layout::ChannelsFirst && (half || conv.math == Math::Tf32) => {
+        Some(Op::Conv(conv))
+            if conv.layout == Layout::ChannelsFirst && (half || conv.math != Math::Exact) =>
+        {
             Conv { layout: Layout::ChannelsLast, ..conv.clone() }.into()
         }
         Some(Op::ConvTranspose(conv))

@@ -32,6 +32,8 @@ pub enum Precision {
     Fp32,
     /// Matrix products and convolutions round their f32 operands to tf32.
     Tf32,
+    /// Matrix products and convolutions take their f32 operands as two tf32 each (3xTF32): nearly fp32, on tensor cores.
+    Tf32x3,
     /// f16 operands and results.
     Fp16,
     /// bf16 operands and results.

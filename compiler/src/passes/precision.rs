@@ -2,6 +2,7 @@
 //!
 //! - `Fp32`: nothing changes; a model of f16 operators keeps them.
 //! - `Tf32`: matrix products and convolutions of f32 round their operands to tf32 on the way in.
+//! - `Tf32x3`: they take each operand as the sum of two tf32, which is nearly as exact as `Fp32`.
 //! - `Fp16`, `Bf16`: every f32 operator takes and gives that type, and constants are converted, but for operators whose
 //!   values leave the type's range or need its digits. Those stay f32, see [`stays`].
 
@@ -18,14 +19,15 @@ use std::collections::{HashMap, HashSet};
 pub fn run(graph: &mut Graph, options: &Options) -> Result<(), String> {
     match options.precision {
         Precision::Fp32 => Ok(()),
-        Precision::Tf32 => tf32(graph),
+        Precision::Tf32 => tensor_cores(graph, Math::Tf32),
+        Precision::Tf32x3 => tensor_cores(graph, Math::Tf32x3),
         Precision::Fp16 => narrow(graph, DType::F16),
         Precision::Bf16 => narrow(graph, DType::BF16),
     }
 }
 
-/// `matmul(a: f32, b), conv(x: f32, w)` with `math=tf32`
-fn tf32(graph: &mut Graph) -> Result<(), String> {
+/// `matmul(a: f32, b), conv(x: f32, w)` with `math`
+fn tensor_cores(graph: &mut Graph, math: Math) -> Result<(), String> {
     for id in graph.order() {
         let node = graph.node(id);
         if node.types[0].dtype != DType::F32 {
@@ -33,11 +35,9 @@ fn tf32(graph: &mut Graph) -> Result<(), String> {
         }
         let op: Op = match node.op() {
             Some(Op::MatMul(op)) if op.math == Math::Exact => {
-                crate::ops::MatMul { math: Math::Tf32, ..op.clone() }.into()
+                crate::ops::MatMul { math, ..op.clone() }.into()
             }
-            Some(Op::Conv(op)) if op.math == Math::Exact => {
-                crate::ops::Conv { math: Math::Tf32, ..op.clone() }.into()
-            }
+            Some(Op::Conv(op)) if op.math == Math::Exact => crate::ops::Conv { math, ..op.clone() }.into(),
             _ => continue,
         };
         let inputs = node.inputs.clone();

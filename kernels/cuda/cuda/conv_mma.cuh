@@ -151,6 +151,15 @@ DEVICE void gather_pixels(unsigned char* to, const element_t* x, Window window, 
   }
 }
 
+#if TF32
+// Splits f32 registers into tf32 and, for TF32X3, what is left of them as tf32.
+DEVICE uint32_t round_high(uint32_t& x) {
+  const float value = __uint_as_float(x);
+  x = to_tf32(value);
+  return TF32X3 ? to_tf32(value - __uint_as_float(x)) : 0;
+}
+#endif
+
 DEVICE void multiply_step(float (&acc)[MI][NI][4], const uint32_t (&a)[MI][4], const uint4 (&b)[NI / 2]) {
 #pragma unroll
   for (int j = 0; j < NI / 2; ++j) {
@@ -176,22 +185,35 @@ DEVICE void multiply(float (&acc)[MI][NI][4], const unsigned char* a, const unsi
     const int step = q * WARP_GROUPS + group;
     uint32_t fa[MI][4];
     uint4 fb[NI / 2];
+#if TF32X3
+    uint32_t low_a[MI][4];
+    uint4 low_b[NI / 2];
+#endif
 #pragma unroll
     for (int i = 0; i < MI; ++i) {
       ldmatrix_x4(fa[i], a + (warp_m * WM + i * 16) * ROW_BYTES + swizzle(lane & 15, step * 2 + (lane >> 4)));
-#if TF32
+#if TF32X3
 #pragma unroll
-      for (int e = 0; e < 4; ++e) fa[i][e] = to_tf32(__uint_as_float(fa[i][e]));
+      for (int e = 0; e < 4; ++e) low_a[i][e] = round_high(fa[i][e]);
+#elif TF32
+#pragma unroll
+      for (int e = 0; e < 4; ++e) round_high(fa[i][e]);
 #endif
     }
 #pragma unroll
     for (int j = 0; j < NI / 2; ++j) {
       fb[j] = *reinterpret_cast<const uint4*>(b + ((step * (BN / 16) + warp_n * (WN / 16) + j) * 32 + lane) * 16);
-#if TF32
-      fb[j] = make_uint4(to_tf32(__uint_as_float(fb[j].x)), to_tf32(__uint_as_float(fb[j].y)),
-                         to_tf32(__uint_as_float(fb[j].z)), to_tf32(__uint_as_float(fb[j].w)));
+#if TF32X3
+      low_b[j] = make_uint4(round_high(fb[j].x), round_high(fb[j].y), round_high(fb[j].z), round_high(fb[j].w));
+#elif TF32
+      round_high(fb[j].x), round_high(fb[j].y), round_high(fb[j].z), round_high(fb[j].w);
 #endif
     }
+#if TF32X3
+    // The small products first.
+    multiply_step(acc, low_a, fb);
+    multiply_step(acc, fa, low_b);
+#endif
     multiply_step(acc, fa, fb);
   }
 }

@@ -12,9 +12,14 @@ constexpr int STEP = 32 / ELEMENT;         // k of one mma
 constexpr int STEPS = BLOCK_K / STEP / GROUPS;
 constexpr int TILES_M = WARP_M / 16;       // mma tiles of a warp
 constexpr int TILES_N = WARP_N / 8;
+#ifdef TF32X3
+constexpr int SETS = 3;                    // fragments in registers: two, and the low halves
+#else
+constexpr int SETS = 2;
+#endif
 // As many blocks on a multiprocessor as the registers of the sums, two sets of fragments and the rest leave room for: left
 // alone the compiler spills a few to squeeze in one more.
-constexpr int REGISTERS = TILES_M * TILES_N * 4 + 2 * (TILES_M * 4 + TILES_N * 2) + 80;
+constexpr int REGISTERS = TILES_M * TILES_N * 4 + SETS * (TILES_M * 4 + TILES_N * 2) + 80;
 constexpr int FIT = 65536 / (THREADS * REGISTERS), MOST = 1024 / THREADS;
 constexpr int BLOCKS = FIT < 1 || MOST < 1 ? 1 : FIT < MOST ? FIT : MOST;
 static_assert(WARP_M % 16 == 0 && WARP_N % 16 == 0 && BLOCK_K % (STEP * GROUPS) == 0, "the warps do not tile the block");
@@ -124,18 +129,40 @@ struct Fragments {
       }
       b[i][0] = r[0], b[i][1] = r[1], b[i + 1][0] = r[2], b[i + 1][1] = r[3];
     }
+#if defined(TF32) && !defined(TF32X3)
+    low();
+#endif
+  }
+
 #ifdef TF32
+  // Rounds to tf32, and gives what that takes away as tf32.
+  DEVICE Fragments low() {
+    Fragments rest;
 #pragma unroll
     for (int i = 0; i < TILES_M; ++i)
 #pragma unroll
-      for (int j = 0; j < 4; ++j) a[i][j] = to_tf32(__uint_as_float(a[i][j]));
+      for (int j = 0; j < 4; ++j) rest.a[i][j] = round_high(a[i][j]);
 #pragma unroll
     for (int i = 0; i < TILES_N; ++i)
 #pragma unroll
-      for (int j = 0; j < 2; ++j) b[i][j] = to_tf32(__uint_as_float(b[i][j]));
-#endif
+      for (int j = 0; j < 2; ++j) rest.b[i][j] = round_high(b[i][j]);
+    return rest;
   }
+  static DEVICE uint32_t round_high(uint32_t& x) {
+    const float value = __uint_as_float(x);
+    x = to_tf32(value);
+    return to_tf32(value - __uint_as_float(x));
+  }
+#endif
 };
+
+// acc += a * b, of one step.
+DEVICE void multiply_all(float (&acc)[TILES_M][TILES_N][4], const uint32_t (&a)[TILES_M][4], const uint32_t (&b)[TILES_N][2]) {
+#pragma unroll
+  for (int i = 0; i < TILES_M; ++i)
+#pragma unroll
+    for (int j = 0; j < TILES_N; ++j) multiply(acc[i][j], a[i], b[j]);
+}
 
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     KERNEL_NAME(const element_t* a, const element_t* b RESULT_PARAMS SYMBOL_PARAMS PREFETCH_PARAMS) {
@@ -192,10 +219,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
 #pragma unroll
     for (int s = 0; s < STEPS; ++s) {
       if (s + 1 < STEPS) fragments[(s + 1) % 2].load(tile_a, tile_b, (s + 1) * GROUPS + group, warp_m, warp_n);
-#pragma unroll
-      for (int i = 0; i < TILES_M; ++i)
-#pragma unroll
-        for (int j = 0; j < TILES_N; ++j) multiply(acc[i][j], fragments[s % 2].a[i], fragments[s % 2].b[j]);
+      Fragments& now = fragments[s % 2];
+#ifdef TF32X3
+      // The small products first.
+      const Fragments low = now.low();
+      multiply_all(acc, low.a, now.b);
+      multiply_all(acc, now.a, low.b);
+#endif
+      multiply_all(acc, now.a, now.b);
     }
     reading = reading + 1 == STAGES ? 0 : reading + 1;
     writing = writing + 1 == STAGES ? 0 : writing + 1;

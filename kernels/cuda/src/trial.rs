@@ -217,10 +217,10 @@ fn jumps(program: &Program) -> bool {
 }
 
 fn error_of(problem: &Problem<usize>, dtype: DType) -> Option<f64> {
-    let tf32 = match problem {
-        Problem::Gemm(p) => p.math == Math::Tf32,
-        Problem::Conv(p) => p.math == Math::Tf32,
-        _ => false,
+    let math = match problem {
+        Problem::Gemm(p) => p.math,
+        Problem::Conv(p) => p.math,
+        _ => Math::Exact,
     };
     // Interpolation weights are f32 whatever the elements are.
     let weights = matches!(problem, Problem::Resize(_));
@@ -233,7 +233,9 @@ fn error_of(problem: &Problem<usize>, dtype: DType) -> Option<f64> {
     match dtype {
         DType::F64 if weights => Some(1e-6),
         DType::F64 => Some(1e-10),
-        DType::F32 if tf32 => Some(2e-3),
+        DType::F32 if math == Math::Tf32 => Some(2e-3),
+        // Tensor cores cut sums off where others round them.
+        DType::F32 if math == Math::Tf32x3 => Some(f64::max(1e-5, (depth as f64).sqrt() * 2f64.powi(-22))),
         DType::F32 => Some(f64::max(1e-5, (depth as f64).sqrt() * 2f64.powi(-24))),
         DType::F16 => Some(2e-3),
         DType::BF16 => Some(1e-2),

@@ -46,7 +46,7 @@ fn in_class<A: Number>(p: &Gemm<usize>, a: &[A], b: &[A], y: &mut [A]) {
 /// An operand in its class, rounded as `math` asks.
 pub(crate) fn operand<T: Element<Acc: Number>>(x: &[T], math: Math) -> Cow<'_, [T::Acc]> {
     let x = T::widened(x);
-    if math == Math::Exact || T::DTYPE != DType::F32 {
+    if math != Math::Tf32 || T::DTYPE != DType::F32 {
         return x;
     }
     let mut x = x.into_owned();

@@ -36,6 +36,9 @@ pub enum Math {
     Exact,
     /// f32 operands rounded to tf32 (10-bit mantissa), f32 accumulation.
     Tf32,
+    /// f32 operands as sums of two tf32, of whose four products the three large ones are taken (3xTF32): within some
+    /// 2⁻²⁰ of `Exact`, on tensor cores. An infinite operand gives NaN.
+    Tf32x3,
 }
 
 /// Order of a convolution's or pool's dimensions in memory.

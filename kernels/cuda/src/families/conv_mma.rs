@@ -42,6 +42,7 @@ struct Tile {
 /// The problem as the kernel sees it.
 struct Shape<'a> {
     geometry: Geometry,
+    math: Math,
     epilogue: &'a Epilogue<Dim>,
     /// How far the weights' elements lie apart: filters, channels and taps.
     weights: [usize; 3],
@@ -75,7 +76,7 @@ impl Shape<'_> {
         };
         let step = match (geometry.dtype, math, target.arch.sm) {
             (DType::F16, _, _) | (DType::BF16, _, 80..) => 16,
-            (DType::F32, Math::Tf32, 80..) => 8,
+            (DType::F32, Math::Tf32 | Math::Tf32x3, 80..) => 8,
             (dtype, ..) => return Err(format!("no tensor cores for {dtype} ({math:?}) on {}", target.arch)),
         };
         if !geometry.last || geometry.rank > 2 {
@@ -88,7 +89,7 @@ impl Shape<'_> {
         let gather = geometry.cg() % (step / 2) != 0;
         let total =
             if gather { (taps * geometry.cg()).div_ceil(step) } else { taps * geometry.cg().div_ceil(step) };
-        Ok(Shape { geometry, epilogue, weights, gather, step, total })
+        Ok(Shape { geometry, math, epilogue, weights, gather, step, total })
     }
 
     fn tiles(&self, tile: &Tile) -> u32 {
@@ -259,7 +260,11 @@ impl Tile {
         let mmas = m / f64::from(wm) / 16.0 * (n / f64::from(wn) / 8.0);
         let latency = steps / f64::from(self.groups) * (90.0 + 4.0 * mmas);
         let element = geometry.dtype.size() as f64;
-        let rate = if geometry.dtype == DType::F32 { 0.5 } else { 1.0 };
+        let rate = match (geometry.dtype, shape.math) {
+            (DType::F32, Math::Tf32x3) => 0.5 / 3.0,
+            (DType::F32, _) => 0.5,
+            _ => 1.0,
+        };
         let flops_per_cycle = rate * target.tensor_tflops * 1e6 / CYCLES_PER_US / sms;
         let tensor = per_sm * 2.0 * m * n * depth / flops_per_cycle;
         let warp_rows = m / f64::from(wm) + n / f64::from(wn);
@@ -399,9 +404,10 @@ impl Family for ConvMma {
             ("POINTWISE", u32::from(geometry.is_pointwise())),
         ]);
         let switches = format!(
-            "#define GATHER {}\n#define TF32 {}\n#define SPLIT {split}\n#define CLUSTER {}\n",
+            "#define GATHER {}\n#define TF32 {}\n#define TF32X3 {}\n#define SPLIT {split}\n#define CLUSTER {}\n",
             u32::from(shape.gather),
             u32::from(geometry.dtype == DType::F32),
+            u32::from(shape.math == Math::Tf32x3),
             u32::from(tile.cluster > 1),
         );
         let sizes = geometry.constants(problem);

@@ -37,6 +37,8 @@ const CONV: &[&str] = &[
     "tf32 last | batch 64 64 1 | 12 12 | 3 3 | 1 1 | 1 1 | 1 1 1 1 | bias_residual_relu",
     "tf32 last | 1 12 40 1 | 9 9 | 1 1 | 1 1 | 1 1 | 0 0 0 0 | bias",
     "tf32 last | 1 3 32 1 | 17 17 | 7 7 | 2 2 | 1 1 | 3 3 3 3 | bias_relu",
+    "tf32x3 last | batch 64 64 1 | 12 12 | 3 3 | 1 1 | 1 1 | 1 1 1 1 | bias_residual_relu",
+    "tf32x3 last | 1 3 32 1 | 17 17 | 7 7 | 2 2 | 1 1 | 3 3 3 3 | bias_relu",
     // sizes that change with every call
     "f16 last | batch 32 48 1 | seq 20 | 3 3 | 2 2 | 1 1 | 1 1 1 1 | bias_relu",
     "f32 first | batch 4 6 1 | seq | 3 | 1 | 1 | 1 1 | bias",
@@ -109,11 +111,14 @@ impl Sample {
         let size = |word: &str| -> Dim { word.parse().unwrap_or_else(|e| panic!("{text}: {e}")) };
         let number = |word: &&str| -> usize { word.parse().unwrap_or_else(|e| panic!("{text}: {e}")) };
         let numbers = |part: usize| words[part].iter().map(number).collect();
-        let tf32 = words[0][0] == "tf32";
-        let dtype = if tf32 { "f32" } else { words[0][0] };
+        let (dtype, math) = match words[0][0] {
+            "tf32" => ("f32", Math::Tf32),
+            "tf32x3" => ("f32", Math::Tf32x3),
+            dtype => (dtype, Math::Exact),
+        };
         Sample {
             dtype: dtype.parse().unwrap_or_else(|e| panic!("{text}: {e}")),
-            math: if tf32 { Math::Tf32 } else { Math::Exact },
+            math,
             layout: if words[0][1] == "last" { Layout::ChannelsLast } else { Layout::ChannelsFirst },
             n: size(words[1][0]),
             channels: number(&words[1][1]),

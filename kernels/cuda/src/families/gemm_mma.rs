@@ -212,7 +212,7 @@ fn fits<'a>(problem: &'a Problem<Dim>, target: &Target) -> Option<&'a Gemm<Dim>>
     let ampere = target.arch.sm >= 80;
     let typed = match (g.dtype, g.math) {
         (DType::F16, _) => true,
-        (DType::BF16, _) | (DType::F32, Math::Tf32) => ampere,
+        (DType::BF16, _) | (DType::F32, Math::Tf32 | Math::Tf32x3) => ampere,
         _ => false,
     };
     (typed && left(g).dense && right(g).dense).then_some(g)
@@ -323,7 +323,11 @@ impl Family for Mma {
                     ("PASS", c.pass(element)),
                     ("VECTOR", Tiling::vector(g, most)),
                 ]),
-                if g.dtype == DType::F32 { "#define TF32" } else { "" },
+                match (g.dtype, g.math) {
+                    (DType::F32, Math::Tf32x3) => "#define TF32\n#define TF32X3",
+                    (DType::F32, _) => "#define TF32",
+                    _ => "",
+                },
                 include_str!("../../cuda/gemm_mma.cuh"),
             ],
         );

@@ -98,6 +98,11 @@ fn with(mut g: Gemm<Dim>, after: After) -> Gemm<Dim> {
     g
 }
 
+fn tf32x3(mut g: Gemm<Dim>) -> Gemm<Dim> {
+    g.math = Math::Tf32x3;
+    g
+}
+
 fn tf32(mut g: Gemm<Dim>) -> Gemm<Dim> {
     g.math = Math::Tf32;
     g
@@ -117,6 +122,8 @@ pub fn samples() -> Vec<Problem<Dim>> {
         tf32(gemm(F32, "2 68 136 100", Rows, Columns)),
         tf32(gemm(F32, "2 132 68 100", Columns, Rows)),
         tf32(gemm(F32, "1 68 72 132", Columns, Columns)),
+        tf32x3(with(gemm(F32, "1 200 136 1032", Rows, Rows), After::BiasResidual)),
+        tf32x3(gemm(F32, "2 132 68 100", Columns, Rows)),
         // Large, small, deep; and dynamic.
         with(gemm(F16, "1 512 768 768", Rows, Rows), After::BiasResidual),
         with(gemm(F16, "1 49 512 2048", Rows, Columns), After::BiasResidual),

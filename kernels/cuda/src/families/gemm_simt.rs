@@ -131,7 +131,7 @@ pub(super) fn vector(operand: Operand, dtype: DType) -> u32 {
 /// The problem if its products are exact ones of numbers. f32 that may round to tf32 need not.
 pub(super) fn fits(problem: &Problem<Dim>) -> Option<&Gemm<Dim>> {
     match problem {
-        Problem::Gemm(g) if g.dtype != DType::Bool && matches!(g.math, Math::Exact | Math::Tf32) => Some(g),
+        Problem::Gemm(g) if g.dtype != DType::Bool => Some(g),
         _ => None,
     }
 }

@@ -66,6 +66,7 @@ fn tf32_rounds_operands_to_ten_bits() {
         assert_eq!(eval(one(Math::Exact), &[&x, &unit]), [v]);
         assert_eq!(eval(one(Math::Tf32), &[&x, &unit]), [to]);
         assert_eq!(eval(one(Math::Tf32), &[&unit, &x]), [to]);
+        assert_eq!(eval(one(Math::Tf32x3), &[&x, &unit]), [v]);
     }
     let infinite = Tensor::of(DType::F32, &[f64::INFINITY]);
     assert_eq!(eval(one(Math::Tf32), &[&infinite, &unit]), [f64::INFINITY]);
