@@ -7,7 +7,7 @@ use crate::dim::{Dim, Symbols};
 use crate::family::{Build, Family};
 use crate::tactic::Tactic;
 use crate::target::Target;
-use bakelite_host::problem::{Gemm, Math};
+use bakelite_host::problem::Gemm;
 use bakelite_host::{Class, DType, Problem};
 
 /// `gemm.simt`: tiles in registers.
