@@ -169,7 +169,7 @@ impl Tile {
             return (start, None);
         }
         // Addresses, and windows of a sixteenth of the rows, two registers each.
-        let filling = if pointwise { 48 + self.m / 256 * 8 } else { 40 + self.m / 8 };
+        let filling = if pointwise { 48 } else { 40 + self.m / 8 };
         let multiplying =
             ((start * (self.groups + 1)).saturating_sub(filling) / self.groups / 8 * 8).min(240);
         (start, Some((filling, multiplying)))
@@ -204,6 +204,9 @@ impl Tile {
         }
         if self.cluster > 1 && !shape.geometry.filters.is_multiple_of(4) {
             return fail("clusters take filters in fours");
+        }
+        if self.cluster > 1 && self.m > 192 {
+            return fail("clusters take tiles of at most 192 pixels");
         }
         let (start, _) = self.registers(shape.geometry.is_pointwise());
         // ptxas wants the operands of one instruction, and some, within what the kernel starts with.
