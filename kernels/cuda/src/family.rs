@@ -201,7 +201,7 @@ mod tests {
         let mut zeros = 0;
         for (i, value) in packed.chunks_exact(2).enumerate() {
             let (row, chunk, e) = (i / 64, i / 8 % 8, i % 8);
-            let k = (chunk ^ row % 8) * 8 + e;
+            let k = (chunk ^ (row % 8)) * 8 + e;
             let want = if k < 60 { row * 100 + k / 5 + k % 5 * 20 } else { 0 };
             zeros += usize::from(k >= 60);
             assert_eq!(
