@@ -293,7 +293,7 @@ mod tests {
         let packing = |shape: &[usize], strides: &[usize]| Pack {
             shape: shape.to_vec(),
             strides: strides.to_vec(),
-            limits: vec![],
+            ..Pack::default()
         };
         let build = |pack: Option<Pack>| Build {
             kernels: vec![],

@@ -218,26 +218,6 @@ DEVICE void multiply(float (&acc)[MI][NI][4], const unsigned char* a, const unsi
   }
 }
 
-DEVICE void cluster_barrier() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
-#endif
-}
-
-// Four floats at `p` in the shared memory of the cluster's block `rank`.
-DEVICE float4 load_cluster(const float* p, int rank) {
-  float4 v = make_float4(0.f, 0.f, 0.f, 0.f);
-#if __CUDA_ARCH__ >= 900
-  uint32_t at;
-  asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(at) : "r"(shared_address(p)), "r"(rank));
-  asm volatile("ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [%4];"
-               : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
-               : "r"(at)
-               : "memory");
-#endif
-  return v;
-}
-
 // Elements that one thread takes through the epilogue: whole 16-byte groups of a row where the filters allow.
 constexpr int WIDTH = NG % 8 == 0 ? 8 : NG % 4 == 0 ? 4 : NG % 2 == 0 ? 2 : 1;
 constexpr int ITEMS = BM * BN / WIDTH;

@@ -8,10 +8,18 @@ use bakelite_host::{Class, DType, Instr, Problem, Program, Scalar};
 use std::collections::BTreeSet;
 use std::fmt::Write;
 
-const PRELUDE: &str = include_str!("../cuda/prelude.cuh");
+const PRELUDE: &str = concat!(include_str!("../cuda/prelude.cuh"), include_str!("../cuda/hopper.cuh"));
 
 /// Sections of the prelude that are left out of a source which calls nothing of them.
-const OPTIONAL: [&str; 4] = ["pointwise functions", "warps and blocks", "programmatic", "shared memory"];
+const OPTIONAL: [&str; 7] = [
+    "pointwise functions",
+    "warps and blocks",
+    "programmatic",
+    "shared memory",
+    "clusters",
+    "barriers in shared memory",
+    "warpgroups",
+];
 
 /// A complete source: a first line that says what it computes, what it needs of the prelude, then `parts`.
 /// `wide` makes flat indices 64 bits.
@@ -226,6 +234,58 @@ pub fn row(
     sources: &[Source<'_>],
     outputs: &[String],
 ) -> Result<String, String> {
+    let Row { before, loads, rest } = parts(shape, program, sources, outputs)?;
+    Ok(before + &loads.iter().map(Load::statement).collect::<String>() + &rest)
+}
+
+/// The statements of [`row`], in order.
+struct Row {
+    before: String,
+    loads: Vec<Load>,
+    rest: String,
+}
+
+/// What is read before the elements are computed one by one.
+struct Load {
+    /// `None` for a pointer, which reads nothing yet.
+    of: Option<String>,
+    declared: String,
+    name: String,
+    value: String,
+}
+
+impl Load {
+    fn statement(&self) -> String {
+        format!("{} {} = {};\n", self.declared, self.name, self.value)
+    }
+}
+
+impl Row {
+    /// The members that read what a row needs, and the parameter that takes it.
+    fn reads(&self) -> (String, &'static str) {
+        let (mut fields, mut values) = (String::new(), Vec::new());
+        for load in &self.loads {
+            if let Some(of) = &load.of {
+                let _ = writeln!(fields, "    {of} {};", load.name);
+                values.push(load.value.as_str());
+            }
+        }
+        let before = indent(&self.before, 4);
+        let values = values.join(", ");
+        let text = format!(
+            "  // What those elements read besides.\n  template <int V> struct Reads {{\n{fields}  }};\n  \
+               template <int V> DEVICE Reads<V> read(index_t i) const {{\n{before}    return {{{values}}};\n  }}\n"
+        );
+        (text, ", const Reads<V>& reads")
+    }
+}
+
+fn parts(
+    shape: &[Dim],
+    program: &Program,
+    sources: &[Source<'_>],
+    outputs: &[String],
+) -> Result<Row, String> {
     let classes = program.classes()?;
     if sources.len() != program.inputs.len() {
         return Err(format!("the program has {} inputs, not {}", program.inputs.len(), sources.len()));
@@ -241,7 +301,7 @@ pub fn row(
 
     let mut before = String::new();
     let mut coordinates = BTreeSet::new();
-    let mut loads = String::new();
+    let mut loads = Vec::new();
     let mut elements = String::new();
     let mut raw: Vec<Option<String>> = vec![None; sources.len()];
     let mut accesses = collapsed.iter();
@@ -266,18 +326,32 @@ pub fn row(
         let at = address(access, full, &mut coordinates);
         if inner.is_none_or(|s| s.is(0)) {
             // The same element for the whole row.
-            let _ = writeln!(loads, "const {class} x{n} = widen({});", index(pointer, &at));
+            loads.push(Load {
+                of: Some(class.to_owned()),
+                declared: format!("const {class}"),
+                name: format!("x{n}"),
+                value: format!("widen({})", index(pointer, &at)),
+            });
             continue;
         }
         let element = if inner.is_some_and(|s| s.is(1)) {
             let from = if at.is_empty() { pointer.clone() } else { format!("{pointer} + {at}") };
             let align = if full { power_of_two([&access.offset], 16) } else { align };
-            let _ = writeln!(loads, "const auto v{n} = load_row<V, {align}>({from});");
+            loads.push(Load {
+                of: Some(format!("Vec<{}, V>", ctype(program.inputs[n]))),
+                declared: "const auto".to_owned(),
+                name: format!("v{n}"),
+                value: format!("load_row<V, {align}>({from})"),
+            });
             format!("v{n}.v[j]")
         } else {
             let step = inner.map_or_else(String::new, size_text);
-            let _ =
-                writeln!(loads, "const auto* p{n} = {pointer} + {};", if at.is_empty() { "0" } else { &at });
+            loads.push(Load {
+                of: None,
+                declared: "const auto*".to_owned(),
+                name: format!("p{n}"),
+                value: format!("{pointer} + {}", if at.is_empty() { "0" } else { &at }),
+            });
             format!("p{n}[j * {step}]")
         };
         raw[n] = Some(element.clone());
@@ -311,9 +385,8 @@ pub fn row(
     }
     // Registers that only a bit copy uses are not computed.
     let elements = drop_unused(&elements);
-    Ok(format!(
-        "{before}{loads}{results}#pragma unroll\nfor (int j = 0; j < V; ++j) {{\n{elements}}}\n{stores}"
-    ))
+    let rest = format!("{results}#pragma unroll\nfor (int j = 0; j < V; ++j) {{\n{elements}}}\n{stores}");
+    Ok(Row { before, loads, rest })
 }
 
 /// The pointer expression's index: `offset + c0 * s0 + ...`, empty for 0.
@@ -495,6 +568,16 @@ impl Record<'_> {
 /// A malformed epilogue gives an `#error` line, so that the reason comes out where the source is compiled.
 pub fn epilogue(epilogue: &Epilogue<Dim>, out_shape: &[Dim], own_inputs: usize) -> String {
     let _ = own_inputs;
+    epilogue_in_steps(epilogue, out_shape, false)
+}
+
+/// The same with `store<V>(acc, i, reads)` after `reads = read<V>(i)`: as operands may lie where the output does, no
+/// compiler reads for one row before it has stored another, and kernels that finish several rows should.
+pub fn epilogue_in_two_steps(epilogue: &Epilogue<Dim>, out_shape: &[Dim]) -> String {
+    epilogue_in_steps(epilogue, out_shape, true)
+}
+
+fn epilogue_in_steps(epilogue: &Epilogue<Dim>, out_shape: &[Dim], two: bool) -> String {
     let program = &epilogue.program;
     let Some(acc) = program.inputs.first() else {
         return "#error the epilogue has no accumulator\n".to_owned();
@@ -510,10 +593,16 @@ pub fn epilogue(epilogue: &Epilogue<Dim>, out_shape: &[Dim], own_inputs: usize) 
     pointers.push((format!("{}*", ctype(epilogue.out())), "out".to_owned()));
     let mut sources = vec![Source::Value("acc[j]".to_owned())];
     sources.extend(epilogue.operands.iter().enumerate().map(|(n, a)| Source::Memory(format!("e{n}"), a)));
-    let body = match row(out_shape, program, &sources, &["out".to_owned()]) {
-        Ok(body) => body,
+    let row = match parts(out_shape, program, &sources, &["out".to_owned()]) {
+        Ok(row) => row,
         Err(e) => return format!("#error the epilogue: {}\n", e.replace('\n', " ")),
     };
+    let (reads, more) = if two { row.reads() } else { (String::new(), "") };
+    let loads = row.loads.iter().map(|load| match &load.of {
+        Some(_) if two => format!("const auto& {0} = reads.{0};\n", load.name),
+        _ => load.statement(),
+    });
+    let body = row.before.clone() + &loads.collect::<String>() + &row.rest;
     let sizes = out_shape
         .iter()
         .chain(epilogue.operands.iter().flat_map(|a| a.strides.iter().chain([&a.offset])))
@@ -523,9 +612,9 @@ pub fn epilogue(epilogue: &Epilogue<Dim>, out_shape: &[Dim], own_inputs: usize) 
     format!(
         "// epilogue: {program}\n\
          typedef {} acc_t;\n\
-         struct Epilogue {{\n{fields}\n  \
+         struct Epilogue {{\n{fields}\n{reads}  \
            // Elements i to i + V - 1 of the output, from their accumulators.\n  \
-           template <int V> DEVICE void store(const acc_t (&acc)[V], index_t i) const {{\n{}  }}\n}};\n\
+           template <int V> DEVICE void store(const acc_t (&acc)[V], index_t i{more}) const {{\n{}  }}\n}};\n\
          #define EPILOGUE_PARAMS {params}\n\
          #define EPILOGUE {value}\n",
         class_type(acc.class()),

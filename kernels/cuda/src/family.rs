@@ -82,8 +82,8 @@ pub enum Arg {
 }
 
 /// A compile-time rearrangement of one constant operand: element `i` of the packed data is element
-/// `offset + Σ index[d] · strides[d]` of the original, or zero where some index is past its limit.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+/// `Σ index[d] · strides[d]`, plus what the folds add, of the original, or zero where some index is past its limit.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Pack {
     /// Shape of the packed data, row-major.
     pub shape: Vec<usize>,
@@ -91,6 +91,24 @@ pub struct Pack {
     pub strides: Vec<usize>,
     /// Zero-fill rules: the sum of `index[d] · weight` over the listed dimensions must stay below the limit.
     pub limits: Vec<Limit>,
+    /// Indices that walk two dimensions of the original as one.
+    pub folds: Vec<Fold>,
+    /// Whether the packed data are rows of 128 bytes whose 16-byte chunk c is stored at place c ^ (row & 7): wgmma's
+    /// 128-byte swizzle.
+    pub swizzled: bool,
+}
+
+/// One index over two dimensions of the original: the sum k of `index[d] · weight` moves `k / by · outer + k % by · inner`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Fold {
+    /// (dimension, weight)
+    pub terms: Vec<(usize, usize)>,
+    /// Size of the inner dimension, not 0.
+    pub by: usize,
+    /// Strides in the original, in elements.
+    pub outer: usize,
+    /// Likewise.
+    pub inner: usize,
 }
 
 /// One zero-fill rule of a [`Pack`].
@@ -106,18 +124,33 @@ impl Pack {
     /// Applies the rearrangement to elements of `size` bytes.
     pub fn apply(&self, original: &[u8], size: usize) -> Result<Vec<u8>, String> {
         let mut packed = vec![0u8; self.shape.iter().product::<usize>() * size];
-        let weight = |l: &Limit, d| l.terms.iter().filter(|t| t.0 == d).map(|t| t.1).sum();
+        let rules = || self.limits.iter().map(|l| &l.terms).chain(self.folds.iter().map(|f| &f.terms));
+        let weight = |terms: &[(usize, usize)], d| terms.iter().filter(|t| t.0 == d).map(|t| t.1).sum();
         let weights: Vec<Vec<usize>> =
-            (0..self.shape.len()).map(|d| self.limits.iter().map(|l| weight(l, d)).collect()).collect();
-        let mut sums = vec![0; self.limits.len()];
+            (0..self.shape.len()).map(|d| rules().map(|terms| weight(terms, d)).collect()).collect();
+        let mut sums = vec![0; rules().count()];
         if !packed.is_empty() {
             self.fill(0, 0, &mut sums, &weights, &mut packed, (original, size))?;
+        }
+        if self.swizzled {
+            let bytes = packed.len();
+            let (rows, rest) = packed.as_chunks_mut::<128>();
+            if !rest.is_empty() {
+                return Err(format!("{bytes} bytes are no rows of 128 to swizzle"));
+            }
+            for (row, bytes) in rows.iter_mut().enumerate() {
+                let from = *bytes;
+                for (chunk, to) in bytes.chunks_exact_mut(16).enumerate() {
+                    let at = 16 * (chunk ^ (row & 7));
+                    to.copy_from_slice(&from[at..at + 16]);
+                }
+            }
         }
         Ok(packed)
     }
 
     // Fills `out`, the part of the packed data that begins at some index of the dimensions before `d`: `at` is that index in
-    // the original, `sums` what the limits' terms have come to.
+    // the original, `sums` what the terms of limits and folds have come to.
     fn fill(
         &self,
         d: usize,
@@ -132,6 +165,8 @@ impl Pack {
             return Ok(());
         }
         let Some((extent, stride)) = self.shape.get(d).zip(self.strides.get(d)) else {
+            let folded = self.folds.iter().zip(&sums[self.limits.len()..]);
+            let at = folded.fold(at, |at, (f, k)| at + k / f.by * f.outer + k % f.by * f.inner);
             let from = original.get(at * size..(at + 1) * size);
             out.copy_from_slice(
                 from.ok_or_else(|| format!("packing reads element {at} of {}", original.len() / size))?,
@@ -144,5 +179,38 @@ impl Pack {
         }
         sums.iter_mut().zip(&weights[d]).for_each(|(sum, w)| *sum -= extent * w);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folds_walk_two_dimensions_and_chunks_change_places() {
+        // 16 rows of 64 halves; k = 5 * tap + channel of an original [row][channel][tap] of 5 channels and 20 taps.
+        let pack = Pack {
+            shape: vec![2, 8, 64],
+            strides: vec![800, 100, 0],
+            limits: vec![Limit { terms: vec![(2, 1)], below: 60 }],
+            folds: vec![Fold { terms: vec![(2, 1)], by: 5, outer: 1, inner: 20 }],
+            swizzled: true,
+        };
+        let original: Vec<u8> = (0..1600u16).flat_map(u16::to_le_bytes).collect();
+        let packed = pack.apply(&original, 2).unwrap();
+        let mut zeros = 0;
+        for (i, value) in packed.chunks_exact(2).enumerate() {
+            let (row, chunk, e) = (i / 64, i / 8 % 8, i % 8);
+            let k = (chunk ^ (row % 8)) * 8 + e;
+            let want = if k < 60 { row * 100 + k / 5 + k % 5 * 20 } else { 0 };
+            zeros += usize::from(k >= 60);
+            assert_eq!(
+                u16::from_le_bytes(value.try_into().unwrap()) as usize,
+                want,
+                "row {row} chunk {chunk}"
+            );
+        }
+        assert_eq!(zeros, 64);
+        assert!(Pack { shape: vec![3], ..pack }.apply(&original, 2).is_err());
     }
 }

@@ -10,6 +10,7 @@ pub mod prefetch;
 pub mod tactic;
 pub mod target;
 pub mod trial;
+pub mod wgmma;
 
 pub use bakelite_host::Problem;
 pub use dim::{Dim, Range, Symbols};

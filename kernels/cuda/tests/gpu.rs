@@ -5,6 +5,8 @@
 //! - `BAKELITE_CUBINS`: a folder in which compiled kernels are kept and looked for first, so that a machine with NVRTC
 //!   and no GPU can compile (for `BAKELITE_ARCH`, default sm_90a) what a machine with a GPU and no NVRTC runs.
 //! - `BAKELITE_TIME`: also print the time of every tactic.
+//! - `BAKELITE_FAMILY`: only families whose names begin with one of these, separated by commas.
+//! - `BAKELITE_MOST`: at most so many tactics of each family and sample.
 
 #![allow(clippy::unwrap_used)]
 
@@ -132,6 +134,21 @@ fn large() {
     check_all("large", &samples);
 }
 
+/// Layers of well-known models, for `BAKELITE_TIME`; `BAKELITE_LAYERS=2-5` picks some.
+#[test]
+fn layers() {
+    if std::env::var_os("BAKELITE_TIME").is_none() {
+        println!("SKIPPED layers: only with BAKELITE_TIME");
+        return;
+    }
+    let mut layers = bakelite_kernels::families::conv_samples::layers();
+    if let Ok(text) = std::env::var("BAKELITE_LAYERS") {
+        let (first, last) = text.split_once('-').unwrap();
+        layers = layers[first.parse().unwrap()..=last.parse().unwrap()].to_vec();
+    }
+    check_all("layers", &layers);
+}
+
 fn check_all(file: &str, samples: &[Problem<Dim>]) {
     let _one = GPU.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let gpu = rt::Gpu::open(0);
@@ -200,10 +217,12 @@ fn check_all(file: &str, samples: &[Problem<Dim>]) {
 /// Every tactic of every sample, not yet compiled.
 fn jobs(samples: &[Problem<Dim>], target: &Target) -> Vec<Job> {
     let symbols = sample_symbols();
+    let only = std::env::var("BAKELITE_FAMILY").unwrap_or_default();
+    let most = std::env::var("BAKELITE_MOST").map_or(usize::MAX, |n| n.parse().unwrap());
     let mut jobs = Vec::new();
     for (sample, problem) in samples.iter().enumerate() {
-        for family in FAMILIES {
-            for tactic in family.tactics(problem, &symbols, target) {
+        for family in FAMILIES.iter().filter(|f| only.split(',').any(|o| f.name().starts_with(o))) {
+            for tactic in family.tactics(problem, &symbols, target).into_iter().take(most) {
                 let build = family.build(problem, &tactic, &symbols, target);
                 let build = build.unwrap_or_else(|e| panic!("{tactic} refuses what it proposed: {e}"));
                 let cost = family.cost(problem, &tactic, &symbols, target);

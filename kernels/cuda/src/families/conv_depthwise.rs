@@ -130,7 +130,7 @@ impl Family for ConvDepthwise {
         let args = [Arg::Input(0), Arg::Input(1)].into_iter();
         let args = args.chain(codegen::epilogue_args(&conv.epilogue, 2)).chain(codegen::symbol_args(problem));
         let taps = geometry.taps();
-        let pack = Pack { shape: vec![taps, geometry.channels], strides: vec![1, taps], limits: vec![] };
+        let pack = Pack { shape: vec![taps, geometry.channels], strides: vec![1, taps], ..Pack::default() };
         let packs = [None, Some(pack)].into_iter();
         Ok(Build {
             kernels: vec![kernel],

@@ -125,7 +125,7 @@ impl Shape<'_> {
         let depth =
             vec![(step_dim, self.step), (first + 2, lane), (first + 4, self.step / 2), (first + 5, 1)];
         let limits = vec![Limit { terms: filters, below: ng }, Limit { terms: depth, below: limit }];
-        Pack { shape, strides, limits }
+        Pack { shape, strides, limits, ..Pack::default() }
     }
 }
 

@@ -24,6 +24,11 @@ const CONV: &[&str] = &[
     "f16 last | batch 16 48 1 | 50 | 7 | 1 | 2 | 6 6 | bias_silu",
     "f16 last | 1 16 16 1 | 20 20 | 9 9 | 1 1 | 1 1 | 4 4 4 4 | plain",
     "f16 last | 1 32 64 1 | 6 6 | 3 3 | 1 1 | 1 1 | 1 1 1 1 | to_f32",
+    // several tiles of pixels and filters, an odd number of eights, taps that share a tile of k, rows of a sequence
+    "f16 last | batch 128 320 1 | 20 20 | 3 3 | 1 1 | 1 1 | 1 1 1 1 | bias_residual_relu",
+    "bf16 last | 2 72 200 1 | 17 19 | 3 3 | 2 2 | 1 1 | 1 1 1 1 | bias_silu",
+    "f16 last | 3 24 40 1 | 14 14 | 7 7 | 2 2 | 1 1 | 3 3 3 3 | bias",
+    "f16 last | batch 768 96 1 | 197 | 1 | 1 | 1 | 0 0 | bias",
     // groups
     "f16 last | batch 64 64 4 | 10 10 | 3 3 | 1 1 | 1 1 | 1 1 1 1 | bias_relu",
     "f16 last | 1 32 64 8 | 9 9 | 3 3 | 2 2 | 1 1 | 1 1 1 1 | bias",
@@ -67,6 +72,31 @@ const CONV: &[&str] = &[
     "f32 first | 1 4 12 4 | 8 8 | 3 3 | 1 1 | 1 1 | 1 1 1 1 | bias",
 ];
 
+// Layers as models have them, for timing: ResNet-50, BERT and ViT (matrix products as convolutions by one element) in batches
+// of 32, then of one.
+const LAYERS: &[&str] = &[
+    "f16 last | 32 64 64 1 | 56 56 | 3 3 | 1 1 | 1 1 | 1 1 1 1 | bias_relu",
+    "f16 last | 32 256 64 1 | 56 56 | 1 1 | 1 1 | 1 1 | 0 0 0 0 | bias_relu",
+    "f16 last | 32 128 128 1 | 28 28 | 3 3 | 1 1 | 1 1 | 1 1 1 1 | bias_relu",
+    "f16 last | 32 128 512 1 | 28 28 | 1 1 | 1 1 | 1 1 | 0 0 0 0 | bias_residual_relu",
+    "f16 last | 32 256 256 1 | 14 14 | 3 3 | 1 1 | 1 1 | 1 1 1 1 | bias_relu",
+    "f16 last | 32 1024 256 1 | 14 14 | 1 1 | 1 1 | 1 1 | 0 0 0 0 | bias_relu",
+    "f16 last | 32 256 1024 1 | 14 14 | 1 1 | 1 1 | 1 1 | 0 0 0 0 | bias_residual_relu",
+    "f16 last | 32 512 512 1 | 7 7 | 3 3 | 1 1 | 1 1 | 1 1 1 1 | bias_relu",
+    "f16 last | 32 512 2048 1 | 7 7 | 1 1 | 1 1 | 1 1 | 0 0 0 0 | bias_residual_relu",
+    "f16 last | 32 768 3072 1 | 128 | 1 | 1 | 1 | 0 0 | bias",
+    "f16 last | 32 3072 768 1 | 128 | 1 | 1 | 1 | 0 0 | bias_residual",
+    "f16 last | 32 768 768 1 | 128 | 1 | 1 | 1 | 0 0 | bias_residual",
+    "f16 last | 32 768 2304 1 | 197 | 1 | 1 | 1 | 0 0 | bias",
+    "f16 last | 1 64 64 1 | 56 56 | 3 3 | 1 1 | 1 1 | 1 1 1 1 | bias_relu",
+    "f16 last | 1 256 256 1 | 14 14 | 3 3 | 1 1 | 1 1 | 1 1 1 1 | bias_relu",
+    "f16 last | 1 512 512 1 | 7 7 | 3 3 | 1 1 | 1 1 | 1 1 1 1 | bias_relu",
+    "f16 last | 1 1024 256 1 | 14 14 | 1 1 | 1 1 | 1 1 | 0 0 0 0 | bias_relu",
+    "f16 last | 1 512 2048 1 | 7 7 | 1 1 | 1 1 | 1 1 | 0 0 0 0 | bias_residual_relu",
+    "f16 last | 1 768 3072 1 | 128 | 1 | 1 | 1 | 0 0 | bias",
+    "f16 last | 1 3072 768 1 | 128 | 1 | 1 | 1 | 0 0 | bias_residual",
+];
+
 const TRANSPOSE: &[&str] = &[
     "f16 last | batch 32 16 1 | 7 7 | 2 2 | 2 2 | 1 1 | 0 0 0 0 | bias_relu",
     "f16 last | 1 24 20 1 | 6 5 | 4 4 | 2 2 | 1 1 | 1 1 1 1 | bias",
@@ -82,6 +112,11 @@ const TRANSPOSE: &[&str] = &[
 /// Convolutions.
 pub fn conv() -> Vec<Problem<Dim>> {
     CONV.iter().map(|text| Sample::of(text).conv()).collect()
+}
+
+/// Layers of well-known models, which take too long for a routine run.
+pub fn layers() -> Vec<Problem<Dim>> {
+    LAYERS.iter().map(|text| Sample::of(text).conv()).collect()
 }
 
 /// Transposed convolutions; their pads crop the result.

@@ -100,6 +100,7 @@ impl Tile {
             shape: vec![geometry.groups, taps, self.padded_channels(geometry), filters],
             strides: vec![ng * cg * taps, 1, taps, cg * taps],
             limits: vec![Limit { terms: vec![(2, 1)], below: cg }, Limit { terms: vec![(3, 1)], below: ng }],
+            ..Pack::default()
         }
     }
 

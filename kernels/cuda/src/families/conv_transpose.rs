@@ -125,6 +125,7 @@ impl Family for ConvTransposeSimt {
             shape: vec![geometry.groups, taps, cg, ng.next_multiple_of(strip.v as usize)],
             strides: vec![cg * ng * taps, 1, ng * taps, taps],
             limits: vec![Limit { terms: vec![(3, 1)], below: ng }],
+            ..Pack::default()
         };
         let args = [Arg::Input(0), Arg::Input(1)].into_iter();
         let args = args.chain(codegen::epilogue_args(&p.epilogue, 2)).chain(codegen::symbol_args(problem));

@@ -11,6 +11,7 @@ pub mod conv_samples;
 pub mod conv_simt;
 pub mod conv_simt_direct;
 pub mod conv_transpose;
+pub mod conv_wgmma;
 pub mod cum_sum;
 pub mod gather;
 pub mod gather_elements;
@@ -45,6 +46,7 @@ pub static FAMILIES: &[&dyn Family] = &[
     &gemm_simt_gemv::Gemv,
     &attention::Mma,
     &attention::Simt,
+    &conv_wgmma::ConvWgmma,
     &conv_mma::ConvMma,
     &conv_depthwise::ConvDepthwise,
     &conv_simt::ConvSimt,

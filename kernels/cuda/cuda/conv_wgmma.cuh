@@ -1,0 +1,354 @@
+// conv.wgmma: convolution over channels-last tensors as an implicit matrix product on Hopper's tensor cores (wgmma).
+//   rows    = output pixels (image, y, x), BM to a block
+//   columns = filters, BN to a block
+//   k       = (tap, channel), 64 halves to a tile, without padding between taps: a 16-byte chunk lies in one tap
+// A ring of STAGES tiles of both operands. The last warpgroup fills it: weights come packed as [column tile][k tile]
+// [BN rows][128 bytes], swizzled, so that a tile is one bulk copy; pixels are gathered by cp.async, 16 bytes each, eight
+// threads to a row. CONSUMERS warpgroups of MT x 64 rows each multiply. A block takes every gridDim.x-th tile of the
+// output, and fills the ring for the next while it finishes one. Or SPLIT blocks of a cluster share one tile's k; their
+// sums meet in its shared memory.
+// full[s]: the stage's bytes of weights, one arrival that announces them, and one of each filling thread.
+// empty[s]: one arrival of each multiplying warp.
+
+constexpr int THREADS = 128 * (CONSUMERS + 1);
+constexpr int TAPS = KH * KW;
+constexpr int TAP_CHUNKS = CG / 8;
+constexpr int CHUNKS = TAPS * TAP_CHUNKS;               // 16-byte chunks of k
+constexpr int TILES = (CHUNKS + 7) / 8;
+constexpr int A_BYTES = BM * 128;
+constexpr int B_BYTES = BN * 128;
+constexpr int STAGE_BYTES = A_BYTES + B_BYTES;
+constexpr int MT = BM / 64 / CONSUMERS;
+constexpr int COLUMN_TILES = (NG + BN - 1) / BN;
+constexpr int PITCH = BN + 8;                           // floats in a row of sums; 8 more keep stores conflict-free
+constexpr int SUM_BYTES = BM * PITCH * 4;
+constexpr int SLAB_PITCH = SLAB + 8;                     // of the 16 x SLAB sums that a warp finishes at a time
+constexpr int SLAB_BYTES = 16 * SLAB_PITCH * 4;
+constexpr int RING_BYTES = SPLIT == 1 ? STAGES * STAGE_BYTES + 4 * CONSUMERS * SLAB_BYTES
+                           : STAGES * STAGE_BYTES > SUM_BYTES ? STAGES * STAGE_BYTES : SUM_BYTES;
+constexpr bool DENSE_MASK = TAPS <= 32;
+
+static_assert(CG % 8 == 0, "16-byte chunks of channels");
+static_assert(BM % (64 * CONSUMERS) == 0 && BN % 8 == 0 && BN <= 256, "whole wgmma tiles");
+static_assert(BN % SLAB == 0 && SLAB % 32 == 0, "whole slabs");
+static_assert(SPLIT == 1 || NG % 4 == 0, "sums cross the cluster four at a time");
+static_assert(DENSE_MASK || (KH <= 16 && KW <= 16), "a tap mask is 32 bits");
+
+// An output pixel's window: where its first tap lies, and which taps are inside the image.
+struct Window {
+  index_t offset;
+  unsigned mask;
+};
+
+DEVICE Window locate(index_t m SYMBOL_PARAMS) {
+  Window window;
+  const index_t image = m / (OH * OW), pixel = m % (OH * OW);
+  const index_t y = pixel / OW * SH - PH, x = pixel % OW * SW - PW;
+  window.offset = ((image * IH + y) * IW + x) * CHANNELS;
+  unsigned rows = 0, columns = 0;
+#pragma unroll
+  for (int r = 0; r < KH; ++r) rows |= (unsigned)(y + r * DH) < (unsigned)IH ? 1u << r : 0u;
+#pragma unroll
+  for (int s = 0; s < KW; ++s) columns |= (unsigned)(x + s * DW) < (unsigned)IW ? 1u << s : 0u;
+  if (DENSE_MASK) {
+    window.mask = 0;
+#pragma unroll
+    for (int r = 0; r < KH; ++r) window.mask |= rows >> r & 1 ? columns << r * (DENSE_MASK ? KW : 0) : 0u;
+  } else {
+    window.mask = rows | columns << 16;
+  }
+  if (m >= M) window.mask = 0;
+  return window;
+}
+
+DEVICE bool inside(unsigned mask, int tap) {
+  return DENSE_MASK ? mask >> (tap & 31) & 1 : mask >> tap / KW & mask >> (16 + tap % KW) & 1;
+}
+
+// By one thread: the weights of tile `tile` into stage `slot`.
+DEVICE void request_weights(uint32_t ring, uint32_t full, const unsigned char* w, int tile, int slot) {
+  mbarrier_expect(full + 8 * slot, B_BYTES);
+  copy_bulk(ring + slot * STAGE_BYTES + A_BYTES, w + (long long)tile * B_BYTES, B_BYTES, full + 8 * slot);
+}
+
+// Tiles of the output.
+#define OUTPUT_TILES ((M + BM - 1) / BM * COLUMN_TILES)
+
+// Where chunk `chunk` of tile `tile` of k lies in a window.
+struct Place {
+  index_t delta;
+  int tap;
+  bool valid;
+};
+
+DEVICE Place find(int tile, int chunk SYMBOL_PARAMS) {
+  const bool whole = TAP_CHUNKS % 8 == 0;               // all chunks of a tile in one tap
+  const int at = tile * 8 + chunk;
+  const int tap = whole ? tile / (TAP_CHUNKS / (whole ? 8 : 1)) : at / TAP_CHUNKS;
+  const int channel = (at - tap * TAP_CHUNKS) * 8;
+  return {(index_t)((tap / KW * DH * IW + tap % KW * DW) * CHANNELS + channel), tap, CHUNKS % 8 == 0 || at < CHUNKS};
+}
+
+// By the filling warpgroup: tiles `first` to `first + count - 1` of k for each tile of the output. The weights of the
+// first STAGES are under way.
+DEVICE void fill(unsigned char* ring, Window* windows, uint32_t full, uint32_t empty, const element_t* x,
+                 const unsigned char* w, int first, int count SYMBOL_PARAMS) {
+  const int thread = threadIdx.x - 128 * CONSUMERS;
+  const int chunk = thread % 8, row = thread / 8;
+  unsigned char* const to = ring + row * 128 + ((chunk ^ (row & 7)) << 4);
+  int slot = 0, step = 0;
+  uint32_t parity = 1;
+  for (index_t tile = blockIdx.x; tile < OUTPUT_TILES; tile += gridDim.x) {
+    const index_t row0 = tile / COLUMN_TILES * BM;
+    // Pointwise: this thread's rows are a fixed distance apart, and only the last ones may be missing.
+    const element_t* pixels = x + (row0 + row) * CHANNELS;
+    const int rows = POINTWISE ? (int)min((M - row0 - row + 15) / 16, (index_t)16) : 0;
+    Window window[POINTWISE ? 1 : BM / 16];
+    if (!POINTWISE) {
+      if (step > 0) named_barrier(1, 128);
+      for (int i = thread; i < BM; i += 128) windows[i] = locate(row0 + i SYMBOL_NAMES);
+      named_barrier(1, 128);
+#pragma unroll
+      for (int i = 0; i < BM / 16; ++i) window[i] = windows[row + 16 * i];
+    }
+    dependency_wait();
+    const unsigned char* const weights = w + (long long)(tile % COLUMN_TILES) * TILES * B_BYTES;
+    Place place = find(first, chunk SYMBOL_NAMES);
+    for (int t = 0; t < count; ++t, ++step) {
+      if (step >= STAGES) {
+        mbarrier_wait(empty + 8 * slot, parity);
+        // The warps take turns at this, for none to fall behind.
+        if (thread == step % 4 * 32) request_weights(shared_address(ring), full, weights, first + t, slot);
+      }
+      unsigned char* const stage = to + slot * STAGE_BYTES;
+#pragma unroll
+      for (int i = 0; i < BM / 16; ++i) {
+        if (POINTWISE)
+          cp_async16(stage + i * 2048, pixels + (place.delta + (index_t)i * 16 * CHANNELS), place.valid && i < rows);
+        else
+          cp_async16(stage + i * 2048, x + (window[i].offset + place.delta),
+                     place.valid && inside(window[i].mask, place.tap));
+      }
+      cp_async_arrive(full + 8 * slot);
+      place = find(first + t + 1, chunk SYMBOL_NAMES);
+      if (++slot == STAGES) slot = 0, parity ^= 1;
+    }
+  }
+  cp_async_commit();
+  cp_async_wait<0>();
+}
+
+// Where a multiplying warpgroup stands in the ring.
+struct Turn {
+  int slot;
+  uint32_t parity;
+};
+
+// By a multiplying warpgroup: its MT x 64 rows of `count` tiles, released as they are done with; the last one is under way.
+DEVICE void multiply(float (&acc)[MT][BN / 2], Turn& turn, uint32_t ring, uint32_t full, uint32_t empty, int group,
+                     int count) {
+  const uint64_t a = wgmma_operand(ring + group * MT * 8192), b = wgmma_operand(ring + A_BYTES);
+  const bool leads = threadIdx.x % 32 == 0;
+  int previous = 0;
+  for (int t = 0; t < count; ++t) {
+    mbarrier_wait(full + 8 * turn.slot, turn.parity);
+    fence_async_shared();
+    wgmma_fence();
+    const int stage = turn.slot * (STAGE_BYTES / 16);
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+#pragma unroll
+      for (int i = 0; i < MT; ++i) wgmma_step(acc[i], a + (stage + i * 512 + k * 2), b + (stage + k * 2), t > 0 || k > 0);
+    }
+    wgmma_commit();
+    wgmma_wait<1>();
+    if (leads && t > 0) mbarrier_arrive(empty + 8 * previous);
+    previous = turn.slot;
+    if (++turn.slot == STAGES) turn.slot = 0, turn.parity ^= 1;
+  }
+}
+
+// The last tile is done with, too.
+DEVICE void multiplied(const Turn& turn, uint32_t empty) {
+  wgmma_wait<0>();
+  if (threadIdx.x % 32 == 0) mbarrier_arrive(empty + 8 * (turn.slot > 0 ? turn.slot - 1 : STAGES - 1));
+}
+
+// Elements that one thread takes through the epilogue: whole 16-byte groups of a row where the filters allow.
+constexpr int WIDTH = NG % 8 == 0 ? 8 : NG % 4 == 0 ? 4 : NG % 2 == 0 ? 2 : 1;
+
+// Adds to `sum` the WIDTH floats at `from`, of the cluster's block `rank`. `swap`, 0 or 4: which half is read first, for
+// all banks to be busy.
+template <bool REMOTE> DEVICE void add_sums(acc_t (&sum)[WIDTH], const float* from, int swap, int rank) {
+  if constexpr (WIDTH == 8) {
+    const float* const first = from + swap;
+    const float* const second = from + (swap ^ 4);
+    const float4 v = REMOTE ? load_cluster(first, rank) : *reinterpret_cast<const float4*>(first);
+    const float4 u = REMOTE ? load_cluster(second, rank) : *reinterpret_cast<const float4*>(second);
+    sum[0] += swap ? u.x : v.x, sum[1] += swap ? u.y : v.y, sum[2] += swap ? u.z : v.z, sum[3] += swap ? u.w : v.w;
+    sum[4] += swap ? v.x : u.x, sum[5] += swap ? v.y : u.y, sum[6] += swap ? v.z : u.z, sum[7] += swap ? v.w : u.w;
+  } else if constexpr (WIDTH == 4) {
+    const float4 v = REMOTE ? load_cluster(from, rank) : *reinterpret_cast<const float4*>(from);
+    sum[0] += v.x, sum[1] += v.y, sum[2] += v.z, sum[3] += v.w;
+  } else {
+#pragma unroll
+    for (int e = 0; e < WIDTH; ++e) sum[e] += from[e];
+  }
+}
+
+// SPLIT == 1, by a warp: its rows (16 of every 64 from `row0`) of a tile, a slab at a time, without waiting for other
+// warps. What a slab reads besides is asked for one slab ahead where there are registers for it (AHEAD).
+struct Slab {
+  static constexpr int ROW_ITEMS = SLAB / WIDTH, ITEMS = 16 * ROW_ITEMS / 32, COUNT = MT * (BN / SLAB);
+  index_t to[ITEMS];
+  typename Epilogue::template Reads<WIDTH> reads[ITEMS];
+
+  DEVICE void ask(int slab, index_t row0, int column0, const Epilogue& epilogue SYMBOL_PARAMS) {
+    const int lane = threadIdx.x % 32;
+#pragma unroll
+    for (int b = 0; b < ITEMS; ++b) {
+      const int row = (b * 32 + lane) / ROW_ITEMS, column = (b * 32 + lane) % ROW_ITEMS * WIDTH;
+      const index_t m = row0 + slab / (BN / SLAB) * 64 + row;
+      const int n = column0 + slab % (BN / SLAB) * SLAB + column;
+      to[b] = m < M && (NG % BN == 0 || n < NG) ? m * FILTERS + n : -1;
+      if (to[b] >= 0) reads[b] = epilogue.template read<WIDTH>(to[b]);
+    }
+  }
+
+  DEVICE void finish(const float (&acc)[MT][BN / 2], int slab, float* sums, const Epilogue& epilogue) const {
+    const int lane = threadIdx.x % 32;
+    __syncwarp();
+#pragma unroll
+    for (int j = 0; j < SLAB / 8; ++j) {
+      const float* const from = acc[slab / (BN / SLAB)] + (slab % (BN / SLAB) * (SLAB / 8) + j) * 4;
+      float* const at = sums + lane / 4 * SLAB_PITCH + j * 8 + lane % 4 * 2;
+      *reinterpret_cast<float2*>(at) = make_float2(from[0], from[1]);
+      *reinterpret_cast<float2*>(at + 8 * SLAB_PITCH) = make_float2(from[2], from[3]);
+    }
+    __syncwarp();
+#pragma unroll
+    for (int b = 0; b < ITEMS; ++b) {
+      const int row = (b * 32 + lane) / ROW_ITEMS, column = (b * 32 + lane) % ROW_ITEMS * WIDTH;
+      acc_t sum[WIDTH] = {};
+      add_sums<false>(sum, sums + row * SLAB_PITCH + column, lane & 4, 0);
+      if (to[b] >= 0) epilogue.template store<WIDTH>(sum, to[b], reads[b]);
+    }
+  }
+};
+
+// SPLIT > 1, by a warpgroup: its rows of the tile, over the ring that nobody reads any more; each block of the cluster
+// finishes a part.
+DEVICE void finish_split(const float (&acc)[MT][BN / 2], float* sums, index_t row0, int column0, int split,
+                         const Epilogue& epilogue SYMBOL_PARAMS) {
+  constexpr int ITEMS = 64 * MT * BN / WIDTH;
+  constexpr int ROUNDS = (ITEMS + 128 * SPLIT - 1) / (128 * SPLIT);
+  constexpr int MOST = 16 / WIDTH, BATCH = ROUNDS < MOST ? ROUNDS : MOST;
+  const int thread = threadIdx.x % 128, lane = thread % 32, warp = thread / 32;
+  named_barrier(2, 128 * CONSUMERS);
+#pragma unroll
+  for (int i = 0; i < MT; ++i) {
+#pragma unroll
+    for (int j = 0; j < BN / 8; ++j) {
+      float* to = sums + (i * 64 + warp * 16 + lane / 4) * PITCH + j * 8 + lane % 4 * 2;
+      *reinterpret_cast<float2*>(to) = make_float2(acc[i][4 * j], acc[i][4 * j + 1]);
+      *reinterpret_cast<float2*>(to + 8 * PITCH) = make_float2(acc[i][4 * j + 2], acc[i][4 * j + 3]);
+    }
+  }
+  cluster_barrier();
+#pragma unroll 1
+  for (int q = 0; q < ROUNDS; q += BATCH) {
+    index_t to[BATCH];
+    typename Epilogue::template Reads<WIDTH> reads[BATCH];
+#pragma unroll
+    for (int b = 0; b < BATCH; ++b) {
+      const int item = ((q + b) * SPLIT + split) * 128 + thread;
+      const int row = item / (BN / WIDTH), n = column0 + item % (BN / WIDTH) * WIDTH;
+      const index_t m = row0 + row;
+      const bool valid = (ITEMS % (128 * SPLIT * BATCH) == 0 || item < ITEMS) && m < M && (NG % BN == 0 || n < NG);
+      to[b] = valid ? m * FILTERS + n : -1;
+      if (valid) reads[b] = epilogue.template read<WIDTH>(to[b]);
+    }
+    acc_t sum[BATCH][WIDTH] = {};
+#pragma unroll
+    for (int p = 0; p < SPLIT; ++p) {
+#pragma unroll
+      for (int b = 0; b < BATCH; ++b) {
+        // Past the end some sum or other, which is not stored.
+        const int item = min(((q + b) * SPLIT + split) * 128 + thread, ITEMS - 1);
+        add_sums<true>(sum[b], sums + item / (BN / WIDTH) * PITCH + item % (BN / WIDTH) * WIDTH, thread & 4, p);
+      }
+    }
+#pragma unroll
+    for (int b = 0; b < BATCH; ++b)
+      if (to[b] >= 0) epilogue.template store<WIDTH>(sum[b], to[b], reads[b]);
+  }
+  // No block may leave while another still reads its shared memory.
+  cluster_barrier();
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
+    KERNEL_NAME(const element_t* x, const unsigned char* w EPILOGUE_PARAMS SYMBOL_PARAMS PREFETCH_PARAMS) {
+  PREFETCH;
+  extern __shared__ __align__(1024) unsigned char shared[];
+  const uint32_t ring = shared_address(shared);
+  const uint32_t full = ring + RING_BYTES, empty = full + 8 * STAGES;
+  Window* const windows = reinterpret_cast<Window*>(shared + RING_BYTES + 16 * STAGES);
+  const int split = SPLIT > 1 ? blockIdx.y : 0;
+  const int first = split * TILES / SPLIT;
+  const int count = TILES % SPLIT == 0 ? TILES / SPLIT : (split + 1) * TILES / SPLIT - first;
+  const int group = threadIdx.x / 128;
+
+  // The weights depend on nothing: request the first stages' before waiting for the kernel that writes the pixels.
+  if (threadIdx.x == 128 * CONSUMERS) {
+#pragma unroll
+    for (int s = 0; s < STAGES; ++s) {
+      mbarrier_init(full + 8 * s, 129);
+      mbarrier_init(empty + 8 * s, 4 * CONSUMERS);
+    }
+    mbarrier_init_done();
+#pragma unroll
+    for (int s = 0; s < STAGES; ++s) {
+      const index_t tile = blockIdx.x + (SPLIT > 1 ? 0 : s / TILES * gridDim.x);
+      if (SPLIT > 1 ? s < count : tile < OUTPUT_TILES)
+        request_weights(ring, full, w + (long long)(tile % COLUMN_TILES) * TILES * B_BYTES,
+                        SPLIT > 1 ? first + s : s % TILES, s);
+    }
+  }
+  __syncthreads();
+  if (EARLY) launch_dependents();
+
+  if (group == CONSUMERS) {
+    if (PRODUCER_REGISTERS > 0) give_registers<PRODUCER_REGISTERS>();
+    fill(shared, windows, full, empty, x, w, first, count SYMBOL_NAMES);
+  } else {
+    if (PRODUCER_REGISTERS > 0) take_registers<CONSUMER_REGISTERS>();
+    dependency_wait();
+    const Epilogue epilogue = EPILOGUE;
+    Turn turn = {0, 0};
+    for (index_t tile = blockIdx.x; tile < OUTPUT_TILES; tile += gridDim.x) {
+      const index_t row0 = tile / COLUMN_TILES * BM + group * MT * 64;
+      const int column0 = tile % COLUMN_TILES * BN;
+      float acc[MT][BN / 2];
+      multiply(acc, turn, ring, full, empty, group, count);
+      if (!EARLY && tile + gridDim.x >= OUTPUT_TILES) launch_dependents();
+      if constexpr (SPLIT == 1) {
+        const int warp = threadIdx.x / 32;
+        const index_t warp_row0 = row0 + warp % 4 * 16;
+        float* const sums = reinterpret_cast<float*>(shared + STAGES * STAGE_BYTES + warp * SLAB_BYTES);
+        Slab slabs[2];
+        slabs[0].ask(0, warp_row0, column0, epilogue SYMBOL_NAMES);
+        multiplied(turn, empty);
+#pragma unroll
+        for (int s = 0; s < Slab::COUNT; ++s) {
+          if (AHEAD && s + 1 < Slab::COUNT) slabs[(s + 1) % 2].ask(s + 1, warp_row0, column0, epilogue SYMBOL_NAMES);
+          if (!AHEAD && s > 0) slabs[s % 2].ask(s, warp_row0, column0, epilogue SYMBOL_NAMES);
+          slabs[s % 2].finish(acc, s, sums, epilogue);
+        }
+      } else {
+        multiplied(turn, empty);
+        float* const sums = reinterpret_cast<float*>(shared) + group * MT * 64 * PITCH;
+        finish_split(acc, sums, row0, column0, split, epilogue SYMBOL_NAMES);
+      }
+    }
+  }
+}

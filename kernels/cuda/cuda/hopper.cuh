@@ -1,0 +1,106 @@
+// ---- clusters (sm_90 and later)
+
+DEVICE void cluster_barrier() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+#endif
+}
+
+// Four floats at `p` in the shared memory of the cluster's block `rank`. Stays between the barriers around it; reads of
+// several may be in flight.
+DEVICE float4 load_cluster(const float* p, int rank) {
+  float4 v = make_float4(0.f, 0.f, 0.f, 0.f);
+#if __CUDA_ARCH__ >= 900
+  uint32_t at;
+  asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(at) : "r"(shared_address(p)), "r"(rank));
+  asm volatile("ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [%4];"
+               : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
+               : "r"(at));
+#endif
+  return v;
+}
+
+// ---- barriers in shared memory, and copies that arrive at them (sm_90 and later)
+
+#if __CUDA_ARCH__ >= 900
+// A phase completes with `count` arrivals, and with all the bytes that were announced.
+DEVICE void mbarrier_init(uint32_t barrier, int count) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(count) : "memory");
+}
+// By the thread that initialised: makes barriers visible to the copy engine and the cluster. Other threads of the block
+// still need a barrier.
+DEVICE void mbarrier_init_done() {
+  asm volatile("fence.mbarrier_init.release.cluster;\nfence.proxy.async.shared::cta;" ::: "memory");
+}
+DEVICE void mbarrier_arrive(uint32_t barrier) {
+  asm volatile("{\n.reg .b64 state;\nmbarrier.arrive.shared::cta.b64 state, [%0];\n}" ::"r"(barrier) : "memory");
+}
+// Arrives, and announces bytes that copies will bring.
+DEVICE void mbarrier_expect(uint32_t barrier, int bytes) {
+  asm volatile("{\n.reg .b64 state;\nmbarrier.arrive.expect_tx.shared::cta.b64 state, [%0], %1;\n}" ::"r"(barrier),
+               "r"(bytes)
+               : "memory");
+}
+// Waits for the completion of the phase of this parity: 0 for the first, 1 for the second, 0 for the third ...
+DEVICE void mbarrier_wait(uint32_t barrier, uint32_t parity) {
+  uint32_t done;
+  do {
+    asm volatile(
+        "{\n.reg .pred p;\nmbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\nselp.u32 %0, 1, 0, p;\n}"
+        : "=r"(done)
+        : "r"(barrier), "r"(parity)
+        : "memory");
+  } while (!done);
+}
+// This thread's arrival, once every cp.async that it has issued so far has landed.
+DEVICE void cp_async_arrive(uint32_t barrier) {
+  asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(barrier) : "memory");
+}
+// A run of bytes (a multiple of 16, both ends aligned to 16) from global to shared memory, by the copy engine.
+DEVICE void copy_bulk(uint32_t shared, const void* global, int bytes, uint32_t barrier) {
+  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(shared),
+               "l"(global), "r"(bytes), "r"(barrier)
+               : "memory");
+}
+// What ordinary stores and cp.async have put into shared memory, as far as this thread knows of it, becomes visible to
+// wgmma and the copy engine.
+DEVICE void fence_async_shared() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+#endif
+
+// Among `threads` threads (whole warps) of the block; id 0 is __syncthreads'.
+DEVICE void named_barrier(int id, int threads) { asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory"); }
+
+// ---- warpgroups: wgmma, and registers that move between warpgroups (sm_90a only, else nothing)
+
+// A tile in shared memory as wgmma's operand: rows of 128 bytes, 16-byte chunk c of row r at place c ^ (r & 7), groups of
+// eight rows 1024 bytes apart and aligned to as much. Adding 2 moves 16 halves along a row, 8 per row moves down rows.
+DEVICE uint64_t wgmma_operand(uint32_t shared) {
+  return 1ull << 62 | 64ull << 32 | 1ull << 16 | (shared & 0x3ffff) >> 4;
+}
+// Before the first wgmma, and wherever its accumulators were touched by something else.
+DEVICE void wgmma_fence() {
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+  asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+#endif
+}
+DEVICE void wgmma_commit() {
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+  asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+#endif
+}
+// Until at most N committed groups are in flight.
+template <int N> DEVICE void wgmma_wait() {
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(N) : "memory");
+#endif
+}
+template <int N> DEVICE void take_registers() {
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(N));
+#endif
+}
+template <int N> DEVICE void give_registers() {
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(N));
+#endif
+}

@@ -1,0 +1,398 @@
+//! `conv.wgmma`: convolution over channels-last tensors of halves as an implicit matrix product on Hopper's tensor cores,
+//! and matrix products with a constant right operand in the same way. One- and two-dimensional, any stride, dilation and
+//! padding, one group, channels in eights, constant weights.
+
+use super::conv_geometry::Geometry;
+use super::strips::LAUNCH;
+use crate::codegen;
+use crate::dim::{Dim, Symbols};
+use crate::family::{Arg, Build, Family, Fold, Launch, Limit, Pack};
+use crate::tactic::Tactic;
+use crate::target::Target;
+use crate::wgmma;
+use bakelite_host::problem::Epilogue;
+use bakelite_host::{DType, Problem};
+
+const MAINLOOP: &str = include_str!("../../cuda/conv_wgmma.cuh");
+
+/// Elements of k in a tile: rows of 128 bytes.
+const DEPTH: usize = 64;
+
+/// Columns that a warp finishes at a time.
+const SLAB: u32 = 32;
+
+/// The family.
+pub struct ConvWgmma;
+
+/// What a tactic says.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Tile {
+    /// Pixels and filters of a block.
+    m: u32,
+    n: u32,
+    /// Warpgroups that multiply.
+    groups: u32,
+    stages: u32,
+    /// Blocks that are to fit on a multiprocessor.
+    blocks: u32,
+    /// Blocks of a cluster, which share a tile's k.
+    cluster: u32,
+}
+
+/// The problem as the kernel sees it.
+struct Shape<'a> {
+    geometry: Geometry,
+    epilogue: &'a Epilogue<Dim>,
+    /// How far the weights' elements lie apart: filters, channels and taps.
+    weights: [usize; 3],
+    /// Tiles of k.
+    tiles: u32,
+}
+
+impl Shape<'_> {
+    fn of<'a>(problem: &'a Problem<Dim>, target: &Target) -> Result<Shape<'a>, String> {
+        let (geometry, epilogue, weights) = match problem {
+            Problem::Conv(conv) => {
+                let geometry = Geometry::of_conv(conv)?;
+                let weights = [geometry.cg() * geometry.taps(), geometry.taps(), 1];
+                (geometry, &conv.epilogue, weights)
+            }
+            Problem::Gemm(g) => {
+                let stride = |d: &Dim| d.as_const().and_then(|s| usize::try_from(s).ok());
+                let (Some(row), Some(column)) = (stride(&g.b[1]), stride(&g.b[2])) else {
+                    return Err(format!("strides {} and {} of the right operand", g.b[1], g.b[2]));
+                };
+                (Geometry::of_gemm(g)?, &g.epilogue, [column, row, 0])
+            }
+            other => return Err(format!("conv.wgmma does not implement {}", other.name())),
+        };
+        if target.arch.sm != 90 || !target.arch.specific {
+            return Err(format!("no wgmma on {}", target.arch));
+        }
+        if !matches!(geometry.dtype, DType::F16 | DType::BF16) {
+            return Err(format!("no wgmma for {}", geometry.dtype));
+        }
+        if !geometry.last || geometry.rank > 2 || geometry.groups != 1 || geometry.channels % 8 != 0 {
+            return Err(format!(
+                "{} groups of {} channels; conv.wgmma takes one group of a multiple of 8, channels-last, one or two dimensions",
+                geometry.groups,
+                geometry.cg()
+            ));
+        }
+        let taps = geometry.taps();
+        if taps > 32 && geometry.kernel.iter().any(|k| *k > 16) {
+            return Err(format!("a kernel of {:?} has no tap mask", geometry.kernel));
+        }
+        let tiles = (taps * geometry.channels).div_ceil(DEPTH) as u32;
+        Ok(Shape { geometry, epilogue, weights, tiles })
+    }
+
+    fn column_tiles(&self, tile: &Tile) -> usize {
+        self.geometry.filters.div_ceil(tile.n as usize)
+    }
+
+    /// How the weights are packed: see conv_wgmma.cuh.
+    fn pack(&self, tile: &Tile) -> Pack {
+        let (n, channels) = (tile.n as usize, self.geometry.channels);
+        let [filter, channel, tap] = self.weights;
+        let depth = vec![(1, DEPTH), (3, 1)];
+        let limit = Limit { terms: depth.clone(), below: channels * self.geometry.taps() };
+        Pack {
+            shape: vec![self.column_tiles(tile), self.tiles as usize, n, DEPTH],
+            strides: vec![n * filter, 0, filter, 0],
+            limits: vec![Limit { terms: vec![(0, n), (2, 1)], below: self.geometry.filters }, limit],
+            folds: vec![Fold { terms: depth, by: channels, outer: tap, inner: channel }],
+            swizzled: true,
+        }
+    }
+}
+
+impl Tile {
+    fn tactic(&self) -> Tactic {
+        let params = [
+            ("m", self.m),
+            ("n", self.n),
+            ("groups", self.groups),
+            ("stages", self.stages),
+            ("blocks", self.blocks),
+            ("cluster", self.cluster),
+        ];
+        Tactic::new(ConvWgmma.name(), ConvWgmma.version(), &params)
+    }
+
+    fn of(tactic: &Tactic) -> Result<Tile, String> {
+        Ok(Tile {
+            m: tactic.get("m")?,
+            n: tactic.get("n")?,
+            groups: tactic.get("groups")?,
+            stages: tactic.get("stages")?,
+            blocks: tactic.get("blocks")?,
+            cluster: tactic.get("cluster")?,
+        })
+    }
+
+    const fn threads(&self) -> u32 {
+        128 * (self.groups + 1)
+    }
+
+    /// Dynamic shared memory: the ring, and the warps' slabs beside it or all sums over it; barriers; windows.
+    fn shared(&self, shape: &Shape<'_>, wide: bool) -> u32 {
+        let ring = self.stages * (self.m + self.n) * 128;
+        let windows = match (shape.geometry.is_pointwise(), wide) {
+            (true, _) => 0,
+            (false, false) => 8,
+            (false, true) => 16,
+        };
+        let sums = match self.cluster {
+            1 => ring + 4 * self.groups * 16 * (SLAB + 8) * 4,
+            _ => ring.max(self.m * (self.n + 8) * 4),
+        };
+        sums + 16 * self.stages + self.m * windows
+    }
+
+    /// Accumulator registers of a multiplying thread.
+    const fn accumulators(&self) -> u32 {
+        self.m * self.n / (128 * self.groups)
+    }
+
+    /// Blocks that registers must leave room for: the ones of this kernel, and one of the next, to which programmatic launches
+    /// give a start while this one ends, wherever that costs no accumulators.
+    fn bound(&self) -> u32 {
+        let room = |b: &u32| self.accumulators() + 80 <= 65536 / (self.threads() * b) / 8 * 8;
+        (self.blocks + 1..=3).rev().find(room).unwrap_or(self.blocks)
+    }
+
+    /// Registers of a thread at the start, then of a filling and of a multiplying one where they differ.
+    fn registers(&self, pointwise: bool) -> (u32, Option<(u32, u32)>) {
+        let start = (65536 / (self.threads() * self.bound()) / 8 * 8).min(255);
+        if self.accumulators() + 56 <= start {
+            return (start, None);
+        }
+        // Addresses, and windows of a sixteenth of the rows, two registers each.
+        let filling = if pointwise { 48 } else { 40 + self.m / 8 };
+        let multiplying =
+            ((start * (self.groups + 1)).saturating_sub(filling) / self.groups / 8 * 8).min(240);
+        (start, Some((filling, multiplying)))
+    }
+
+    /// Registers of a multiplying thread beside its accumulators.
+    fn room(&self, shape: &Shape<'_>) -> u32 {
+        let (start, split) = self.registers(shape.geometry.is_pointwise());
+        split.map_or(start, |(_, multiplying)| multiplying).saturating_sub(self.accumulators())
+    }
+
+    /// Registers of a thread for what the epilogue reads for one slab.
+    fn read(&self, shape: &Shape<'_>) -> u32 {
+        let sizes = shape.epilogue.program.inputs.iter().skip(1).map(|d| d.size() as u32);
+        16 * SLAB / 32 * sizes.sum::<u32>() / 4
+    }
+
+    /// Why the kernel cannot be made so, if it cannot.
+    fn check(&self, shape: &Shape<'_>, wide: bool, target: &Target) -> Result<(), String> {
+        let fail = |what: &str| Err(format!("`{}`: {what}", self.tactic()));
+        if !matches!(self.groups, 1..=3) || self.m == 0 || !self.m.is_multiple_of(64 * self.groups) {
+            return fail("1 to 3 warpgroups of whole 64 rows");
+        }
+        if self.n == 0 || !self.n.is_multiple_of(32) || self.n > 256 || self.m > 256 {
+            return fail("tiles of at most 256 pixels and 256 filters, these in 32s");
+        }
+        if !(2..=8).contains(&self.stages) || !(1..=4).contains(&self.blocks) {
+            return fail("2 to 8 stages, 1 to 4 blocks");
+        }
+        if self.cluster == 0 || self.cluster > shape.tiles.min(8) {
+            return fail(&format!("clusters of at most 8 blocks share {} tiles", shape.tiles));
+        }
+        if self.cluster > 1 && !shape.geometry.filters.is_multiple_of(4) {
+            return fail("clusters take filters in fours");
+        }
+        if self.cluster > 1 && self.m > 192 {
+            return fail("clusters take tiles of at most 192 pixels");
+        }
+        let (start, _) = self.registers(shape.geometry.is_pointwise());
+        // ptxas wants the operands of one instruction, and some, within what the kernel starts with.
+        if self.groups == 1 && self.accumulators() > 128 {
+            return fail("more accumulators than one warpgroup has registers for");
+        }
+        if self.n / 2 + 28 > start || self.room(shape) < 44 + self.read(shape) {
+            return fail(&format!("{} accumulators beside {}", self.accumulators(), self.room(shape)));
+        }
+        let shared = self.shared(shape, wide);
+        if shared > target.shared_per_block
+            || (shared + 1024) * self.blocks > target.shared_per_multiprocessor
+        {
+            return fail(&format!("{shared} bytes of shared memory of {}", target.shared_per_block));
+        }
+        Ok(())
+    }
+
+    /// Clusters that run at once. They do not cross the chip's groups of 16 or 18 multiprocessors.
+    fn resident(&self, target: &Target) -> u32 {
+        let size = self.cluster;
+        let groups = (target.multiprocessors / 16).max(1);
+        let (each, more) = (target.multiprocessors / groups, target.multiprocessors % groups / 2);
+        ((groups - more) * (each / size) + more * ((each + 2) / size)).max(1) * self.blocks
+    }
+
+    /// Estimated µs.
+    fn cost(&self, shape: &Shape<'_>, symbols: &Symbols, target: &Target) -> f64 {
+        const CYCLES_PER_US: f64 = 1700.0;
+        // Bytes a cycle that L2 gives to all multiprocessors, and to one.
+        const L2_BYTES: f64 = 4900.0;
+        const PORT_BYTES: f64 = 60.0;
+        let geometry = &shape.geometry;
+        let out_size = shape.epilogue.out().size();
+        let pixels = geometry.pixels().opt(symbols).max(1) as f64;
+        let sms = f64::from(target.multiprocessors);
+        let (m, n, parts) = (f64::from(self.m), f64::from(self.n), f64::from(self.cluster));
+        let turns = (pixels / m).ceil() * shape.column_tiles(self) as f64;
+        let blocks = turns * parts;
+        let per_sm = (blocks / sms).ceil().min(f64::from(self.blocks));
+        let rounds = (turns / f64::from(self.resident(target)) * f64::from(self.blocks) / per_sm).ceil();
+        let tiles = f64::from(shape.tiles.div_ceil(self.cluster));
+        // 4096 multiplications and additions a cycle, unless shared memory cannot keep up with the operands.
+        let tensor = per_sm * f64::max(m * n / 32.0, m + m / 64.0 * n);
+        let asked = (m + n) * 128.0 * (blocks / per_sm).min(sms);
+        let fill = per_sm * f64::max(asked / L2_BYTES, (m + n) * 128.0 / PORT_BYTES);
+        let latency = 170.0 + m / 64.0 / f64::from(self.groups) * n / 4.0;
+        let waiting = 900.0 / f64::from(self.stages);
+        let main = tiles * tensor.max(fill).max(latency).max(waiting);
+        let element = geometry.dtype.size() as f64;
+        let reads = 1.0 + shape.epilogue.operands.len() as f64 / 2.0;
+        let sums = m * n * 4.0;
+        let moving = if self.cluster > 1 { sums / 100.0 + sums / 16.0 } else { sums / 64.0 };
+        let epilogue = per_sm * (moving + reads * m * n * element / 32.0 / parts) + 500.0;
+        let mut us = LAUNCH + (rounds * (main + epilogue) + 600.0) / CYCLES_PER_US;
+        us = us.max(LAUNCH + geometry.bytes(out_size, symbols) / target.bandwidth / 1e3);
+        if self.cluster > 1 {
+            us += 0.8;
+        }
+        us
+    }
+}
+
+/// Every tile that fits, sensible or not.
+fn candidates(shape: &Shape<'_>, wide: bool, target: &Target) -> Vec<Tile> {
+    let mut out = Vec::new();
+    // A tile mostly of padding is not worth timing beside a smaller one.
+    let widest = (shape.geometry.filters as u32).next_multiple_of(32);
+    for (m, groups) in [(64, 1), (128, 1), (128, 2), (192, 3), (256, 2)] {
+        for n in [32, 64, 96, 128, 192, 256].into_iter().filter(|n| *n <= widest) {
+            for (blocks, cluster) in (1..=4).flat_map(|b| [1, 2, 3, 4, 6, 8].into_iter().map(move |c| (b, c)))
+            {
+                let tile = |stages| Tile { m, n, groups, stages, blocks, cluster };
+                let mine = shape.tiles.div_ceil(cluster);
+                let fits = |s: &u32| tile(*s).check(shape, wide, target).is_ok();
+                // As many stages as fit, and as a block has work for; fewer leave room for the next kernel's blocks.
+                let most = (2..=mine.clamp(2, 8)).rev().find(fits);
+                out.extend(most.map(tile));
+                if blocks == 1 {
+                    out.extend(most.filter(|s| *s > 4).map(|_| tile(4)));
+                }
+            }
+        }
+    }
+    out
+}
+
+impl Family for ConvWgmma {
+    fn name(&self) -> &'static str {
+        "conv.wgmma"
+    }
+
+    fn version(&self) -> u32 {
+        1
+    }
+
+    fn tactics(&self, problem: &Problem<Dim>, symbols: &Symbols, target: &Target) -> Vec<Tactic> {
+        const MOST: usize = 24;
+        let Ok(shape) = Shape::of(problem, target) else { return vec![] };
+        let wide = shape.geometry.is_wide(symbols);
+        let mut ranked: Vec<(f64, Tile)> = candidates(&shape, wide, target)
+            .into_iter()
+            .map(|t| (t.cost(&shape, symbols, target), t))
+            .collect();
+        ranked.sort_by(|a, b| a.0.total_cmp(&b.0));
+        // At most three that differ in stages, residency or split alone: the model errs alike for those.
+        let mut chosen: Vec<Tile> = Vec::new();
+        for (_, tile) in ranked {
+            let alike = |t: &&Tile| (t.m, t.n, t.groups) == (tile.m, tile.n, tile.groups);
+            if chosen.len() < MOST && chosen.iter().filter(alike).count() < 3 {
+                chosen.push(tile);
+            }
+        }
+        chosen.iter().map(Tile::tactic).collect()
+    }
+
+    fn cost(&self, problem: &Problem<Dim>, tactic: &Tactic, symbols: &Symbols, target: &Target) -> f64 {
+        let estimate = || {
+            let shape = Shape::of(problem, target)?;
+            Tile::of(tactic).map(|t| t.cost(&shape, symbols, target))
+        };
+        estimate().unwrap_or(f64::INFINITY)
+    }
+
+    fn build(
+        &self,
+        problem: &Problem<Dim>,
+        tactic: &Tactic,
+        symbols: &Symbols,
+        target: &Target,
+    ) -> Result<Build, String> {
+        let shape = Shape::of(problem, target)?;
+        let tile = Tile::of(tactic)?;
+        let geometry = &shape.geometry;
+        let wide = geometry.is_wide(symbols);
+        tile.check(&shape, wide, target)?;
+        let (filling, multiplying) = tile.registers(geometry.is_pointwise()).1.unwrap_or((0, 0));
+        let constants = codegen::constants(&[
+            ("BM", tile.m),
+            ("BN", tile.n),
+            ("CONSUMERS", tile.groups),
+            ("STAGES", tile.stages),
+            ("BLOCKS", tile.bound()),
+            ("SPLIT", tile.cluster),
+            ("SLAB", SLAB),
+            ("AHEAD", u32::from(tile.room(&shape) >= 48 + 2 * tile.read(&shape))),
+            ("PRODUCER_REGISTERS", filling),
+            ("CONSUMER_REGISTERS", multiplying),
+            // Dependents signalled early pile up behind short kernels, and overlap with long ones.
+            ("EARLY", u32::from(shape.tiles.div_ceil(tile.cluster) > 12)),
+            ("POINTWISE", u32::from(geometry.is_pointwise())),
+        ]);
+        let sizes = geometry.constants(problem);
+        let epilogue = codegen::epilogue_in_two_steps(shape.epilogue, &geometry.out_shape());
+        let title = format!("{} ({tactic})", geometry.title("conv.wgmma"));
+        let step = wgmma::step(tile.n, geometry.dtype);
+        let kernel = codegen::source(&title, wide, &[&constants, &epilogue, &sizes, &step, MAINLOOP]);
+        let rows = geometry.pixels().ceil_div(&Dim::from(i64::from(tile.m)));
+        let tiles = rows * Dim::from(shape.column_tiles(&tile));
+        // As many blocks as are resident at once, each for several tiles; clusters have one each.
+        let tiles = match tile.cluster {
+            1 => Dim::min(&tiles, &Dim::from(i64::from(tile.resident(target)))),
+            _ => tiles,
+        };
+        let mut args = vec![Arg::Input(0), Arg::Input(1)];
+        args.extend(codegen::epilogue_args(shape.epilogue, 2));
+        args.extend(codegen::symbol_args(problem));
+        let launch = Launch {
+            kernel: 0,
+            grid: [tiles, Dim::from(i64::from(tile.cluster)), Dim::from(1)],
+            block: [tile.threads(), 1, 1],
+            shared: tile.shared(&shape, wide),
+            cluster: (tile.cluster > 1).then_some([1, tile.cluster, 1]),
+            programmatic: true,
+            args,
+        };
+        let packs = [None, Some(shape.pack(&tile))].into_iter();
+        Ok(Build {
+            kernels: vec![kernel],
+            launches: vec![launch],
+            workspace: Dim::from(0),
+            packs: packs.chain(shape.epilogue.operands.iter().map(|_| None)).collect(),
+        })
+    }
+}
+
+#[cfg(test)]
+#[path = "conv_wgmma_layout_tests.rs"]
+mod layout_tests;

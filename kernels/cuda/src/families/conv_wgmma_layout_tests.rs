@@ -1,0 +1,87 @@
+//! What conv_wgmma.cuh computes with indices, repeated here: pixels and packed weights must meet in the same k.
+
+use super::*;
+use crate::families::{conv_samples, gemm_mma_samples, sample_symbols};
+
+fn target() -> Target {
+    Target::of("sm_90a".parse().unwrap())
+}
+
+#[test]
+fn packed_weights_meet_their_pixels_in_every_chunk() {
+    let (mut checked, mut products) = (0, 0);
+    let gemms = gemm_mma_samples::samples();
+    for problem in conv_samples::conv().iter().chain(&gemms) {
+        let Ok(shape) = Shape::of(problem, &target()) else { continue };
+        products += usize::from(matches!(problem, Problem::Gemm(_)));
+        let (channels, taps, filters) =
+            (shape.geometry.channels, shape.geometry.taps(), shape.geometry.filters);
+        let [by_filter, by_channel, by_tap] = shape.weights;
+        for n in [32, 96] {
+            let tile = Tile { m: 64, n, groups: 1, stages: 2, blocks: 1, cluster: 1 };
+            // Element i of the original is the number i % 65535 + 1, so that 0 is padding.
+            let number = |i: usize| (i % 65535 + 1) as u16;
+            let count = 1 + (filters - 1) * by_filter + (channels - 1) * by_channel + (taps - 1) * by_tap;
+            let original: Vec<u8> = (0..count).flat_map(|i| number(i).to_le_bytes()).collect();
+            let packed = shape.pack(&tile).apply(&original, 2).unwrap();
+            let n = n as usize;
+            assert_eq!(packed.len(), shape.column_tiles(&tile) * shape.tiles as usize * n * 128);
+            for (at, value) in packed.chunks_exact(2).enumerate() {
+                let (e, place, row) = (at % 8, at / 8 % 8, at / 64 % n);
+                let (k_tile, column_tile) =
+                    (at / 64 / n % shape.tiles as usize, at / 64 / n / shape.tiles as usize);
+                // The chunk that a filling thread puts at this place of a row, and its tap and channel.
+                let chunk = k_tile * 8 + (place ^ (row & 7));
+                let (tap, channel) = (chunk / (channels / 8), chunk % (channels / 8) * 8 + e);
+                let filter = column_tile * n + row;
+                let want = if tap < taps && filter < filters {
+                    number(filter * by_filter + channel * by_channel + tap * by_tap)
+                } else {
+                    0
+                };
+                assert_eq!(u16::from_le_bytes(value.try_into().unwrap()), want, "{} at {at}", tile.tactic());
+                checked += 1;
+            }
+        }
+    }
+    assert!(checked > 100_000 && products > 4, "only {checked} elements, {products} matrix products");
+}
+
+#[test]
+fn a_tactic_that_does_not_fit_is_an_error() {
+    let problem = conv_samples::conv().remove(0);
+    let symbols = sample_symbols();
+    for text in [
+        "conv.wgmma/1 m96 n64 groups1 stages3 blocks1 cluster1",
+        "conv.wgmma/1 m64 n40 groups1 stages3 blocks1 cluster1",
+        "conv.wgmma/1 m64 n64 groups1 stages9 blocks1 cluster1",
+        "conv.wgmma/1 m64 n64 groups1 stages3 blocks1 cluster10",
+        "conv.wgmma/1 m256 n256 groups2 stages2 blocks1 cluster1",
+        "conv.wgmma/1 m128 n256 groups2 stages4 blocks2 cluster1",
+        "conv.wgmma/1 m64 n64",
+    ] {
+        let tactic = text.parse().unwrap();
+        assert!(ConvWgmma.build(&problem, &tactic, &symbols, &target()).is_err(), "{text}");
+    }
+    let elsewhere = Target::of("sm_100".parse().unwrap());
+    assert!(ConvWgmma.tactics(&problem, &symbols, &elsewhere).is_empty());
+}
+
+#[test]
+fn registers_of_all_warpgroups_fit_the_multiprocessor() {
+    let mut moved = 0;
+    for problem in conv_samples::conv().iter().chain(&gemm_mma_samples::samples()) {
+        let Ok(shape) = Shape::of(problem, &target()) else { continue };
+        for tile in candidates(&shape, false, &target()) {
+            let (start, split) = tile.registers(shape.geometry.is_pointwise());
+            let warpgroup = |registers: u32| 128 * registers * tile.blocks;
+            assert!(warpgroup(start) * (tile.groups + 1) <= 65536, "{}", tile.tactic());
+            if let Some((filling, multiplying)) = split {
+                let pool = start * (tile.groups + 1);
+                assert!(filling + multiplying * tile.groups <= pool && filling <= start, "{}", tile.tactic());
+                moved += 1;
+            }
+        }
+    }
+    assert!(moved > 0);
+}

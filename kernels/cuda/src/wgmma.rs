@@ -1,0 +1,69 @@
+//! Text of `wgmma_step` for one tile width: Hopper's asynchronous matrix product has an instruction for each, with all
+//! accumulator registers as operands.
+
+use bakelite_host::DType;
+
+/// `wgmma_step(d, a, b, add)`: d = a · b, or d += a · b, on 64 x `n` x 16 halves of shared memory, asynchronously. PTX for newer GPUs, which
+/// have no wgmma, gets the same with `mma.sync`.
+pub fn step(n: u32, dtype: DType) -> String {
+    let kind = if dtype == DType::BF16 { "bf16" } else { "f16" };
+    let count = n / 2;
+    let list = |each: &dyn Fn(u32) -> String, most: u32| -> String {
+        let rows: Vec<String> = (0..count.div_ceil(most))
+            .map(|r| (r * most..count.min((r + 1) * most)).map(each).collect::<Vec<_>>().join(", "))
+            .collect();
+        rows.join(", \"\n      \"")
+    };
+    let names = list(&|i| format!("%{i}"), 16);
+    let registers = list(&|i| format!("\"+f\"(d[{i}])"), 8).replace(", \"\n      \"", ",\n        ");
+    format!(
+        "// d = a * b on 64 x {n} x 16, `add`ed to d or not, asynchronously; what only sm_90a has, newer GPUs do with mma.sync.
+DEVICE void wgmma_step(float (&d)[{count}], uint64_t a, uint64_t b, bool add) {{
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+  asm volatile(
+      \"{{\\n.reg .pred p;\\nsetp.ne.b32 p, %{}, 0;\\n\"
+      \"wgmma.mma_async.sync.aligned.m64n{n}k16.f32.{kind}.{kind} \"
+      \"{{{names}}}, \"
+      \"%{count}, %{}, p, 1, 1, 0, 0;\\n}}\"
+      : {registers}
+      : \"l\"(a), \"l\"(b), \"r\"((int)add));
+#else
+  const unsigned lane = threadIdx.x % 32, row = threadIdx.x / 32 % 4 * 16 + lane % 16;
+  const unsigned char* const base = reinterpret_cast<const unsigned char*>(__cvta_shared_to_generic(0));
+  const unsigned char *tile_a = base + ((a & 0x3ff8) << 4), *tile_b = base + ((b & 0x3ff8) << 4);
+  uint32_t fa[4], fb[2];
+  ldmatrix_x4(fa, tile_a + row * 128 + (((a & 7) + lane / 16 ^ row & 7) << 4));
+#pragma unroll
+  for (int j = 0; j < {}; ++j) {{
+    for (int e = 0; e < 4; ++e) d[4 * j + e] = add ? d[4 * j + e] : 0.f;
+    ldmatrix_x2(fb, tile_b + (j * 8 + lane % 8) * 128 + (((b & 7) + lane / 8 % 2 ^ lane & 7) << 4));
+    mma_m16n8k16<element_t>(reinterpret_cast<float(&)[4]>(d[4 * j]), fa, fb);
+  }}
+#endif
+}}
+",
+        count + 2,
+        count + 1,
+        n / 8,
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_accumulator_is_an_operand_once() {
+        for n in [8, 32, 96, 256] {
+            let text = step(n, DType::F16);
+            let count = n / 2;
+            for i in 0..count {
+                assert_eq!(text.matches(&format!("(d[{i}])")).count(), 1, "{text}");
+                assert!(text.contains(&format!("%{i}")), "{text}");
+            }
+            assert!(text.contains(&format!("m64n{n}k16.f32.f16.f16")), "{text}");
+            assert!(text.contains(&format!("%{count}, %{}, p", count + 1)), "{text}");
+        }
+        assert!(step(64, DType::BF16).contains("f32.bf16.bf16"));
+    }
+}
