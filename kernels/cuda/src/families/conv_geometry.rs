@@ -3,7 +3,7 @@
 
 use crate::codegen;
 use crate::dim::{Dim, Symbols, product};
-use bakelite_host::problem::{Conv, ConvTranspose, Gemm, Layout};
+use bakelite_host::problem::{Conv, ConvTranspose, Epilogue, Gemm, Layout, Math};
 use bakelite_host::{DType, Problem};
 use std::fmt::Write;
 
@@ -24,6 +24,40 @@ pub(super) struct Geometry {
     pub(super) dtype: DType,
     /// Dimensions the problem has.
     pub(super) rank: usize,
+}
+
+/// A problem that is an implicit matrix product over pixels: rows are output pixels, columns filters.
+pub(super) struct Implicit<'a> {
+    pub(super) geometry: Geometry,
+    pub(super) math: Math,
+    pub(super) epilogue: &'a Epilogue<Dim>,
+    /// How far the weights' elements lie apart: filters, channels and taps.
+    pub(super) weights: [usize; 3],
+}
+
+impl Implicit<'_> {
+    /// Of a convolution, or of a matrix product whose right operand has strides known now.
+    pub(super) fn of(problem: &Problem<Dim>) -> Result<Implicit<'_>, String> {
+        match problem {
+            Problem::Conv(conv) => {
+                let geometry = Geometry::of_conv(conv)?;
+                let weights = [geometry.cg() * geometry.taps(), geometry.taps(), 1];
+                Ok(Implicit { geometry, math: conv.math, epilogue: &conv.epilogue, weights })
+            }
+            Problem::Gemm(g) => {
+                let geometry = Geometry::of_gemm(g)?;
+                if geometry.channels % 8 != 0 {
+                    return Err(format!("rows of {} elements; expected a multiple of 8", geometry.channels));
+                }
+                let stride = |d: &Dim| d.as_const().and_then(|s| usize::try_from(s).ok());
+                let (Some(row), Some(column)) = (stride(&g.b[1]), stride(&g.b[2])) else {
+                    return Err(format!("strides {} and {} of the right operand", g.b[1], g.b[2]));
+                };
+                Ok(Implicit { geometry, math: g.math, epilogue: &g.epilogue, weights: [column, row, 0] })
+            }
+            other => Err(format!("{} is no product over pixels", other.name())),
+        }
+    }
 }
 
 macro_rules! of {

@@ -2,7 +2,7 @@
 //! One- and two-dimensional, any stride, dilation, padding and groups, constant weights. A matrix product with a constant
 //! right operand is a convolution by one element, and gets packed weights and cluster splits in this way.
 
-use super::conv_geometry::Geometry;
+use super::conv_geometry::{Geometry, Implicit};
 use super::strips::LAUNCH;
 use crate::codegen;
 use crate::dim::{Dim, Symbols};
@@ -55,25 +55,7 @@ struct Shape<'a> {
 
 impl Shape<'_> {
     fn of<'a>(problem: &'a Problem<Dim>, target: &Target) -> Result<Shape<'a>, String> {
-        let (geometry, math, epilogue, weights) = match problem {
-            Problem::Conv(conv) => {
-                let geometry = Geometry::of_conv(conv)?;
-                let weights = [geometry.cg() * geometry.taps(), geometry.taps(), 1];
-                (geometry, conv.math, &conv.epilogue, weights)
-            }
-            Problem::Gemm(g) => {
-                let geometry = Geometry::of_gemm(g)?;
-                if geometry.channels % 8 != 0 {
-                    return Err(format!("rows of {} elements; expected a multiple of 8", geometry.channels));
-                }
-                let stride = |d: &Dim| d.as_const().and_then(|s| usize::try_from(s).ok());
-                let (Some(row), Some(column)) = (stride(&g.b[1]), stride(&g.b[2])) else {
-                    return Err(format!("strides {} and {} of the right operand", g.b[1], g.b[2]));
-                };
-                (geometry, g.math, &g.epilogue, [column, row, 0])
-            }
-            other => return Err(format!("conv.mma does not implement {}", other.name())),
-        };
+        let Implicit { geometry, math, epilogue, weights } = Implicit::of(problem)?;
         let step = match (geometry.dtype, math, target.arch.sm) {
             (DType::F16, _, _) | (DType::BF16, _, 80..) => 16,
             (DType::F32, Math::Tf32 | Math::Tf32x3, 80..) => 8,

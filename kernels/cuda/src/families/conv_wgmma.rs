@@ -2,7 +2,7 @@
 //! and matrix products with a constant right operand in the same way. One- and two-dimensional, any stride, dilation and
 //! padding, one group, channels in eights, constant weights.
 
-use super::conv_geometry::Geometry;
+use super::conv_geometry::{Geometry, Implicit};
 use super::strips::LAUNCH;
 use crate::codegen;
 use crate::dim::{Dim, Symbols};
@@ -51,21 +51,7 @@ struct Shape<'a> {
 
 impl Shape<'_> {
     fn of<'a>(problem: &'a Problem<Dim>, target: &Target) -> Result<Shape<'a>, String> {
-        let (geometry, epilogue, weights) = match problem {
-            Problem::Conv(conv) => {
-                let geometry = Geometry::of_conv(conv)?;
-                let weights = [geometry.cg() * geometry.taps(), geometry.taps(), 1];
-                (geometry, &conv.epilogue, weights)
-            }
-            Problem::Gemm(g) => {
-                let stride = |d: &Dim| d.as_const().and_then(|s| usize::try_from(s).ok());
-                let (Some(row), Some(column)) = (stride(&g.b[1]), stride(&g.b[2])) else {
-                    return Err(format!("strides {} and {} of the right operand", g.b[1], g.b[2]));
-                };
-                (Geometry::of_gemm(g)?, &g.epilogue, [column, row, 0])
-            }
-            other => return Err(format!("conv.wgmma does not implement {}", other.name())),
-        };
+        let Implicit { geometry, epilogue, weights, .. } = Implicit::of(problem)?;
         if target.arch.sm != 90 || !target.arch.specific {
             return Err(format!("no wgmma on {}", target.arch));
         }
