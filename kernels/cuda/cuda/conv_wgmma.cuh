@@ -334,6 +334,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     if (SHARE == 1) begin();
   }
   // Blocks that share need each other's barriers.
+  __syncwarp();
   if (SHARE > 1)
     cluster_barrier();
   else
