@@ -147,6 +147,11 @@ fn precision() {
 }
 
 #[test]
+fn vectors() {
+    check("vectors");
+}
+
+#[test]
 fn layout() {
     check("layout");
 }
