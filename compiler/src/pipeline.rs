@@ -83,7 +83,11 @@ pub fn import(model: &Model, options: &Options, tools: &mut Tools<'_>) -> Result
 pub fn plan(graph: Graph, target: &Target, options: &Options, tools: &mut Tools<'_>) -> Result<Plan> {
     tools.trace.target(target);
     let graph = passes::run(graph, &policy(target, options), &mut Passes(tools.trace))?;
-    let regions = fuse::regions(graph)?;
+    let mut regions = fuse::regions(graph)?;
+    // On the host a copy costs what a scattered store does.
+    if target.gpu().is_some() {
+        regions = fuse::place::place(regions, fuse::place::NEIGHBOURS)?;
+    }
     tools.trace.made("regions", Form::Regions(&regions));
     let plan = match target {
         Target::Host => plan::build_host(regions)?,

@@ -193,10 +193,13 @@ proptest! {
         }
         let fail = |e: bakelite::Error| TestCaseError::fail(format!("{e}\n{text}\n{after}"));
         let regions = fuse::regions(after.clone()).map_err(fail)?;
-        let fused = regions.to_string();
-        let results = run_regions(regions, &inputs).map_err(fail)?;
-        if let Err(e) = compare(&expected, &results, tolerance) {
-            return Err(TestCaseError::fail(format!("{e}\n{text}\n{after}\n{fused}")));
+        let placed = fuse::place::place(regions.clone(), 1).map_err(fail)?;
+        for regions in [regions, placed] {
+            let fused = regions.to_string();
+            let results = run_regions(regions, &inputs).map_err(fail)?;
+            if let Err(e) = compare(&expected, &results, tolerance) {
+                return Err(TestCaseError::fail(format!("{e}\n{text}\n{after}\n{fused}")));
+            }
         }
     }
 }

@@ -11,7 +11,8 @@
 //! ```
 //!
 //! In `text` the graph is read and printed; in `verify` it goes through the whole pipeline; in `fuse` the expectation is
-//! its regions, which run on the host. An error stands behind `; expect:` as `error: ...`.
+//! its regions, which run on the host, in `place` with their results placed where four elements stay together. An error
+//! stands behind `; expect:` as `error: ...`.
 
 // A test that cannot read its file fails.
 #![allow(clippy::unwrap_used)]
@@ -58,9 +59,12 @@ fn transform(pass: &str, input: &str) -> Result<String, String> {
     let inputs = seeded_inputs(&graph, 1);
     let before = evaluate(&graph, &inputs);
     let after = match pass {
-        "fuse" => {
+        "fuse" | "place" => {
             let before = before.unwrap_or_else(|e| panic!("before fusion: {e}"));
-            let regions = fuse::regions(graph).map_err(|e| e.to_string())?;
+            let mut regions = fuse::regions(graph).map_err(|e| e.to_string())?;
+            if pass == "place" {
+                regions = fuse::place::place(regions, 4).map_err(|e| e.to_string())?;
+            }
             let text = regions.to_string();
             let results = run_regions(regions, &inputs).unwrap_or_else(|e| panic!("{e}\n{text}"));
             compare(&before, &results, case.tolerance)
@@ -143,6 +147,11 @@ fn precision() {
 }
 
 #[test]
+fn vectors() {
+    check("vectors");
+}
+
+#[test]
 fn layout() {
     check("layout");
 }
@@ -155,6 +164,11 @@ fn legalize() {
 #[test]
 fn fuse_regions() {
     check("fuse");
+}
+
+#[test]
+fn place_results() {
+    check("place");
 }
 
 #[test]

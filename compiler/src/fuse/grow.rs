@@ -28,6 +28,7 @@ pub(super) fn from_anchor(graph: &Graph, anchor: NodeId, taken: &HashSet<NodeId>
         name: node.name.clone(),
         nodes: vec![anchor],
         problem: plain.clone(),
+        place: None,
         inputs: own.clone(),
         outputs: results,
     };
@@ -164,9 +165,10 @@ fn with_epilogue(
     // Over the sink's own shape each operand was read; over the problem's it must be sayable too.
     let accesses: Option<Vec<_>> =
         builder.operands.iter().map(|(_, a)| regroup(a, &ty.shape, &shape)).collect();
-    *epilogue = Epilogue { program: builder.program, operands: accesses? };
+    *epilogue = Epilogue::new(builder.program, accesses?);
     let inputs = own.iter().copied().chain(builder.operands.iter().map(|(v, _)| *v)).collect();
     let mut nodes = vec![anchor];
     nodes.extend(members);
-    Some(Region { name: name_of(graph, &nodes, anchor), nodes, problem, inputs, outputs: vec![sink.into()] })
+    let (name, outputs) = (name_of(graph, &nodes, anchor), vec![sink.into()]);
+    Some(Region { name, nodes, problem, place: None, inputs, outputs })
 }

@@ -175,6 +175,7 @@ pub(super) fn from_sink(
     Ok(Region {
         name: name_of(graph, &nodes, sink),
         problem: Pointwise { shape: ty.shape.clone(), inputs: accesses, program }.into(),
+        place: None,
         nodes,
         inputs,
         outputs: vec![sink.into()],

@@ -7,12 +7,15 @@
 mod access;
 mod grow;
 mod inline;
+pub mod place;
 mod print;
 pub(crate) mod shape;
 
 use crate::error::{Error, Result, Stage};
 use crate::ir::{Graph, NodeId, Value};
 use crate::ops::{Op, Role};
+use bakelite_host::problem::Placement;
+use bakelite_kernels::dim::product;
 use bakelite_kernels::{Dim, Problem};
 use std::collections::{HashMap, HashSet};
 
@@ -32,12 +35,25 @@ pub struct Region {
     pub name: String,
     /// The operators inside, in the graph's order; views among them.
     pub nodes: Vec<NodeId>,
-    /// What it computes.
+    /// What it computes, its result a dense tensor: tactics are chosen for this.
     pub problem: Problem<Dim>,
+    /// Where the result goes in the value that the region makes (with others, maybe); `None`: it is the value.
+    pub place: Option<Placement<Dim>>,
     /// The problem's operands: graph inputs, constants or outputs of earlier regions, with views looked through.
     pub inputs: Vec<Value>,
     /// The problem's results.
     pub outputs: Vec<Value>,
+}
+
+impl Region {
+    /// What it computes, with where the result goes.
+    pub fn placed(&self) -> Problem<Dim> {
+        let mut problem = self.problem.clone();
+        if let (Some(epilogue), Some(place)) = (problem.epilogue_mut(), &self.place) {
+            epilogue.place = Some(place.clone());
+        }
+        problem
+    }
 }
 
 /// Most extra operands of an epilogue or pointwise region: every one is a pointer in the kernel's parameters and a load in
@@ -130,12 +146,14 @@ fn name_of(graph: &Graph, nodes: &[NodeId], main: NodeId) -> String {
 }
 
 /// Checks what later stages rely on: every operator that computes is in exactly one region (a move that all read through is in none), operands come before
-/// their readers, and each problem has as many operands and results as it says.
+/// their readers, each problem has as many operands and results as it says, and each value is made by one region, or
+/// wholly by several that place their results in it.
 pub fn verify(regions: &Regions) -> Result<()> {
     let graph = &regions.graph;
     let fail = |name: &str, what: String| Err(Error::new(Stage::Fuse, format!("region {name}"), what));
     let mut owner: HashMap<NodeId, &str> = HashMap::new();
     let mut made: HashSet<Value> = HashSet::new();
+    let mut placed: HashMap<Value, Dim> = HashMap::new();
     for region in &regions.regions {
         for id in &region.nodes {
             let shared = graph.node(*id).op().is_some_and(|op| matches!(op.role(), Role::View | Role::Move));
@@ -157,7 +175,29 @@ pub fn verify(regions: &Regions) -> Result<()> {
                 format!("has {has}, but its problem takes {inputs} and gives {outputs}"),
             );
         }
-        made.extend(region.outputs.iter().copied());
+        for value in &region.outputs {
+            let Some(place) = &region.place else {
+                if !made.insert(*value) {
+                    return fail(&region.name, format!("makes {value}, which is made before it"));
+                }
+                continue;
+            };
+            if region.problem.epilogue().is_none() || place.elements != graph.ty(*value).count() {
+                return fail(
+                    &region.name,
+                    format!("places its result in {} elements of {value}", place.elements),
+                );
+            }
+            let count = placed.entry(*value).or_insert_with(|| Dim::from(0));
+            *count = &*count + product(&place.shape);
+            made.insert(*value);
+        }
+    }
+    for (value, count) in placed {
+        let all = graph.ty(value).count();
+        if count != all {
+            return fail(&value.to_string(), format!("{count} of its {all} elements are made"));
+        }
     }
     for id in graph.order() {
         let node = graph.node(id);

@@ -10,7 +10,7 @@ impl fmt::Display for Regions {
         let list = |values: &[Value]| values.iter().map(Value::to_string).collect::<Vec<_>>().join(" ");
         for (at, region) in self.regions.iter().enumerate() {
             writeln!(f, "{at:>4} {} <- {}   {}", list(&region.outputs), list(&region.inputs), region.name)?;
-            writeln!(f, "     {}", region.problem)?;
+            writeln!(f, "     {}", region.placed())?;
             for id in &region.nodes {
                 let node = self.graph.node(*id);
                 if let Some(op) = node.op() {

@@ -1,7 +1,8 @@
 //! Convolution (cross-correlation, as in ONNX Conv) over any number of spatial dimensions, without bias: a bias is an Add.
 
-use super::{Operator, Problem, Role, Type, expect_float, expect_inputs, expect_same_dtype, known};
+use super::{Operator, Problem, Role, Type, expect_inputs, expect_same_dtype, known};
 use bakelite_host::problem::{self, Epilogue, Layout, Math};
+use bakelite_host::DType;
 use bakelite_kernels::Dim;
 
 op! {
@@ -62,7 +63,9 @@ impl Operator for Conv {
     fn infer(&self, inputs: &[&Type]) -> Result<Vec<Type>, String> {
         expect_inputs(inputs, 2, 2)?;
         let [x, w] = inputs else { return Err("expected x and w".into()) };
-        expect_float(x)?;
+        if !x.dtype.is_float() && !matches!(x.dtype, DType::I32 | DType::I64) {
+            return Err(format!("expected floating-point numbers or wide integers, got {x}"));
+        }
         expect_same_dtype(("x", x), ("w", w))?;
         if x.rank() != w.rank() {
             return Err(format!("x {x} and w {w} differ in rank"));

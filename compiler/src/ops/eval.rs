@@ -120,11 +120,12 @@ pub fn eval(op: &Op, inputs: &[&Tensor]) -> Result<Vec<Tensor>, String> {
     let problem = op
         .lower(&types, &outputs)?
         .map(&mut |d| d.as_const().and_then(|c| usize::try_from(c).ok()).unwrap_or(0));
-    let mut buffers: Vec<Aligned> = shapes
-        .iter()
-        .zip(&outputs)
-        .map(|(s, t)| Aligned::zeroed(t.dtype.size() * s.iter().product::<usize>()))
-        .collect();
+    let buffer = |(shape, ty): (&Vec<usize>, &Type)| {
+        let element = if shape.contains(&0) { 0 } else { ty.dtype.size() };
+        let bytes = shape.iter().filter(|_| element > 0).try_fold(element, |bytes, d| bytes.checked_mul(*d));
+        Ok(Aligned::zeroed(bytes.ok_or_else(|| format!("the result {ty} is larger than any memory"))?))
+    };
+    let mut buffers = shapes.iter().zip(&outputs).map(buffer).collect::<Result<Vec<_>, String>>()?;
     run(&problem, inputs, &outputs.iter().map(|t| t.dtype).collect::<Vec<_>>(), &mut buffers)?;
     let tensor = |((shape, ty), buffer): ((Vec<usize>, &Type), Aligned)| {
         Tensor::new(ty.dtype, shape, buffer.into_bytes())
@@ -192,5 +193,25 @@ impl Aligned {
             }
         }
         bytes::Bytes::from_owner(Owner(self))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bakelite_host::DType;
+
+    #[test]
+    fn sizes_that_no_memory_has_are_errors_and_empty_results_are_not() {
+        let one = Tensor::scalar(DType::F32, 1.0);
+        let broadcast = |sizes: &[i64]| {
+            let shape = sizes.iter().map(|s| Dim::from(*s)).collect();
+            eval(&Broadcast { shape }.into(), &[&one])
+        };
+        let huge = [2_147_483_647, i64::MAX, 2_147_483_647];
+        assert!(broadcast(&huge).unwrap_err().contains("larger than any memory"));
+        // An element count of 0 whose other factors overflow: empty, or refused by a kernel's own check; never a panic.
+        let _ = broadcast(&[huge.as_slice(), &[0]].concat());
+        assert_eq!(broadcast(&[2, 0, 3]).unwrap()[0].shape, [2, 0, 3]);
     }
 }

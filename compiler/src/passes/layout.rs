@@ -4,7 +4,7 @@
 //! Only for CUDA, and only for f16, bf16 and tf32: exact f32 convolutions stay channels-first.
 
 use super::pattern::*;
-use super::{Options, Precision, Rule, TargetKind, rewrite};
+use super::{Options, Rule, TargetKind, rewrite};
 use crate::ir::{Graph, NodeId, Type, Value};
 use crate::ops::{
     Broadcast, Concat, Conv, ConvTranspose, GroupNorm, Op, Pad, Pool, Reduce, Reshape, Resize, Slice,
@@ -35,7 +35,7 @@ pub fn run(graph: &mut Graph, options: &Options) -> Result<(), String> {
     }
     let mut changed = false;
     for id in graph.order() {
-        changed |= lay_last(graph, id, matches!(options.precision, Precision::Tf32 | Precision::Tf32x3))?;
+        changed |= lay_last(graph, id, options.precision.math() != Math::Exact)?;
     }
     if changed {
         rewrite(graph, RULES)?;

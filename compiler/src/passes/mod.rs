@@ -10,9 +10,11 @@ pub mod precision;
 pub mod siblings;
 pub mod simplify;
 pub mod upsample;
+pub mod vectors;
 
 use crate::error::{Error, Result, Stage};
 use crate::ir::{Graph, NodeId, verify};
+use bakelite_host::problem::Math;
 
 /// What the plan will run on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
@@ -38,6 +40,17 @@ pub enum Precision {
     Fp16,
     /// bf16 operands and results.
     Bf16,
+}
+
+impl Precision {
+    /// What f32 products and convolutions compute in.
+    pub fn math(self) -> Math {
+        match self {
+            Precision::Tf32 => Math::Tf32,
+            Precision::Tf32x3 => Math::Tf32x3,
+            Precision::Fp32 | Precision::Fp16 | Precision::Bf16 => Math::Exact,
+        }
+    }
 }
 
 /// What the passes need to know.
@@ -82,6 +95,7 @@ pub const PASSES: &[(&str, Pass)] = &[
     ("refold", fold::run),
     ("compose", compose::run),
     ("precision", precision::run),
+    ("vectors", vectors::run),
     ("layout", layout::run),
     ("tidy", tidy),
     ("siblings", siblings::run),

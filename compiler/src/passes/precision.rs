@@ -19,8 +19,7 @@ use std::collections::{HashMap, HashSet};
 pub fn run(graph: &mut Graph, options: &Options) -> Result<(), String> {
     match options.precision {
         Precision::Fp32 => Ok(()),
-        Precision::Tf32 => tensor_cores(graph, Math::Tf32),
-        Precision::Tf32x3 => tensor_cores(graph, Math::Tf32x3),
+        Precision::Tf32 | Precision::Tf32x3 => tensor_cores(graph, options.precision.math()),
         Precision::Fp16 => narrow(graph, DType::F16),
         Precision::Bf16 => narrow(graph, DType::BF16),
     }

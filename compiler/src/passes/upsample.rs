@@ -3,9 +3,9 @@
 //!
 //! Only channels-last, which is what the layout pass gives tensor cores, and only with channels enough to fill them.
 
+use super::Options;
 use super::compose::row_operand;
 use super::pattern::*;
-use super::{Options, Precision};
 use crate::ir::{Graph, NodeId, Value};
 use crate::ops::{Concat, ConvTranspose, MatMul, Op, Reshape, Transpose};
 use bakelite_host::problem::{Layout, Math};
@@ -22,7 +22,7 @@ pub fn run(graph: &mut Graph, options: &Options) -> Result<(), String> {
         if graph.contains(id)
             && let Some(conv) = apart(graph, id)
         {
-            multiply(graph, id, &conv, options.precision == Precision::Tf32)?;
+            multiply(graph, id, &conv, options.precision.math())?;
         }
     }
     Ok(())
@@ -46,7 +46,7 @@ fn apart(graph: &Graph, id: NodeId) -> Option<ConvTranspose> {
     fits.then(|| conv.clone())
 }
 
-fn multiply(graph: &mut Graph, id: NodeId, conv: &ConvTranspose, tf32: bool) -> Result<(), String> {
+fn multiply(graph: &mut Graph, id: NodeId, conv: &ConvTranspose, math: Math) -> Result<(), String> {
     let &[x, w] = graph.node(id).inputs.as_slice() else { return Ok(()) };
     let shape = graph.ty(w).dims().ok_or("a constant without sizes")?;
     let (channels, filters, taps) = (shape[0], shape[1], conv.strides.iter().product::<usize>());
@@ -55,7 +55,6 @@ fn multiply(graph: &mut Graph, id: NodeId, conv: &ConvTranspose, tf32: bool) -> 
     let order = std::iter::once(0).chain(2..2 + spatial).chain([1]).collect();
     let w = compute(graph, Transpose { perm: order }, &[w]);
     let Some(w) = w.and_then(|w| reshaped(graph, w, &[channels, taps * filters])) else { return Ok(()) };
-    let math = if tf32 { Math::Tf32 } else { Math::Exact };
     let mut y = emit(graph, MatMul { math, ..MatMul::PLAIN }, &[x, w], id)?;
     let mut end = id;
     while let [(reader, port)] = graph.users(end.into()).as_slice()

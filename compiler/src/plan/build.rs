@@ -6,7 +6,7 @@ use crate::error::{Error, Result, Stage};
 use crate::fuse::{Region, Regions, root};
 use crate::ir::{Graph, Type, Value};
 use crate::target::Target;
-use crate::tune::Chosen;
+use crate::tune::{self, Chosen};
 use bakelite_kernels::{Dim, Pack};
 use bytes::Bytes;
 use std::collections::HashMap;
@@ -26,22 +26,30 @@ pub fn build(chosen: Chosen, target: &Target) -> Result<Plan> {
 /// As [`build`], with what was packed before; for trying choices one after the other.
 pub fn build_again(chosen: &Chosen, target: &Target, packed: &mut Packed) -> Result<Plan> {
     let mut planner = Planner::new(&chosen.regions.graph, target, packed);
+    let symbols = &chosen.regions.graph.symbols;
+    let gpu = target.gpu().ok_or_else(|| Error::new(Stage::Plan, "target", "tactics are for GPUs"))?;
     for (region, choice) in chosen.regions.regions.iter().zip(&chosen.choices) {
-        let packs = &choice.build.packs;
+        let placed = match &region.place {
+            None => None,
+            Some(_) => Some(
+                tune::build(&region.placed(), &choice.tactic, symbols, gpu)
+                    .map_err(|what| Error::new(Stage::Plan, format!("region {}", region.name), what))?,
+            ),
+        };
+        let build = placed.as_ref().unwrap_or(&choice.build);
+        let packs = &build.packs;
         let inputs = region.inputs.iter().enumerate();
         let inputs = inputs.map(|(i, v)| planner.place(*v, packs.get(i).and_then(Option::as_ref), region));
         let inputs = inputs.collect::<Result<Vec<_>>>()?;
         let outputs: Vec<Place> =
             region.outputs.iter().map(|v| planner.make(*v, region)).collect::<Result<_>>()?;
-        let workspace = match choice.build.workspace.is(0) {
+        let workspace = match build.workspace.is(0) {
             true => None,
-            false => Some(
-                planner.buffer(format!("workspace of {}", region.name), choice.build.workspace.clone())?,
-            ),
+            false => Some(planner.buffer(format!("workspace of {}", region.name), build.workspace.clone())?),
         };
         let kernels: Vec<usize> =
-            choice.build.kernels.iter().map(|k| planner.kernel(&choice.tactic.family, k)).collect();
-        let mut launches = choice.build.launches.clone();
+            build.kernels.iter().map(|k| planner.kernel(&choice.tactic.family, k)).collect();
+        let mut launches = build.launches.clone();
         launches.iter_mut().for_each(|l| l.kernel = kernels[l.kernel]);
         let cuda = CudaStep { tactic: choice.tactic.clone(), measured: choice.measured, workspace, launches };
         planner.step(region, inputs, outputs, Some(cuda));
@@ -120,6 +128,13 @@ impl<'a> Planner<'a> {
     }
 
     fn make(&mut self, value: Value, region: &Region) -> Result<Place> {
+        // Several regions may make one value, each its part.
+        if region.place.is_some()
+            && let Some(at) = self.made.get(&value)
+        {
+            self.plan.buffers[*at].last = self.plan.steps.len();
+            return Ok(Place::Buffer(*at));
+        }
         let ty = self.graph.ty(value);
         let at = self.buffer(region.name.clone(), ty.bytes())?;
         self.made.insert(value, at);
@@ -178,7 +193,7 @@ impl<'a> Planner<'a> {
     }
 
     fn step(&mut self, region: &Region, inputs: Vec<Place>, outputs: Vec<Place>, cuda: Option<CudaStep>) {
-        let (name, problem) = (region.name.clone(), region.problem.clone());
+        let (name, problem) = (region.name.clone(), region.placed());
         self.plan.steps.push(Step { name, problem, inputs, outputs, cuda });
     }
 

@@ -1,5 +1,6 @@
 //! Tuning on a GPU of this machine: candidates compiled in parallel, each checked against a reference before its time counts,
-//! then timed under a graph with cold weights, as they will run.
+//! then timed under a graph with the weights where they will be when it runs: in L2 if the plan asks them there ahead, else in
+//! memory.
 
 use super::subject::Subject;
 use super::{Candidate, Job, Open, Tactics, Tuner, Verdict, candidates};

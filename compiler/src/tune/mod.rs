@@ -156,7 +156,8 @@ pub fn candidates(problem: &Problem<Dim>, symbols: &Symbols, target: &Target) ->
     all
 }
 
-fn build(
+/// The kernels of a tactic, if it is of a family's present version.
+pub(crate) fn build(
     problem: &Problem<Dim>,
     tactic: &Tactic,
     symbols: &Symbols,

@@ -7,13 +7,15 @@ use crate::execute::gpu::{Addresses, launch, load_kernel, time_graph};
 use crate::execute::kernels::Images;
 use bakelite_host::Problem;
 use bakelite_kernels::trial::{self, Elements};
-use bakelite_kernels::{Build, Dim, Pack, Symbols};
+use bakelite_kernels::{Build, Dim, Pack, Symbols, prefetch};
 use bakelite_runtime::{DeviceBuffer, Event, Gpu, Kernel, Stream, memcpy_dtod};
 use rayon::prelude::*;
 use std::borrow::Cow;
 
-/// Weights cycle through this many bytes, more than any L2, so that every repeat finds them in memory.
+/// Weights cycle through this many bytes, more than any L2, so that every repeat finds them in memory ...
 const COLD_BYTES: usize = 160 << 20;
+/// ... or, where plans ask them into L2 ahead of their step, through so many that they are found there and nowhere nearer.
+const NEAR_BYTES: usize = 20 << 20;
 /// What results and workspace hold before a candidate runs: NaN in every float type.
 const POISON: u8 = 0xff;
 /// Bytes behind every result that no kernel may touch.
@@ -68,6 +70,8 @@ impl<'a> Subject<'a> {
         let builds: Vec<&Build> = job.candidates.iter().map(|c| &c.build).chain(more).collect();
         let packed = pack(&originals, &builds).map_err(fail)?;
         let gpu: &Gpu = stream.gpu();
+        let prefetched = builds.iter().any(|b| b.kernels.iter().any(|k| prefetch::prefetching(k).is_some()))
+            && gpu.compute_capability().0 >= 9;
         let mut inputs = Vec::new();
         for (i, original) in originals.iter().enumerate() {
             let packings = builds.iter().filter_map(|b| b.packs.get(i)?.as_ref());
@@ -76,7 +80,8 @@ impl<'a> Subject<'a> {
             let step = most.unwrap_or(0).next_multiple_of(256).max(256);
             let is_weight = i == 1 && matches!(problem, Problem::Gemm(_) | Problem::Conv(_));
             let is_weight = is_weight || packings.count() > 0;
-            let copies = if is_weight { (COLD_BYTES / step).clamp(1, 64) } else { 1 };
+            let cycle = if prefetched { NEAR_BYTES } else { COLD_BYTES };
+            let copies = if is_weight { (cycle / step).clamp(1, 64) } else { 1 };
             inputs.push(Input {
                 buffer: DeviceBuffer::alloc(gpu, step * copies)?,
                 step,

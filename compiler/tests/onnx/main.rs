@@ -7,4 +7,5 @@ mod decode;
 mod evaluate;
 mod hostile;
 mod import;
+mod quantize;
 mod shared;

@@ -6,9 +6,10 @@
 // [BN rows][128 bytes], swizzled, so that a tile is one bulk copy; pixels are gathered by cp.async, 16 bytes each, eight
 // threads to a row. CONSUMERS warpgroups of MT x 64 rows each multiply. A block takes every gridDim.x-th tile of the
 // output, and fills the ring for the next while it finishes one. Or SPLIT blocks of a cluster share one tile's k; their
-// sums meet in its shared memory.
+// sums meet in its shared memory. SHARE blocks of a cluster take tiles below each other: each reads a part of their
+// weights from L2 for all of them.
 // full[s]: the stage's bytes of weights, one arrival that announces them, and one of each filling thread.
-// empty[s]: one arrival of each multiplying warp.
+// empty[s]: one arrival of each multiplying warp, of all blocks that get the same weights.
 
 constexpr int THREADS = 128 * (CONSUMERS + 1);
 constexpr int TAPS = KH * KW;
@@ -65,14 +66,32 @@ DEVICE bool inside(unsigned mask, int tap) {
   return DENSE_MASK ? mask >> (tap & 31) & 1 : mask >> tap / KW & mask >> (16 + tap % KW) & 1;
 }
 
-// By one thread: the weights of tile `tile` into stage `slot`.
-DEVICE void request_weights(uint32_t ring, uint32_t full, const unsigned char* w, int tile, int slot) {
+// Row tiles, and what the clusters take turns at: SHARE row tiles of one column tile.
+#define ROW_TILES ((M + BM - 1) / BM)
+#define TURNS ((ROW_TILES + SHARE - 1) / SHARE * COLUMN_TILES)
+
+// By one thread: tile `tile` of k of the weights of `turn` into stage `slot`.
+DEVICE void request_weights(uint32_t ring, uint32_t full, const unsigned char* w, index_t turn, int tile, int slot) {
+  constexpr int PART = B_BYTES / SHARE;
+  const int part = SHARE > 1 ? blockIdx.x % SHARE : 0;
+  const unsigned char* const from = w + ((long long)(turn % COLUMN_TILES) * TILES + tile) * B_BYTES + part * PART;
+  const uint32_t to = ring + slot * STAGE_BYTES + A_BYTES + part * PART;
   mbarrier_expect(full + 8 * slot, B_BYTES);
-  copy_bulk(ring + slot * STAGE_BYTES + A_BYTES, w + (long long)tile * B_BYTES, B_BYTES, full + 8 * slot);
+  if (SHARE > 1)
+    copy_bulk_to_all(to, from, PART, full + 8 * slot, ((1 << SHARE) - 1) << (SPLIT > 1 ? blockIdx.y * SHARE : 0));
+  else
+    copy_bulk(to, from, PART, full + 8 * slot);
 }
 
-// Tiles of the output.
-#define OUTPUT_TILES ((M + BM - 1) / BM * COLUMN_TILES)
+// By a multiplying warp: stage `slot` is done with.
+DEVICE void release(uint32_t empty, int slot) {
+  const int lane = threadIdx.x % 32;
+  if (SHARE > 1) {
+    if (lane < SHARE) mbarrier_arrive_at(empty + 8 * slot, (SPLIT > 1 ? blockIdx.y * SHARE : 0) + lane);
+  } else {
+    if (lane == 0) mbarrier_arrive(empty + 8 * slot);
+  }
+}
 
 // Where chunk `chunk` of tile `tile` of k lies in a window.
 struct Place {
@@ -98,11 +117,11 @@ DEVICE void fill(unsigned char* ring, Window* windows, uint32_t full, uint32_t e
   unsigned char* const to = ring + row * 128 + ((chunk ^ (row & 7)) << 4);
   int slot = 0, step = 0;
   uint32_t parity = 1;
-  for (index_t tile = blockIdx.x; tile < OUTPUT_TILES; tile += gridDim.x) {
-    const index_t row0 = tile / COLUMN_TILES * BM;
+  for (index_t turn = blockIdx.x / SHARE; turn < TURNS; turn += gridDim.x / SHARE) {
+    const index_t row0 = (turn / COLUMN_TILES * SHARE + blockIdx.x % SHARE) * BM;
     // Pointwise: this thread's rows are a fixed distance apart, and only the last ones may be missing.
     const element_t* pixels = x + (row0 + row) * CHANNELS;
-    const int rows = POINTWISE ? (int)min((M - row0 - row + 15) / 16, (index_t)16) : 0;
+    const int rows = POINTWISE ? (int)max(min((M - row0 - row + 15) / 16, (index_t)16), (index_t)0) : 0;
     Window window[POINTWISE ? 1 : BM / 16];
     if (!POINTWISE) {
       if (step > 0) named_barrier(1, 128);
@@ -112,13 +131,12 @@ DEVICE void fill(unsigned char* ring, Window* windows, uint32_t full, uint32_t e
       for (int i = 0; i < BM / 16; ++i) window[i] = windows[row + 16 * i];
     }
     dependency_wait();
-    const unsigned char* const weights = w + (long long)(tile % COLUMN_TILES) * TILES * B_BYTES;
     Place place = find(first, chunk SYMBOL_NAMES);
     for (int t = 0; t < count; ++t, ++step) {
       if (step >= STAGES) {
         mbarrier_wait(empty + 8 * slot, parity);
         // The warps take turns at this, for none to fall behind.
-        if (thread == step % 4 * 32) request_weights(shared_address(ring), full, weights, first + t, slot);
+        if (thread == step % 4 * 32) request_weights(shared_address(ring), full, w, turn, first + t, slot);
       }
       unsigned char* const stage = to + slot * STAGE_BYTES;
 #pragma unroll
@@ -139,22 +157,21 @@ DEVICE void fill(unsigned char* ring, Window* windows, uint32_t full, uint32_t e
 }
 
 // Where a multiplying warpgroup stands in the ring.
-struct Turn {
+struct Position {
   int slot;
   uint32_t parity;
 };
 
 // By a multiplying warpgroup: its MT x 64 rows of `count` tiles, released as they are done with; the last one is under way.
-DEVICE void multiply(float (&acc)[MT][BN / 2], Turn& turn, uint32_t ring, uint32_t full, uint32_t empty, int group,
+DEVICE void multiply(float (&acc)[MT][BN / 2], Position& at, uint32_t ring, uint32_t full, uint32_t empty, int group,
                      int count) {
   const uint64_t a = wgmma_operand(ring + group * MT * 8192), b = wgmma_operand(ring + A_BYTES);
-  const bool leads = threadIdx.x % 32 == 0;
   int previous = 0;
   for (int t = 0; t < count; ++t) {
-    mbarrier_wait(full + 8 * turn.slot, turn.parity);
+    mbarrier_wait(full + 8 * at.slot, at.parity);
     fence_async_shared();
     wgmma_fence();
-    const int stage = turn.slot * (STAGE_BYTES / 16);
+    const int stage = at.slot * (STAGE_BYTES / 16);
 #pragma unroll
     for (int k = 0; k < 4; ++k) {
 #pragma unroll
@@ -162,16 +179,16 @@ DEVICE void multiply(float (&acc)[MT][BN / 2], Turn& turn, uint32_t ring, uint32
     }
     wgmma_commit();
     wgmma_wait<1>();
-    if (leads && t > 0) mbarrier_arrive(empty + 8 * previous);
-    previous = turn.slot;
-    if (++turn.slot == STAGES) turn.slot = 0, turn.parity ^= 1;
+    if (t > 0) release(empty, previous);
+    previous = at.slot;
+    if (++at.slot == STAGES) at.slot = 0, at.parity ^= 1;
   }
 }
 
 // The last tile is done with, too.
-DEVICE void multiplied(const Turn& turn, uint32_t empty) {
+DEVICE void multiplied(const Position& at, uint32_t empty) {
   wgmma_wait<0>();
-  if (threadIdx.x % 32 == 0) mbarrier_arrive(empty + 8 * (turn.slot > 0 ? turn.slot - 1 : STAGES - 1));
+  release(empty, at.slot > 0 ? at.slot - 1 : STAGES - 1);
 }
 
 // Elements that one thread takes through the epilogue: whole 16-byte groups of a row where the filters allow.
@@ -275,7 +292,7 @@ DEVICE void finish_split(const float (&acc)[MT][BN / 2], float* sums, index_t ro
       for (int b = 0; b < BATCH; ++b) {
         // Past the end some sum or other, which is not stored.
         const int item = min(((q + b) * SPLIT + split) * 128 + thread, ITEMS - 1);
-        add_sums<true>(sum[b], sums + item / (BN / WIDTH) * PITCH + item % (BN / WIDTH) * WIDTH, thread & 4, p);
+        add_sums<true>(sum[b], sums + item / (BN / WIDTH) * PITCH + item % (BN / WIDTH) * WIDTH, thread & 4, p * SHARE + (SHARE > 1 ? blockIdx.x % SHARE : 0));
       }
     }
 #pragma unroll
@@ -299,22 +316,30 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
   const int group = threadIdx.x / 128;
 
   // The weights depend on nothing: request the first stages' before waiting for the kernel that writes the pixels.
-  if (threadIdx.x == 128 * CONSUMERS) {
+  const auto begin = [&] {
+#pragma unroll
+    for (int s = 0; s < STAGES; ++s) {
+      const index_t turn = (blockIdx.x + (SPLIT > 1 ? 0 : s / TILES * gridDim.x)) / SHARE;
+      if (SPLIT > 1 ? s < count : turn < TURNS) request_weights(ring, full, w, turn, SPLIT > 1 ? first + s : s % TILES, s);
+    }
+  };
+  const bool begins = threadIdx.x == 128 * CONSUMERS;
+  if (begins) {
 #pragma unroll
     for (int s = 0; s < STAGES; ++s) {
       mbarrier_init(full + 8 * s, 129);
-      mbarrier_init(empty + 8 * s, 4 * CONSUMERS);
+      mbarrier_init(empty + 8 * s, 4 * CONSUMERS * SHARE);
     }
     mbarrier_init_done();
-#pragma unroll
-    for (int s = 0; s < STAGES; ++s) {
-      const index_t tile = blockIdx.x + (SPLIT > 1 ? 0 : s / TILES * gridDim.x);
-      if (SPLIT > 1 ? s < count : tile < OUTPUT_TILES)
-        request_weights(ring, full, w + (long long)(tile % COLUMN_TILES) * TILES * B_BYTES,
-                        SPLIT > 1 ? first + s : s % TILES, s);
-    }
+    if (SHARE == 1) begin();
   }
-  __syncthreads();
+  // Blocks that share need each other's barriers.
+  __syncwarp();
+  if (SHARE > 1)
+    cluster_barrier();
+  else
+    __syncthreads();
+  if (SHARE > 1 && begins) begin();
   if (EARLY) launch_dependents();
 
   if (group == CONSUMERS) {
@@ -324,20 +349,20 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     if (PRODUCER_REGISTERS > 0) take_registers<CONSUMER_REGISTERS>();
     dependency_wait();
     const Epilogue epilogue = EPILOGUE;
-    Turn turn = {0, 0};
-    for (index_t tile = blockIdx.x; tile < OUTPUT_TILES; tile += gridDim.x) {
-      const index_t row0 = tile / COLUMN_TILES * BM + group * MT * 64;
-      const int column0 = tile % COLUMN_TILES * BN;
+    Position at = {0, 0};
+    for (index_t turn = blockIdx.x / SHARE; turn < TURNS; turn += gridDim.x / SHARE) {
+      const index_t row0 = (turn / COLUMN_TILES * SHARE + blockIdx.x % SHARE) * BM + group * MT * 64;
+      const int column0 = turn % COLUMN_TILES * BN;
       float acc[MT][BN / 2];
-      multiply(acc, turn, ring, full, empty, group, count);
-      if (!EARLY && tile + gridDim.x >= OUTPUT_TILES) launch_dependents();
+      multiply(acc, at, ring, full, empty, group, count);
+      if (!EARLY && turn + gridDim.x / SHARE >= TURNS) launch_dependents();
       if constexpr (SPLIT == 1) {
         const int warp = threadIdx.x / 32;
         const index_t warp_row0 = row0 + warp % 4 * 16;
         float* const sums = reinterpret_cast<float*>(shared + STAGES * STAGE_BYTES + warp * SLAB_BYTES);
         Slab slabs[2];
         slabs[0].ask(0, warp_row0, column0, epilogue SYMBOL_NAMES);
-        multiplied(turn, empty);
+        multiplied(at, empty);
 #pragma unroll
         for (int s = 0; s < Slab::COUNT; ++s) {
           if (AHEAD && s + 1 < Slab::COUNT) slabs[(s + 1) % 2].ask(s + 1, warp_row0, column0, epilogue SYMBOL_NAMES);
@@ -345,10 +370,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
           slabs[s % 2].finish(acc, s, sums, epilogue);
         }
       } else {
-        multiplied(turn, empty);
+        multiplied(at, empty);
         float* const sums = reinterpret_cast<float*>(shared) + group * MT * 64 * PITCH;
         finish_split(acc, sums, row0, column0, split, epilogue SYMBOL_NAMES);
       }
     }
+    // Nor may it leave while another still arrives at its barriers.
+    if (SHARE > 1 && SPLIT == 1) cluster_barrier();
   }
 }

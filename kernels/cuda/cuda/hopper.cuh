@@ -35,6 +35,14 @@ DEVICE void mbarrier_init_done() {
 DEVICE void mbarrier_arrive(uint32_t barrier) {
   asm volatile("{\n.reg .b64 state;\nmbarrier.arrive.shared::cta.b64 state, [%0];\n}" ::"r"(barrier) : "memory");
 }
+// At the barrier that lies at the same place in the cluster's block `rank`.
+DEVICE void mbarrier_arrive_at(uint32_t barrier, int rank) {
+  asm volatile(
+      "{\n.reg .b32 there;\nmapa.shared::cluster.u32 there, %0, %1;\n"
+      "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [there];\n}" ::"r"(barrier),
+      "r"(rank)
+      : "memory");
+}
 // Arrives, and announces bytes that copies will bring.
 DEVICE void mbarrier_expect(uint32_t barrier, int bytes) {
   asm volatile("{\n.reg .b64 state;\nmbarrier.arrive.expect_tx.shared::cta.b64 state, [%0], %1;\n}" ::"r"(barrier),
@@ -61,6 +69,14 @@ DEVICE void copy_bulk(uint32_t shared, const void* global, int bytes, uint32_t b
   asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(shared),
                "l"(global), "r"(bytes), "r"(barrier)
                : "memory");
+}
+// The same into every block of the cluster whose bit is set in `blocks`, at the same place and barrier in each.
+DEVICE void copy_bulk_to_all(uint32_t shared, const void* global, int bytes, uint32_t barrier, int blocks) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1], %2, [%3], %4;" ::"r"(
+          shared),
+      "l"(global), "r"(bytes), "r"(barrier), "h"((unsigned short)blocks)
+      : "memory");
 }
 // What ordinary stores and cp.async have put into shared memory, as far as this thread knows of it, becomes visible to
 // wgmma and the copy engine.

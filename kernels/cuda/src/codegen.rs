@@ -3,7 +3,7 @@
 
 use crate::dim::{Dim, Symbols, product};
 use crate::family::{Arg, KERNEL_NAME};
-use bakelite_host::problem::{Access, Epilogue};
+use bakelite_host::problem::{Access, Epilogue, Placement};
 use bakelite_host::{Class, DType, Instr, Problem, Program, Scalar};
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -234,7 +234,7 @@ pub fn row(
     sources: &[Source<'_>],
     outputs: &[String],
 ) -> Result<String, String> {
-    let Row { before, loads, rest } = parts(shape, program, sources, outputs)?;
+    let Row { before, loads, rest } = parts(shape, program, sources, outputs, None)?;
     Ok(before + &loads.iter().map(Load::statement).collect::<String>() + &rest)
 }
 
@@ -280,11 +280,13 @@ impl Row {
     }
 }
 
+// With `place`, the elements of the one output go where it says.
 fn parts(
     shape: &[Dim],
     program: &Program,
     sources: &[Source<'_>],
     outputs: &[String],
+    place: Option<&Placement<Dim>>,
 ) -> Result<Row, String> {
     let classes = program.classes()?;
     if sources.len() != program.inputs.len() {
@@ -381,12 +383,55 @@ fn parts(
                     writeln!(elements, "  {name}.v[j] = narrow<{to}>({});", values[usize::from(*register)]);
             }
         }
-        let _ = writeln!(stores, "store_vec<V>({pointer} + i, {name});");
+        stores += &match place {
+            None => format!("store_vec<V>({pointer} + i, {name});\n"),
+            Some(place) => placed(place, pointer, &name),
+        };
     }
     // Registers that only a bit copy uses are not computed.
     let elements = drop_unused(&elements);
     let rest = format!("{results}#pragma unroll\nfor (int j = 0; j < V; ++j) {{\n{elements}}}\n{stores}");
     Ok(Row { before, loads, rest })
+}
+
+/// Stores row `name` where its elements are placed.
+fn placed(place: &Placement<Dim>, pointer: &str, name: &str) -> String {
+    let (sizes, accesses) = collapse(&place.shape, &[&place.access]);
+    let access = &accesses[0];
+    let (counts, mut text, mut terms) = (dense(&sizes), String::new(), Vec::new());
+    for (d, stride) in access.strides.iter().enumerate() {
+        let by = if counts[d].is(1) { String::new() } else { format!(" / {}", size_text(&counts[d])) };
+        let modulo = if d == 0 { String::new() } else { format!(" % {}", size_text(&sizes[d])) };
+        let _ = writeln!(text, "const index_t o{d} = i{by}{modulo};");
+        terms.push(if stride.is(1) { format!("o{d}") } else { format!("o{d} * {}", size_text(stride)) });
+    }
+    if !access.offset.is(0) || terms.is_empty() {
+        terms.push(size_text(&access.offset));
+    }
+    let at = terms.join(" + ");
+    // What is not known here is promised.
+    if let Some(inner) = sizes.last().filter(|d| d.as_const().is_some()) {
+        let _ = writeln!(
+            text,
+            "static_assert(V == 1 || {} % V == 0, \"a row lies in one piece\");",
+            size_text(inner)
+        );
+    }
+    let step = access.strides.last().filter(|s| !s.is(1));
+    match step {
+        None => {
+            let align = power_of_two(access.strides.iter().rev().skip(1).chain([&access.offset]), 16);
+            let _ = writeln!(text, "store_row<V, {align}>({pointer} + {at}, {name});");
+        }
+        Some(step) => {
+            let step = size_text(step);
+            let _ = writeln!(
+                text,
+                "#pragma unroll\nfor (int j = 0; j < V; ++j) {pointer}[{at} + j * {step}] = {name}.v[j];"
+            );
+        }
+    }
+    text
 }
 
 /// The pointer expression's index: `offset + c0 * s0 + ...`, empty for 0.
@@ -564,7 +609,8 @@ impl Record<'_> {
 }
 
 /// The epilogue as text: `acc_t`, `struct Epilogue` with `store<V>(acc, i)`, and the macros `EPILOGUE_PARAMS` (parameters
-/// that follow the kernel's own inputs) and `EPILOGUE` (the value). `i` counts elements of the dense output `out_shape`.
+/// that follow the kernel's own inputs) and `EPILOGUE` (the value). `i` counts elements of the dense output `out_shape`,
+/// wherever they are placed.
 /// A malformed epilogue gives an `#error` line, so that the reason comes out where the source is compiled.
 pub fn epilogue(epilogue: &Epilogue<Dim>, out_shape: &[Dim], own_inputs: usize) -> String {
     let _ = own_inputs;
@@ -593,7 +639,7 @@ fn epilogue_in_steps(epilogue: &Epilogue<Dim>, out_shape: &[Dim], two: bool) -> 
     pointers.push((format!("{}*", ctype(epilogue.out())), "out".to_owned()));
     let mut sources = vec![Source::Value("acc[j]".to_owned())];
     sources.extend(epilogue.operands.iter().enumerate().map(|(n, a)| Source::Memory(format!("e{n}"), a)));
-    let row = match parts(out_shape, program, &sources, &["out".to_owned()]) {
+    let row = match parts(out_shape, program, &sources, &["out".to_owned()], epilogue.place.as_ref()) {
         Ok(row) => row,
         Err(e) => return format!("#error the epilogue: {}\n", e.replace('\n', " ")),
     };
@@ -606,6 +652,12 @@ fn epilogue_in_steps(epilogue: &Epilogue<Dim>, out_shape: &[Dim], two: bool) -> 
     let sizes = out_shape
         .iter()
         .chain(epilogue.operands.iter().flat_map(|a| a.strides.iter().chain([&a.offset])))
+        .chain(
+            epilogue
+                .place
+                .iter()
+                .flat_map(|p| p.shape.iter().chain(&p.access.strides).chain([&p.access.offset])),
+        )
         .collect();
     let (fields, value) = Record { pointers: &pointers, sizes }.fields_and_value("Epilogue");
     let params: String = pointers.iter().map(|(ty, name)| format!(", {ty} {name}")).collect();
@@ -665,7 +717,7 @@ mod tests {
         let out = program.push(Instr::Apply(Pw::Relu, vec![sum]));
         program.outputs = vec![(out, DType::F16)];
         let operands = vec![access("0", "0 1"), access("0", "512 1")];
-        let text = epilogue(&Epilogue { program, operands }, &dims("49*batch 512"), 2);
+        let text = epilogue(&Epilogue::new(program, operands), &dims("49*batch 512"), 2);
         assert_eq!(
             text,
             "// epilogue: (f32, f16, f16) { %3 = add %0 %1; %4 = add %3 %2; %5 = relu %4 } -> %5:f16\n\
@@ -702,9 +754,29 @@ struct Epilogue {
     }
 
     #[test]
+    fn a_placed_result_is_stored_by_its_digits() {
+        // Columns 32 to 95 of 144, of an image whose rows are every other one.
+        let place = Placement {
+            shape: dims("2 56 56 64"),
+            access: access("32", "1806336 16128 144 1"),
+            elements: "3612672".parse().unwrap(),
+        };
+        let mut placed = Epilogue::store(DType::F16);
+        placed.place = Some(place);
+        let text = epilogue(&placed, &dims("6272 64"), 2);
+        let store = "    const index_t o0 = i / 200704;
+    const index_t o1 = i / 3584 % 56;
+    const index_t o2 = i / 64 % 56;
+    const index_t o3 = i % 64;
+    static_assert(V == 1 || 64 % V == 0, \"a row lies in one piece\");
+    store_row<V, 16>(out + o0 * 1806336 + o1 * 16128 + o2 * 144 + o3 + 32, result);\n";
+        assert!(text.contains(store), "{text}");
+    }
+
+    #[test]
     fn a_malformed_epilogue_is_an_error_line() {
         let program = Program { inputs: vec![DType::F32], code: vec![], outputs: vec![(3, DType::F32)] };
-        let text = epilogue(&Epilogue { program, operands: vec![] }, &dims("4"), 1);
+        let text = epilogue(&Epilogue::new(program, vec![]), &dims("4"), 1);
         assert!(text.starts_with("#error") && text.contains("%3"), "{text}");
     }
 

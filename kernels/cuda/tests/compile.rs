@@ -19,12 +19,13 @@ fn every_tactic_compiles_without_spills() {
             return;
         }
     };
-    // BAKELITE_FAMILY narrows the work while one family is being written.
+    // BAKELITE_FAMILY, or BAKELITE_SAMPLES with a name of SAMPLES, narrows the work while one is being written.
     let only = std::env::var("BAKELITE_FAMILY").unwrap_or_default();
+    let only_samples = std::env::var("BAKELITE_SAMPLES").unwrap_or_default();
     let exhaustive = std::env::var_os("BAKELITE_EXHAUSTIVE").is_some();
     let symbols = sample_symbols();
     let mut jobs = Vec::new();
-    for (name, samples) in SAMPLES {
+    for (name, samples) in SAMPLES.iter().filter(|(name, _)| name.starts_with(&only_samples)) {
         for (index, problem) in samples().into_iter().enumerate() {
             let mut proposed = 0;
             for sm in ["sm_80", "sm_90a", "sm_75", "sm_86", "sm_89", "sm_100", "sm_120"] {

@@ -67,7 +67,26 @@ fn with(mut inputs: Vec<Operand>, class: Class, e: &Epilogue, shape: Vec<usize>)
     for (dtype, access) in p.inputs[1..].iter().zip(&e.operands) {
         inputs.push(through("operand", *dtype, &shape, access)?);
     }
+    let shape = match &e.place {
+        Some(place) => vec![placed(place, &shape)?],
+        None => shape,
+    };
     Ok(Contract { inputs, outputs: vec![(e.out(), shape)] })
+}
+
+/// The elements of the tensor that a result of `shape` is placed in.
+fn placed(place: &Placement, shape: &[usize]) -> Result<usize, RunError> {
+    let (all, grouped) = (len(shape)?, len(&place.shape)?);
+    let reach = through("the result", DType::U8, &place.shape, &place.access)?.len;
+    if all != grouped || reach > len(&[place.elements])? {
+        bail!(
+            "{all} elements of {shape:?} are placed as {:?} in {}: {:?}",
+            place.shape,
+            place.elements,
+            place.access
+        );
+    }
+    Ok(place.elements)
 }
 
 fn float(dtype: DType, what: &str) -> Result<(), RunError> {

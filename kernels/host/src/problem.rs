@@ -19,6 +19,18 @@ pub struct Access<S = usize> {
     pub strides: Vec<S>,
 }
 
+/// Where a result's elements go that are not a dense tensor of their own: a part of a larger tensor, or all of it in
+/// another order. No two elements have one place.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Placement<S = usize> {
+    /// The result's dense elements, grouped: as many as the problem's output shape has.
+    pub shape: Vec<S>,
+    /// Where each goes.
+    pub access: Access<S>,
+    /// Elements of the whole tensor; what is not placed stays as it is.
+    pub elements: S,
+}
+
 /// What happens to an accumulator before it is stored.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Epilogue<S = usize> {
@@ -26,6 +38,8 @@ pub struct Epilogue<S = usize> {
     pub program: Program,
     /// How each extra operand is read over the problem's output shape (as its doc gives it).
     pub operands: Vec<Access<S>>,
+    /// Where the result goes; `None`: it is a dense tensor.
+    pub place: Option<Placement<S>>,
 }
 
 /// Arithmetic of a matrix product or convolution over f32 operands; other types have one each.
@@ -487,6 +501,17 @@ impl<S> Problem<S> {
     }
 }
 
+impl<S: Clone> Problem<S> {
+    /// The same problem with its result a dense tensor, wherever it is placed.
+    pub fn unplaced(&self) -> Problem<S> {
+        let mut dense = self.clone();
+        if let Some(epilogue) = dense.epilogue_mut() {
+            epilogue.place = None;
+        }
+        dense
+    }
+}
+
 fn each<S, T>(sizes: &[S], f: &mut impl FnMut(&S) -> T) -> Vec<T> {
     sizes.iter().map(f).collect()
 }
@@ -515,26 +540,42 @@ impl<S> Access<S> {
     }
 }
 
+impl<S> Placement<S> {
+    /// The same placement with every size mapped.
+    pub fn map<T>(&self, f: &mut impl FnMut(&S) -> T) -> Placement<T> {
+        Placement { shape: each(&self.shape, f), access: self.access.map(f), elements: f(&self.elements) }
+    }
+}
+
 impl<S> Epilogue<S> {
+    /// A program with its operands; the result dense.
+    pub fn new(program: Program, operands: Vec<Access<S>>) -> Epilogue<S> {
+        Epilogue { program, operands, place: None }
+    }
+
     /// Stores the accumulator of elements of `dtype` as `dtype`.
     pub fn store(dtype: DType) -> Epilogue<S> {
-        Epilogue { program: Program::identity(dtype.class().dtype(), dtype), operands: vec![] }
+        Epilogue::new(Program::identity(dtype.class().dtype(), dtype), vec![])
     }
 
     /// None: whoever calls the kernel sees to the accumulators.
     pub fn apart() -> Epilogue<S> {
-        Epilogue { program: Program::default(), operands: vec![] }
+        Epilogue::new(Program::default(), vec![])
     }
 
     /// The same epilogue with every size mapped.
     pub fn map<T>(&self, f: &mut impl FnMut(&S) -> T) -> Epilogue<T> {
-        Epilogue { program: self.program.clone(), operands: self.operands.iter().map(|a| a.map(f)).collect() }
+        Epilogue {
+            program: self.program.clone(),
+            operands: self.operands.iter().map(|a| a.map(f)).collect(),
+            place: self.place.as_ref().map(|p| p.map(f)),
+        }
     }
 
-    /// Whether it only stores elements of `dtype`, accumulated as they are or in their class.
+    /// Whether it only stores elements of `dtype`, accumulated as they are or in their class, one behind the other.
     pub fn stores(&self, dtype: DType) -> bool {
         let p = &self.program;
-        p.code.is_empty() && p.outputs == [(0, dtype)]
+        p.code.is_empty() && p.outputs == [(0, dtype)] && self.place.is_none()
     }
 
     /// Element type of the problem's result.

@@ -5,7 +5,7 @@ use crate::element::{Element, Number};
 use crate::interpret::{finish, finish_moved};
 use crate::problem::*;
 use crate::view::{RunError, View, ViewMut, bail};
-use crate::walk::count;
+use crate::walk::{self, count};
 use crate::{
     arg_reduce, attention, concat, conv, conv_transpose, cum_sum, gather, gemm, group_norm, interpret,
     layer_norm, lrn, pad, pool, reduce, resize, softmax, top_k,
@@ -24,7 +24,35 @@ pub fn run(
     if contract.outputs.iter().all(|(_, shape)| count(shape) == Some(0)) {
         return Ok(());
     }
+    if let Some(place) = problem.epilogue().and_then(|e| e.place.as_ref()) {
+        return placed(problem, place, inputs, &mut outputs[0]).map_err(named);
+    }
     dispatch(problem, &contract.outputs[0].1, inputs, outputs).map_err(named)
+}
+
+/// Computes the result dense, then puts every element in its place: the meaning of a placement, not a fast way to it.
+fn placed(
+    problem: &Problem<usize>,
+    place: &Placement,
+    inputs: &[View<'_>],
+    out: &mut ViewMut<'_>,
+) -> Result<(), RunError> {
+    let (dtype, size) = (out.dtype, out.dtype.size());
+    let total = count(&place.shape).unwrap_or(0);
+    // u64 words, so that the elements are aligned whatever they are.
+    let mut words = vec![0u64; (total * size).div_ceil(8)];
+    let bytes = &mut bytemuck::cast_slice_mut(&mut words)[..total * size];
+    run(&problem.unplaced(), inputs, &mut [ViewMut { dtype, bytes }])?;
+    if total > 0 {
+        let Access { offset, strides } = &place.access;
+        walk::runs(&place.shape, strides, *offset, 0, total, &mut |element, step, at, count| {
+            for i in 0..count {
+                let (to, from) = ((element + i * step) * size, (at + i) * size);
+                out.bytes[to..to + size].copy_from_slice(&bytes[from..from + size]);
+            }
+        });
+    }
+    Ok(())
 }
 
 /// The kernel for floats and integers: `number!(dtype, T => ...)`.

@@ -75,7 +75,11 @@ impl<S: Display> Display for Access<S> {
 impl<S: Display> Display for Epilogue<S> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.program)?;
-        self.operands.iter().try_for_each(|a| write!(f, " {a}"))
+        self.operands.iter().try_for_each(|a| write!(f, " {a}"))?;
+        let Some(place) = &self.place else { return Ok(()) };
+        f.write_str(" at ")?;
+        list(f, &place.shape, |f, s| write!(f, "{s}"))?;
+        write!(f, ": {} of {}", place.access, place.elements)
     }
 }
 

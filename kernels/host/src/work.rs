@@ -35,6 +35,10 @@ impl Problem<usize> {
     /// Its arithmetic and traffic; sizes that overflow saturate. An error where the problem itself is inconsistent.
     pub fn work(&self) -> Result<Work, RunError> {
         let contract = self.contract()?;
+        // A placed result writes no more than a dense one.
+        if self.epilogue().is_some_and(|e| e.place.is_some()) {
+            return self.unplaced().work();
+        }
         let results: u64 = contract.outputs.iter().map(|(_, shape)| count(shape)).sum();
         let written = contract.outputs.iter().map(|(dtype, shape)| bytes(count(shape), *dtype)).sum();
         let used = self.used();
@@ -174,7 +178,11 @@ mod tests {
         let epilogue = Epilogue::store(DType::F16);
         let (dtype, math) = (DType::F16, Math::Exact);
         let gemm = Gemm { batch: 1, m, n, k, dtype, math, a: [0, k, 1], b: [0, n, 1], epilogue };
+        let mut placed = gemm.clone();
+        let access = Access { offset: n, strides: vec![2 * n, 1] };
+        placed.epilogue.place = Some(Placement { shape: vec![m, n], access, elements: 2 * m * n });
         let work = Problem::from(gemm).work().unwrap();
+        assert_eq!(Problem::from(placed).work(), Ok(work), "half of a larger tensor");
         assert_eq!(work.products, 19_327_352_832);
         assert_eq!(work.others, 0);
         assert_eq!((work.read, work.written), (2 * (4096 * 768 + 768 * 3072), 2 * 4096 * 3072));
@@ -200,7 +208,7 @@ mod tests {
             layout: Layout::ChannelsLast,
             dtype: DType::F16,
             math: Math::Exact,
-            epilogue: Epilogue { program, operands: vec![bias] },
+            epilogue: Epilogue::new(program, vec![bias]),
         }
     }
 

@@ -109,14 +109,22 @@ fn biased(c: &mut Call<'_>, y: Value) -> Results {
 
 pub(super) fn conv(c: &mut Call<'_>) -> Results {
     let (x, w) = (c.value(0)?, c.value(1)?);
+    if !c.dtype(x).is_float() {
+        return Err(format!("expected a floating-point operand, got {}", c.ty(x)));
+    }
+    let y = convolve(c, x, w)?;
+    biased(c, y)
+}
+
+/// The convolution of `x` by `w` that the node's attributes say, without a bias.
+pub(super) fn convolve(c: &mut Call<'_>, x: Value, w: Value) -> Result<Value, String> {
     let sizes = spatial(c, x)?;
     let kernel = kernel(c, w, sizes.len())?;
     let Window { strides, dilations, pads, pads_end } = Window::of(c, &sizes, &kernel)?;
     let groups = groups(c)?;
     let op =
         Conv { strides, dilations, pads, pads_end, groups, layout: Layout::ChannelsFirst, math: Math::Exact };
-    let y = c.add(op, &[x, w])?;
-    biased(c, y)
+    c.add(op, &[x, w])
 }
 
 pub(super) fn conv_transpose(c: &mut Call<'_>) -> Results {

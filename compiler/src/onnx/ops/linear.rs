@@ -14,7 +14,13 @@ pub(super) fn matmul(c: &mut Call<'_>) -> Results {
 }
 
 /// numpy's product: a vector is a row on the left, a column on the right, and its dimension is gone afterwards.
-fn multiply(c: &mut Call<'_>, a: Value, b: Value, trans_a: bool, trans_b: bool) -> Result<Value, String> {
+pub(super) fn multiply(
+    c: &mut Call<'_>,
+    a: Value,
+    b: Value,
+    trans_a: bool,
+    trans_b: bool,
+) -> Result<Value, String> {
     let (rank_a, rank_b) = (c.rank(a), c.rank(b));
     let row = if rank_a == 1 { c.reshape(a, vec![Dim::from(1), c.shape(a)[0].clone()])? } else { a };
     let column = if rank_b == 1 { c.reshape(b, vec![c.shape(b)[0].clone(), Dim::from(1)])? } else { b };

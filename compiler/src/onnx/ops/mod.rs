@@ -14,6 +14,7 @@ mod linear;
 mod math;
 mod normalize;
 mod pool;
+mod quantize;
 mod reduce;
 mod resize;
 mod shape;
@@ -66,6 +67,7 @@ const TABLE: &[(&str, Import)] = &[
     ("Constant", source::constant),
     ("ConstantOfShape", source::constant_of_shape),
     ("Conv", conv::conv),
+    ("ConvInteger", quantize::conv_integer),
     ("ConvTranspose", conv::conv_transpose),
     ("Cos", |c| c.apply(Pw::Cos)),
     ("Cosh", |c| c.apply(Pw::Cosh)),
@@ -74,6 +76,7 @@ const TABLE: &[(&str, Import)] = &[
     ("DepthToSpace", shape::depth_to_space),
     ("Div", |c| math::arithmetic(c, Pw::Div)),
     ("Dropout", control::dropout),
+    ("DynamicQuantizeLinear", quantize::dynamic_quantize_linear),
     ("Einsum", linear::einsum),
     ("Elu", activation::elu),
     ("Equal", |c| math::compare(c, Pw::Eq)),
@@ -113,6 +116,7 @@ const TABLE: &[(&str, Import)] = &[
     ("LpNormalization", normalize::lp),
     ("LpPool", pool::lp),
     ("MatMul", linear::matmul),
+    ("MatMulInteger", quantize::matmul_integer),
     ("Max", |c| math::variadic(c, Pw::Max)),
     ("MaxPool", pool::max),
     ("Mean", math::mean),

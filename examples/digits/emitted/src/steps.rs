@@ -13,17 +13,17 @@ pub(crate) const PLACES: Places = Places {
 
 /// Every kernel of this target.
 pub(crate) struct Kernels {
-    conv_direct_95f332aa: Kernel,
-    conv_simt_a24bb473: Kernel,
-    conv_simt_3fd978e1: Kernel,
-    conv_simt_8610acd1: Kernel,
-    pool_64c8eb09: Kernel,
-    conv_direct_7fe31248: Kernel,
-    conv_simt_cd19e4c3: Kernel,
-    pool_a832dd16: Kernel,
-    gemm_simt_8aa0bfc2: Kernel,
-    gemm_simt_6f007995: Kernel,
-    gemm_simt_aa4ee1db: Kernel,
+    conv_direct_66fa24f9: Kernel,
+    conv_simt_fe9df0d7: Kernel,
+    conv_simt_c3b8aaf7: Kernel,
+    conv_simt_45de5027: Kernel,
+    pool_639b8b20: Kernel,
+    conv_direct_df854fb9: Kernel,
+    conv_simt_b6e280a5: Kernel,
+    pool_96629ced: Kernel,
+    gemm_simt_334d9513: Kernel,
+    gemm_simt_a9f99528: Kernel,
+    gemm_simt_08a3a084: Kernel,
 }
 
 /// A kernel from its images, with the dynamic shared memory and clusters that its launches have.
@@ -39,17 +39,17 @@ macro_rules! load {
 impl Kernels {
     pub(crate) fn load(gpu: &Gpu) -> Result<Kernels> {
         Ok(Kernels {
-            conv_direct_95f332aa: load!(gpu, "conv_direct_95f332aa", 0, false),
-            conv_simt_a24bb473: load!(gpu, "conv_simt_a24bb473", 0, false),
-            conv_simt_3fd978e1: load!(gpu, "conv_simt_3fd978e1", 0, false),
-            conv_simt_8610acd1: load!(gpu, "conv_simt_8610acd1", 0, false),
-            pool_64c8eb09: load!(gpu, "pool_64c8eb09", 0, false),
-            conv_direct_7fe31248: load!(gpu, "conv_direct_7fe31248", 0, false),
-            conv_simt_cd19e4c3: load!(gpu, "conv_simt_cd19e4c3", 0, false),
-            pool_a832dd16: load!(gpu, "pool_a832dd16", 0, false),
-            gemm_simt_8aa0bfc2: load!(gpu, "gemm_simt_8aa0bfc2", 0, false),
-            gemm_simt_6f007995: load!(gpu, "gemm_simt_6f007995", 0, false),
-            gemm_simt_aa4ee1db: load!(gpu, "gemm_simt_aa4ee1db", 0, false),
+            conv_direct_66fa24f9: load!(gpu, "conv_direct_66fa24f9", 0, false),
+            conv_simt_fe9df0d7: load!(gpu, "conv_simt_fe9df0d7", 0, false),
+            conv_simt_c3b8aaf7: load!(gpu, "conv_simt_c3b8aaf7", 0, false),
+            conv_simt_45de5027: load!(gpu, "conv_simt_45de5027", 0, false),
+            pool_639b8b20: load!(gpu, "pool_639b8b20", 0, false),
+            conv_direct_df854fb9: load!(gpu, "conv_direct_df854fb9", 0, false),
+            conv_simt_b6e280a5: load!(gpu, "conv_simt_b6e280a5", 0, false),
+            pool_96629ced: load!(gpu, "pool_96629ced", 0, false),
+            gemm_simt_334d9513: load!(gpu, "gemm_simt_334d9513", 0, false),
+            gemm_simt_a9f99528: load!(gpu, "gemm_simt_a9f99528", 0, false),
+            gemm_simt_08a3a084: load!(gpu, "gemm_simt_08a3a084", 0, false),
         })
     }
 }
@@ -72,9 +72,17 @@ pub(crate) fn enqueue(
     // conv.direct/1 1.87 us
     launch(
         stream,
-        &k.conv_direct_95f332aa,
+        &k.conv_direct_66fa24f9,
         early([(16 * batch) as u32, 1, 1], [128, 1, 1]),
-        &[io.x.into(), w(0), w(1280), a(4194304), Arg::I32(batch as i32)],
+        &[
+            io.x.into(),
+            w(0),
+            w(1280),
+            a(4194304),
+            Arg::I32(batch as i32),
+            w(1536),
+            Arg::I32(73984),
+        ],
     )?;
     // /b1/b1.0/Conv (Conv) +2: conv n=batch input=[8,8] output=[8,8] kernel=[3,3] strides=[1,1]
     // dilations=[1,1] pads=[1,1] channels=32 filters=32 groups=1 layout=channels_first dtype=f32
@@ -82,13 +90,13 @@ pub(crate) fn enqueue(
     // m32 n32 k16 tm4 tn4 split8 7.78 us
     launch(
         stream,
-        &k.conv_simt_a24bb473,
+        &k.conv_simt_fe9df0d7,
         early([(2 * batch) as u32, 8, 1], [64, 1, 1]),
         &[a(4194304), w(1536), a(0), Arg::I32(batch as i32)],
     )?;
     launch(
         stream,
-        &k.conv_simt_3fd978e1,
+        &k.conv_simt_c3b8aaf7,
         early([(4 * batch) as u32, 1, 1], [128, 1, 1]),
         &[a(0), w(38400), a(4718592), Arg::I32(batch as i32)],
     )?;
@@ -98,13 +106,13 @@ pub(crate) fn enqueue(
     // [2048,64,8,1] [0,1,0,0] | conv.simt/1 m32 n32 k16 tm4 tn4 split8 7.82 us
     launch(
         stream,
-        &k.conv_simt_a24bb473,
+        &k.conv_simt_fe9df0d7,
         early([(2 * batch) as u32, 8, 1], [64, 1, 1]),
         &[a(4718592), w(38656), a(0), Arg::I32(batch as i32)],
     )?;
     launch(
         stream,
-        &k.conv_simt_8610acd1,
+        &k.conv_simt_45de5027,
         early([(4 * batch) as u32, 1, 1], [128, 1, 1]),
         &[a(0), a(4194304), w(75520), a(5242880), Arg::I32(batch as i32)],
     )?;
@@ -113,9 +121,9 @@ pub(crate) fn enqueue(
     // dtype=f32 then (f32) { } -> %0:f32 | pool/1 threads256 v1 1.13 us
     launch(
         stream,
-        &k.pool_64c8eb09,
+        &k.pool_639b8b20,
         early([(2 * batch) as u32, 1, 1], [256, 1, 1]),
-        &[a(5242880), a(0), Arg::I32(batch as i32)],
+        &[a(5242880), a(0), Arg::I32(batch as i32), w(77312), Arg::I32(8192)],
     )?;
     // /dw/dw.0/Conv (Conv) +3: conv n=batch input=[4,4] output=[4,4] kernel=[3,3] strides=[1,1]
     // dilations=[1,1] pads=[1,1] channels=32 filters=32 groups=32 layout=channels_first dtype=f32
@@ -123,7 +131,7 @@ pub(crate) fn enqueue(
     // %5:f32 [0,1,0,0] | conv.direct/1 1.26 us
     launch(
         stream,
-        &k.conv_direct_7fe31248,
+        &k.conv_direct_df854fb9,
         early([(4 * batch) as u32, 1, 1], [128, 1, 1]),
         &[a(0), w(75776), w(77056), a(262144), Arg::I32(batch as i32)],
     )?;
@@ -133,16 +141,24 @@ pub(crate) fn enqueue(
     // conv.simt/1 m32 n64 k16 tm4 tn4 split1 2.14 us
     launch(
         stream,
-        &k.conv_simt_cd19e4c3,
+        &k.conv_simt_b6e280a5,
         early([((16 * batch + 31) / 32) as u32, 1, 1], [128, 1, 1]),
-        &[a(262144), w(77312), w(85504), a(0), Arg::I32(batch as i32)],
+        &[
+            a(262144),
+            w(77312),
+            w(85504),
+            a(0),
+            Arg::I32(batch as i32),
+            w(85760),
+            Arg::I32(65536),
+        ],
     )?;
     // /AveragePool (AveragePool): pool n=batch channels=64 input=[4,4] output=[2,2] kernel=[2,2]
     // strides=[2,2] dilations=[1,1] pads=[0,0] pads_end=[0,0] kind=average{count_pads:false}
     // layout=channels_first dtype=f32 then (f32) { } -> %0:f32 | pool/1 threads256 v1 0.95 us
     launch(
         stream,
-        &k.pool_a832dd16,
+        &k.pool_96629ced,
         early([batch as u32, 1, 1], [256, 1, 1]),
         &[a(0), a(262144), Arg::I32(batch as i32)],
     )?;
@@ -151,13 +167,13 @@ pub(crate) fn enqueue(
     // m32 n32 k16 tm4 tn4 splitk4 3.53 us
     launch(
         stream,
-        &k.gemm_simt_8aa0bfc2,
+        &k.gemm_simt_334d9513,
         early([(2 * ((batch + 31) / 32)) as u32, 1, 4], [64, 1, 1]),
         &[a(262144), w(85760), a(0), Arg::I32(batch as i32)],
     )?;
     launch(
         stream,
-        &k.gemm_simt_6f007995,
+        &k.gemm_simt_a9f99528,
         early([((64 * batch + 1023) / 1024) as u32, 1, 1], [256, 1, 1]),
         &[a(0), w(151296), a(65536), Arg::I32(batch as i32)],
     )?;
@@ -166,7 +182,7 @@ pub(crate) fn enqueue(
     // tn4 splitk1 3.01 us
     launch(
         stream,
-        &k.gemm_simt_aa4ee1db,
+        &k.gemm_simt_08a3a084,
         early([((batch + 31) / 32) as u32, 1, 1], [64, 1, 1]),
         &[a(65536), w(151552), w(154112), io.logits.into(), Arg::I32(batch as i32)],
     )?;

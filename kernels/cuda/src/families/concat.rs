@@ -147,7 +147,7 @@ pub fn samples() -> Vec<Problem<Dim>> {
     let out = program.push(Instr::Apply(Pw::Relu, vec![sum]));
     program.outputs = vec![(out, DType::F16)];
     let operands = vec![Access { offset: 0.into(), strides: vec![0.into(), 1.into(), 0.into()] }];
-    relu.epilogue = Epilogue { program, operands };
+    relu.epilogue = Epilogue::new(program, operands);
     let many: Vec<String> = (0..70).map(|n| (n % 5 + 1).to_string()).collect();
     let many: Vec<&str> = many.iter().map(String::as_str).collect();
     vec![

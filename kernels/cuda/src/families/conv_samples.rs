@@ -257,6 +257,6 @@ impl Sample {
             }
         }
         program.outputs = vec![(value, out)];
-        Epilogue { program, operands }
+        Epilogue::new(program, operands)
     }
 }

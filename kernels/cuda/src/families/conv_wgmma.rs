@@ -35,8 +35,10 @@ struct Tile {
     stages: u32,
     /// Blocks that are to fit on a multiprocessor.
     blocks: u32,
-    /// Blocks of a cluster, which share a tile's k.
+    /// Blocks of a cluster that share a tile's k.
     cluster: u32,
+    /// Blocks of a cluster that share their weights.
+    share: u32,
 }
 
 /// The problem as the kernel sees it.
@@ -102,6 +104,7 @@ impl Tile {
             ("stages", self.stages),
             ("blocks", self.blocks),
             ("cluster", self.cluster),
+            ("share", self.share),
         ];
         Tactic::new(ConvWgmma.name(), ConvWgmma.version(), &params)
     }
@@ -114,6 +117,7 @@ impl Tile {
             stages: tactic.get("stages")?,
             blocks: tactic.get("blocks")?,
             cluster: tactic.get("cluster")?,
+            share: tactic.get("share")?,
         })
     }
 
@@ -188,6 +192,9 @@ impl Tile {
         if self.cluster == 0 || self.cluster > shape.tiles.min(8) {
             return fail(&format!("clusters of at most 8 blocks share {} tiles", shape.tiles));
         }
+        if !matches!(self.share, 1 | 2 | 4) || self.share * self.cluster > 8 {
+            return fail("1, 2 or 4 blocks share weights, in clusters of at most 8");
+        }
         if self.cluster > 1 && !shape.geometry.filters.is_multiple_of(4) {
             return fail("clusters take filters in fours");
         }
@@ -213,7 +220,7 @@ impl Tile {
 
     /// Clusters that run at once. They do not cross the chip's groups of 16 or 18 multiprocessors.
     fn resident(&self, target: &Target) -> u32 {
-        let size = self.cluster;
+        let size = self.cluster * self.share;
         let groups = (target.multiprocessors / 16).max(1);
         let (each, more) = (target.multiprocessors / groups, target.multiprocessors % groups / 2);
         ((groups - more) * (each / size) + more * ((each + 2) / size)).max(1) * self.blocks
@@ -230,14 +237,14 @@ impl Tile {
         let pixels = geometry.pixels().opt(symbols).max(1) as f64;
         let sms = f64::from(target.multiprocessors);
         let (m, n, parts) = (f64::from(self.m), f64::from(self.n), f64::from(self.cluster));
-        let turns = (pixels / m).ceil() * shape.column_tiles(self) as f64;
-        let blocks = turns * parts;
+        let turns = (pixels / m / f64::from(self.share)).ceil() * shape.column_tiles(self) as f64;
+        let blocks = turns * parts * f64::from(self.share);
         let per_sm = (blocks / sms).ceil().min(f64::from(self.blocks));
         let rounds = (turns / f64::from(self.resident(target)) * f64::from(self.blocks) / per_sm).ceil();
         let tiles = f64::from(shape.tiles.div_ceil(self.cluster));
         // 4096 multiplications and additions a cycle, unless shared memory cannot keep up with the operands.
         let tensor = per_sm * f64::max(m * n / 32.0, m + m / 64.0 * n);
-        let asked = (m + n) * 128.0 * (blocks / per_sm).min(sms);
+        let asked = (m + n / f64::from(self.share)) * 128.0 * (blocks / per_sm).min(sms);
         let fill = per_sm * f64::max(asked / L2_BYTES, (m + n) * 128.0 / PORT_BYTES);
         let latency = 170.0 + m / 64.0 / f64::from(self.groups) * n / 4.0;
         let waiting = 900.0 / f64::from(self.stages);
@@ -265,7 +272,7 @@ fn candidates(shape: &Shape<'_>, wide: bool, target: &Target) -> Vec<Tile> {
         for n in [32, 64, 96, 128, 192, 256].into_iter().filter(|n| *n <= widest) {
             for (blocks, cluster) in (1..=4).flat_map(|b| [1, 2, 3, 4, 6, 8].into_iter().map(move |c| (b, c)))
             {
-                let tile = |stages| Tile { m, n, groups, stages, blocks, cluster };
+                let tile = |stages| Tile { m, n, groups, stages, blocks, cluster, share: 1 };
                 let mine = shape.tiles.div_ceil(cluster);
                 let fits = |s: &u32| tile(*s).check(shape, wide, target).is_ok();
                 // As many stages as fit, and as a block has work for; fewer leave room for the next kernel's blocks.
@@ -274,6 +281,11 @@ fn candidates(shape: &Shape<'_>, wide: bool, target: &Target) -> Vec<Tile> {
                 if blocks == 1 {
                     out.extend(most.filter(|s| *s > 4).map(|_| tile(4)));
                 }
+                // Sharing pays where L2 is asked for much.
+                let wide = Tile { share: 2, ..tile(0) };
+                let most = most.filter(|_| m * n >= 64 * 128 && cluster <= 4 && blocks <= 2);
+                out.extend(most.map(|stages| Tile { stages, ..wide }));
+                out.extend(most.filter(|_| cluster <= 2).map(|stages| Tile { stages, share: 4, ..wide }));
             }
         }
     }
@@ -301,7 +313,8 @@ impl Family for ConvWgmma {
         // At most three that differ in stages, residency or split alone: the model errs alike for those.
         let mut chosen: Vec<Tile> = Vec::new();
         for (_, tile) in ranked {
-            let alike = |t: &&Tile| (t.m, t.n, t.groups) == (tile.m, tile.n, tile.groups);
+            let alike =
+                |t: &&Tile| (t.m, t.n, t.groups, t.share) == (tile.m, tile.n, tile.groups, tile.share);
             if chosen.len() < MOST && chosen.iter().filter(alike).count() < 3 {
                 chosen.push(tile);
             }
@@ -337,6 +350,7 @@ impl Family for ConvWgmma {
             ("STAGES", tile.stages),
             ("BLOCKS", tile.bound()),
             ("SPLIT", tile.cluster),
+            ("SHARE", tile.share),
             ("SLAB", SLAB),
             ("AHEAD", u32::from(tile.room(&shape) >= 48 + 2 * tile.read(&shape))),
             ("PRODUCER_REGISTERS", filling),
@@ -351,21 +365,22 @@ impl Family for ConvWgmma {
         let step = wgmma::step(tile.n, geometry.dtype);
         let kernel = codegen::source(&title, wide, &[&constants, &epilogue, &sizes, &step, MAINLOOP]);
         let rows = geometry.pixels().ceil_div(&Dim::from(i64::from(tile.m)));
-        let tiles = rows * Dim::from(shape.column_tiles(&tile));
-        // As many blocks as are resident at once, each for several tiles; clusters have one each.
-        let tiles = match tile.cluster {
-            1 => Dim::min(&tiles, &Dim::from(i64::from(tile.resident(target)))),
-            _ => tiles,
+        let share = Dim::from(i64::from(tile.share));
+        let turns = rows.ceil_div(&share) * Dim::from(shape.column_tiles(&tile));
+        // As many blocks as are resident at once, each for several tiles; those that split k have one each.
+        let turns = match tile.cluster {
+            1 => Dim::min(&turns, &Dim::from(i64::from(tile.resident(target)))),
+            _ => turns,
         };
         let mut args = vec![Arg::Input(0), Arg::Input(1)];
         args.extend(codegen::epilogue_args(shape.epilogue, 2));
         args.extend(codegen::symbol_args(problem));
         let launch = Launch {
             kernel: 0,
-            grid: [tiles, Dim::from(i64::from(tile.cluster)), Dim::from(1)],
+            grid: [turns * share, Dim::from(i64::from(tile.cluster)), Dim::from(1)],
             block: [tile.threads(), 1, 1],
             shared: tile.shared(&shape, wide),
-            cluster: (tile.cluster > 1).then_some([1, tile.cluster, 1]),
+            cluster: (tile.cluster * tile.share > 1).then_some([tile.share, tile.cluster, 1]),
             programmatic: true,
             args,
         };

@@ -18,7 +18,7 @@ fn packed_weights_meet_their_pixels_in_every_chunk() {
             (shape.geometry.channels, shape.geometry.taps(), shape.geometry.filters);
         let [by_filter, by_channel, by_tap] = shape.weights;
         for n in [32, 96] {
-            let tile = Tile { m: 64, n, groups: 1, stages: 2, blocks: 1, cluster: 1 };
+            let tile = Tile { m: 64, n, groups: 1, stages: 2, blocks: 1, cluster: 1, share: 1 };
             // Element i of the original is the number i % 65535 + 1, so that 0 is padding.
             let number = |i: usize| (i % 65535 + 1) as u16;
             let count = 1 + (filters - 1) * by_filter + (channels - 1) * by_channel + (taps - 1) * by_tap;
@@ -52,12 +52,14 @@ fn a_tactic_that_does_not_fit_is_an_error() {
     let problem = conv_samples::conv().remove(0);
     let symbols = sample_symbols();
     for text in [
-        "conv.wgmma/1 m96 n64 groups1 stages3 blocks1 cluster1",
-        "conv.wgmma/1 m64 n40 groups1 stages3 blocks1 cluster1",
-        "conv.wgmma/1 m64 n64 groups1 stages9 blocks1 cluster1",
-        "conv.wgmma/1 m64 n64 groups1 stages3 blocks1 cluster10",
-        "conv.wgmma/1 m256 n256 groups2 stages2 blocks1 cluster1",
-        "conv.wgmma/1 m128 n256 groups2 stages4 blocks2 cluster1",
+        "conv.wgmma/1 m96 n64 groups1 stages3 blocks1 cluster1 share1",
+        "conv.wgmma/1 m64 n40 groups1 stages3 blocks1 cluster1 share1",
+        "conv.wgmma/1 m64 n64 groups1 stages9 blocks1 cluster1 share1",
+        "conv.wgmma/1 m64 n64 groups1 stages3 blocks1 cluster10 share1",
+        "conv.wgmma/1 m256 n256 groups2 stages2 blocks1 cluster1 share1",
+        "conv.wgmma/1 m128 n256 groups2 stages4 blocks2 cluster1 share1",
+        "conv.wgmma/1 m64 n64 groups1 stages3 blocks1 cluster1 share3",
+        "conv.wgmma/1 m64 n64 groups1 stages3 blocks1 cluster4 share4",
         "conv.wgmma/1 m64 n64",
     ] {
         let tactic = text.parse().unwrap();

@@ -144,7 +144,7 @@ pub fn samples() -> Vec<Problem<Dim>> {
     let mut embedding = gather(["1", "1000", "96", "batch*seq"], DType::F16, DType::I64);
     let program = Program::single(Pw::Add, &[DType::F32, DType::F16], DType::F32);
     let operands = vec![Access { offset: 0.into(), strides: vec![0.into(), 0.into(), 1.into()] }];
-    embedding.epilogue = Epilogue { program, operands };
+    embedding.epilogue = Epilogue::new(program, operands);
     vec![
         embedding.into(),
         gather(["1", "500", "64", "batch*seq"], DType::F32, DType::I64).into(),

@@ -94,7 +94,7 @@ fn with(mut g: Gemm<Dim>, after: After) -> Gemm<Dim> {
         }
     };
     debug_assert_eq!(program.outputs[0].1, out);
-    g.epilogue = Epilogue { program, operands };
+    g.epilogue = Epilogue::new(program, operands);
     g
 }
 

@@ -24,6 +24,7 @@ pub mod group_norm;
 pub mod layer_norm;
 pub mod lrn;
 pub mod pad;
+mod placed_samples;
 pub mod pointwise;
 pub mod pool;
 pub mod reduce;
@@ -92,6 +93,7 @@ pub static SAMPLES: &[(&str, Samples)] = &[
     ("gather", gather::samples),
     ("gather_elements", gather_elements::samples),
     ("resize", resize::samples),
+    ("placed", placed_samples::samples),
 ];
 
 /// The symbols that samples use: `batch` and `seq`.

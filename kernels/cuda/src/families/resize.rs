@@ -300,7 +300,7 @@ pub fn samples() -> Vec<Problem<Dim>> {
             coordinates: Coordinates::Asymmetric,
             interpolation: Interpolation::NearestFloor,
             dtype: DType::F16,
-            epilogue: Epilogue { program, operands: vec![full] },
+            epilogue: Epilogue::new(program, vec![full]),
         }
         .into(),
     );

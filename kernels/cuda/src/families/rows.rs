@@ -340,7 +340,7 @@ pub(super) fn sample_epilogue(dtype: DType, shape: &[Dim]) -> Epilogue<Dim> {
     }
     let operands = [row, codegen::dense(shape)];
     let operands = operands.map(|strides| Access { offset: Dim::from(0), strides }).into();
-    Epilogue { program, operands }
+    Epilogue::new(program, operands)
 }
 
 /// Sizes from text, for samples: `dims("batch 12 seq")`. What does not parse is left out.

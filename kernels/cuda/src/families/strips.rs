@@ -140,10 +140,14 @@ pub(crate) fn mover(epilogue: &Epilogue<Dim>, shape: &[Dim], own_inputs: usize, 
 }
 
 /// Whether the epilogue lets rows of `v` elements of an output of this shape be stored: they lie in one innermost row,
-/// or every operand walks the output as one dimension.
+/// or every operand walks the output as one dimension; and where they are placed, they lie in one piece.
 pub(crate) fn epilogue_fits(epilogue: &Epilogue<Dim>, shape: &[Dim], v: u32) -> bool {
     let (sizes, _) = codegen::collapse(shape, &epilogue.operands.iter().collect::<Vec<_>>());
-    sizes.last().is_none_or(|inner| divides(v, inner))
+    let placed = epilogue.place.iter().all(|p| {
+        let (sizes, _) = codegen::collapse(&p.shape, &[&p.access]);
+        sizes.last().is_none_or(|inner| divides(v, inner))
+    });
+    placed && sizes.last().is_none_or(|inner| divides(v, inner))
 }
 
 /// Statements that split the dense index `i` into `c0`, `c1`, ... over `shape`; only those that `needed` names.

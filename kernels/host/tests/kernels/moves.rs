@@ -107,6 +107,22 @@ fn pads_in_many_dimensions() {
 }
 
 #[test]
+fn a_placed_result_leaves_the_rest_alone() {
+    let x = Tensor::of(DType::F16, &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+    let mut epilogue = Epilogue::store(DType::F16);
+    // [3, 2] as columns 1 and 2 of [3, 4].
+    let access = Access { offset: 1, strides: vec![4, 1] };
+    epilogue.place = Some(Placement { shape: vec![3, 2], access, elements: 12 });
+    let p = Concat { outer: 3, lens: vec![2], inner: 1, dtype: DType::F16, epilogue };
+    let mut out = Tensor::of(DType::F16, &[9.0; 12]);
+    let problem = Problem::from(p);
+    bakelite_host::run(&problem, &[x.view()], &mut [out.view_mut()]).unwrap();
+    assert_eq!(out.f64(), [9.0, 1.0, 2.0, 9.0, 9.0, 3.0, 4.0, 9.0, 9.0, 5.0, 6.0, 9.0]);
+    let text = problem.to_string();
+    assert!(text.ends_with("at [3,2]: 1+[4,1] of 12"), "{text}");
+}
+
+#[test]
 fn gathers_pick_by_index() {
     let mut r = Random(43);
     for _ in 0..120 {

@@ -151,6 +151,17 @@ fn epilogues_that_do_not_fit() {
     e.program.add_input(DType::F32);
     e.operands.push(Access { offset: 0, strides: vec![1] });
     refused(gemm(e), &[], "has 1 strides over [1, 2, 2]");
+    let mut place =
+        Placement { shape: vec![2, 2], access: Access { offset: 2, strides: vec![4, 1] }, elements: 8 };
+    let mut e = Epilogue::store(DType::F32);
+    e.place = Some(place.clone());
+    assert_eq!(Problem::from(gemm(e.clone())).output_shapes(), Ok(vec![vec![8]]));
+    place.access.offset = 3;
+    e.place = Some(place.clone());
+    refused(gemm(e.clone()), &[], "4 elements of [1, 2, 2] are placed as [2, 2] in 8");
+    place.shape = vec![2, 1];
+    e.place = Some(place);
+    refused(gemm(e), &[], "4 elements of [1, 2, 2] are placed as [2, 1] in 8");
 }
 
 #[test]

@@ -256,7 +256,7 @@ impl Random {
                 };
                 program.outputs.push((register, out));
                 Finish {
-                    epilogue: Epilogue { program, operands: vec![access.clone()] },
+                    epilogue: Epilogue::new(program, vec![access.clone()]),
                     addend: Some((access, operand.f64())),
                     operands: vec![operand],
                     shape: shape.to_vec(),
