@@ -49,6 +49,9 @@ pub fn manifest(m: &Model, dependencies: &Dependencies) -> String {
         text += &format!("bakelite-host = {{ {}{optional} }}\n", source("bakelite-host", "bakelite-host"));
     }
     text += "\n[profile.release]\nlto = true\ncodegen-units = 1\npanic = \"abort\"\nstrip = true\n";
+    if !host {
+        text += "# The work is the GPU's.\nopt-level = \"s\"\n";
+    }
     // The host kernels are unusable without optimisation.
     text += "\n[profile.dev]\nopt-level = 1\n\n[profile.dev.package.\"*\"]\nopt-level = 2\n";
     text += "\n# A crate of its own, wherever it lies.\n[workspace]\n";
