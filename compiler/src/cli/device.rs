@@ -367,8 +367,8 @@ impl Session {
         Ok(Times { gpu, host: times })
     }
 
-    /// GPU time of each step alone, µs.
-    pub(crate) fn time_steps(&mut self, inputs: &[Tensor]) -> Outcome<Vec<f64>> {
+    /// GPU time of each step in its place and alone, µs.
+    pub(crate) fn time_steps(&mut self, inputs: &[Tensor]) -> Outcome<(Vec<f64>, Vec<f64>)> {
         match self {
             Session::Host(_) => {
                 let _ = inputs;
@@ -376,20 +376,7 @@ impl Session {
                     .help("use --layers with --device gpu"))
             }
             #[cfg(feature = "cuda")]
-            Session::Gpu(s) => Ok(s.time_steps(inputs)?),
-        }
-    }
-
-    /// GPU time of each step in its place, µs.
-    pub(crate) fn time_steps_in_place(&mut self, inputs: &[Tensor]) -> Outcome<Vec<f64>> {
-        match self {
-            Session::Host(_) => {
-                let _ = inputs;
-                Err(Failure::new("the steps of a model are timed on a GPU only")
-                    .help("use --layers with --device gpu"))
-            }
-            #[cfg(feature = "cuda")]
-            Session::Gpu(s) => Ok(s.time_steps_in_place(inputs)?),
+            Session::Gpu(s) => Ok((s.time_steps_in_place(inputs)?, s.time_steps(inputs)?)),
         }
     }
 }

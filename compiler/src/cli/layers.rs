@@ -27,8 +27,7 @@ pub(crate) struct Layer {
 
 /// The steps with their times, slowest first.
 pub(crate) fn layers(session: &mut Session, inputs: &[Tensor]) -> Outcome<Vec<Layer>> {
-    let times = session.time_steps_in_place(inputs)?;
-    let alone = session.time_steps(inputs)?;
+    let (times, alone) = session.time_steps(inputs)?;
     let mut layers = measured(session.plan(), &times, &alone)?;
     layers.sort_by(|a, b| b.time.total_cmp(&a.time));
     Ok(layers)
