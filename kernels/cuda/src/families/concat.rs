@@ -118,7 +118,7 @@ impl Family for Copy {
                 &codegen::size("SIZE", &total),
                 &codegen::size("LINE", &(&shape[1] * &p.inner)),
                 &codegen::symbol_params(problem),
-                &mover(&p.epilogue, &shape, operands, p.dtype),
+                &mover(&p.epilogue, &shape, p.dtype),
                 &kernel,
             ],
         );

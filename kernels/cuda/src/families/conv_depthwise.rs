@@ -122,7 +122,7 @@ impl Family for ConvDepthwise {
             geometry.is_wide(symbols),
             &[
                 &codegen::constants(&[("WIDE", wide), ("V", v), ("VEC", vec)]),
-                &codegen::epilogue(&conv.epilogue, &geometry.out_shape(), 2),
+                &codegen::epilogue(&conv.epilogue, &geometry.out_shape()),
                 &geometry.constants(problem),
                 KERNEL,
             ],

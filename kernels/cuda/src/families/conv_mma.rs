@@ -393,7 +393,7 @@ impl Family for ConvMma {
             u32::from(tile.cluster > 1),
         );
         let sizes = geometry.constants(problem);
-        let epilogue = codegen::epilogue(shape.epilogue, &geometry.out_shape(), 2);
+        let epilogue = codegen::epilogue(shape.epilogue, &geometry.out_shape());
         let wide = geometry.is_wide(symbols);
         let title = format!("{} ({tactic})", geometry.title("conv.mma"));
         let rows = geometry.pixels().ceil_div(&Dim::from(i64::from(tile.m)));

@@ -208,7 +208,7 @@ impl Family for ConvSimt {
         // Left to itself, ptxas spills some bytes of 8-byte sums to fit one more block.
         let bounds = if geometry.dtype.class().dtype().size() == 8 { "THREADS, 1" } else { "THREADS" };
         let split = format!("#define SPLIT {}\n#define BOUNDS {bounds}\n", tile.split);
-        let epilogue = codegen::epilogue(&conv.epilogue, &geometry.out_shape(), 2);
+        let epilogue = codegen::epilogue(&conv.epilogue, &geometry.out_shape());
         let sizes = geometry.constants(problem);
         let title = format!("{} ({tactic})", geometry.title("conv.simt"));
         let wide = geometry.is_wide(symbols);

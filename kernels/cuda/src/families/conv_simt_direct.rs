@@ -61,7 +61,7 @@ impl Family for ConvDirect {
             geometry.is_wide(symbols),
             &[
                 &geometry.constants(problem),
-                &codegen::epilogue(&conv.epilogue, &geometry.out_shape(), 2),
+                &codegen::epilogue(&conv.epilogue, &geometry.out_shape()),
                 KERNEL,
             ],
         );

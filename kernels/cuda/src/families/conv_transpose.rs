@@ -115,7 +115,7 @@ impl Family for ConvTransposeSimt {
             geometry.is_wide(symbols),
             &[
                 &codegen::constants(&[("WIDE", strip.wide), ("V", strip.v), ("PACKED", strip.packed)]),
-                &codegen::epilogue(&p.epilogue, &geometry.out_shape(), 2),
+                &codegen::epilogue(&p.epilogue, &geometry.out_shape()),
                 &geometry.constants(problem),
                 KERNEL,
             ],

@@ -116,7 +116,7 @@ impl Family for Copy {
                 &codegen::size("INNER", &p.inner),
                 &codegen::symbol_params(problem),
                 POSITION,
-                &mover(&p.epilogue, &shape, 2, p.dtype),
+                &mover(&p.epilogue, &shape, p.dtype),
                 &kernel,
             ],
         );

@@ -130,7 +130,7 @@ impl Tiling {
             text += &format!("constexpr bool {name} = {value};\n");
         }
         if self.splits == 1 {
-            text += &codegen::epilogue(&g.epilogue, &output(g), 2);
+            text += &codegen::epilogue(&g.epilogue, &output(g));
             text += "#define RESULT_PARAMS EPILOGUE_PARAMS\n#define RESULT EPILOGUE\n";
         } else {
             let acc = codegen::class_type(g.dtype.class());
@@ -207,7 +207,7 @@ impl Tiling {
                     &sizes.map(|(name, d)| codegen::size(name, d)).collect::<String>(),
                     &codegen::symbol_params(problem),
                     &codegen::constants(&[("SPLITS", self.splits), ("VECTOR", vector)]),
-                    &codegen::epilogue(&g.epilogue, &out, 2),
+                    &codegen::epilogue(&g.epilogue, &out),
                     include_str!("../../cuda/gemm_mma_splits.cuh"),
                 ],
             );

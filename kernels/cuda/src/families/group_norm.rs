@@ -156,7 +156,7 @@ impl Family for GroupNorm {
             let kernel = if statistics {
                 kernel.accumulator(p.dtype.class())
             } else {
-                kernel.epilogue(&p.epilogue, &shape, 3)
+                kernel.epilogue(&p.epilogue, &shape)
             };
             kernel.finish(include_str!("../../cuda/group_norm.cuh"))
         };

@@ -63,7 +63,7 @@ impl Family for LayerNorm {
             .number("EPSILON", p.epsilon)
             .size("OUTER", &p.rows)
             .size("LEN", &p.len);
-        let kernel = r.define(kernel).epilogue(&p.epilogue, &[p.rows.clone(), p.len.clone()], own);
+        let kernel = r.define(kernel).epilogue(&p.epilogue, &[p.rows.clone(), p.len.clone()]);
         Ok(Build {
             kernels: vec![kernel.finish(include_str!("../../cuda/layer_norm.cuh"))],
             launches: vec![rows::launch(

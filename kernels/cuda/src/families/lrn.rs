@@ -65,7 +65,7 @@ impl Family for Lrn {
             .number("LRN_BIAS", p.bias)
             .size("N", &p.n)
             .size("SPATIAL", &p.spatial)
-            .epilogue(&p.epilogue, &shape, 1);
+            .epilogue(&p.epilogue, &shape);
         let blocks = all.ceil_div(&Dim::from(i64::from(threads * v)));
         Ok(Build {
             kernels: vec![kernel.finish(include_str!("../../cuda/lrn.cuh"))],

@@ -154,7 +154,7 @@ impl Family for Pool {
                 rows::launch(0, blocks, threads, args),
             )
         };
-        let kernel = kernel.epilogue(&p.epilogue, &shape(p), 1);
+        let kernel = kernel.epilogue(&p.epilogue, &shape(p));
         Ok(Build {
             kernels: vec![kernel.finish(include_str!("../../cuda/pool.cuh"))],
             launches: vec![launch],

@@ -251,7 +251,7 @@ impl Family for Reduce {
             }
         };
         let body = include_str!("../../cuda/reduce.cuh");
-        let finish = |text: Kernel| text.epilogue(&p.epilogue, &kept, 1).finish(body);
+        let finish = |text: Kernel| text.epilogue(&p.epilogue, &kept).finish(body);
         let mut build = Build {
             kernels: vec![finish(kernel_text)],
             launches: vec![first],

@@ -150,7 +150,7 @@ impl Family for Gather {
                 &codegen::constants(&[("TAPS", taps(p.interpolation))]),
                 &codegen::size("SIZE", &total),
                 &codegen::symbol_params(problem),
-                &codegen::epilogue(&p.epilogue, &p.output, 1),
+                &codegen::epilogue(&p.epilogue, &p.output),
                 &TAPS
                     .replace("ORIGIN", origin(p.coordinates))
                     .replace("  CHOOSE\n", &choose(p.interpolation)),

@@ -255,9 +255,9 @@ impl Kernel {
         self.flag(name, text)
     }
 
-    /// The epilogue over `shape`, after `own` operands of the problem itself.
-    pub(super) fn epilogue(mut self, epilogue: &Epilogue<Dim>, shape: &[Dim], own: usize) -> Self {
-        self.text.push_str(&codegen::epilogue(epilogue, shape, own));
+    /// The epilogue over `shape`.
+    pub(super) fn epilogue(mut self, epilogue: &Epilogue<Dim>, shape: &[Dim]) -> Self {
+        self.text.push_str(&codegen::epilogue(epilogue, shape));
         self
     }
 

@@ -72,7 +72,7 @@ impl Family for Softmax {
             let blocks = c.blocks(&(&p.outer * &p.inner));
             (c.define(kernel).flag("STRIDED", 1), c.launch(0, blocks, args))
         };
-        let text = kernel.epilogue(&p.epilogue, &shape, 1).finish(include_str!("../../cuda/softmax.cuh"));
+        let text = kernel.epilogue(&p.epilogue, &shape).finish(include_str!("../../cuda/softmax.cuh"));
         Ok(Build {
             kernels: vec![text],
             launches: vec![launch],

@@ -124,7 +124,7 @@ pub(crate) fn divides(v: u32, size: &Dim) -> bool {
 
 /// The epilogue for kernels that move elements of `dtype` as they are: besides [`codegen::epilogue`] a function
 /// `finish<V>(epilogue, x, i)`, which does not convert where there is nothing to compute.
-pub(crate) fn mover(epilogue: &Epilogue<Dim>, shape: &[Dim], own_inputs: usize, dtype: DType) -> String {
+pub(crate) fn mover(epilogue: &Epilogue<Dim>, shape: &[Dim], dtype: DType) -> String {
     let body = if epilogue.stores(dtype) {
         "  store_vec<V>(epilogue.out + i, x);\n"
     } else {
@@ -134,7 +134,7 @@ pub(crate) fn mover(epilogue: &Epilogue<Dim>, shape: &[Dim], own_inputs: usize, 
     format!(
         "{}\n// Elements as they were read, to i to i + V - 1 of the output.\n\
          template <int V> DEVICE void finish(const Epilogue& epilogue, const Vec<{}, V>& x, index_t i) {{\n{body}}}\n",
-        codegen::epilogue(epilogue, shape, own_inputs),
+        codegen::epilogue(epilogue, shape),
         codegen::ctype(dtype),
     )
 }

@@ -1,0 +1,101 @@
+//! The end of a region as a member function that kernels call with their accumulators.
+
+use super::row::parts;
+use super::*;
+
+/// A struct that holds pointers and symbols, with one member template; what the macros need to name it.
+pub struct Record<'a> {
+    /// Type and name of each pointer.
+    pub pointers: &'a [(String, String)],
+    /// Every size its text mentions.
+    pub sizes: Vec<&'a Dim>,
+}
+
+impl Record<'_> {
+    /// The fields, and the expression that makes one from names in scope.
+    pub fn fields_and_value(&self, name: &str) -> (String, String) {
+        let symbols: Vec<String> =
+            symbols_of(self.sizes.iter().copied()).iter().map(|s| format!("sym_{}", identifier(s))).collect();
+        let mut fields = String::new();
+        for (ty, pointer) in self.pointers {
+            let _ = writeln!(fields, "  {ty} {pointer};");
+        }
+        for symbol in &symbols {
+            let _ = writeln!(fields, "  index_t {symbol};");
+        }
+        let members: Vec<&str> =
+            self.pointers.iter().map(|(_, n)| n.as_str()).chain(symbols.iter().map(String::as_str)).collect();
+        (fields, format!("{name}{{{}}}", members.join(", ")))
+    }
+}
+
+/// The epilogue as text: `acc_t`, `struct Epilogue` with `store<V>(acc, i)`, and the macros `EPILOGUE_PARAMS` (parameters
+/// that follow the kernel's own inputs) and `EPILOGUE` (the value). `i` counts elements of the dense output `out_shape`,
+/// wherever they are placed.
+/// A malformed epilogue gives an `#error` line, so that the reason comes out where the source is compiled.
+pub fn epilogue(epilogue: &Epilogue<Dim>, out_shape: &[Dim]) -> String {
+    epilogue_in_steps(epilogue, out_shape, false)
+}
+
+/// The same with `store<V>(acc, i, reads)` after `reads = read<V>(i)`: as operands may lie where the output does, no
+/// compiler reads for one row before it has stored another, and kernels that finish several rows should.
+pub fn epilogue_in_two_steps(epilogue: &Epilogue<Dim>, out_shape: &[Dim]) -> String {
+    epilogue_in_steps(epilogue, out_shape, true)
+}
+
+fn epilogue_in_steps(epilogue: &Epilogue<Dim>, out_shape: &[Dim], two: bool) -> String {
+    let program = &epilogue.program;
+    let Some(acc) = program.inputs.first() else {
+        return "#error the epilogue has no accumulator\n".to_owned();
+    };
+    if program.outputs.len() != 1 || program.inputs.len() != epilogue.operands.len() + 1 {
+        return "#error the epilogue's operands or results do not match its program\n".to_owned();
+    }
+    let mut pointers: Vec<(String, String)> = program.inputs[1..]
+        .iter()
+        .enumerate()
+        .map(|(n, d)| (format!("const {}*", ctype(*d)), format!("e{n}")))
+        .collect();
+    pointers.push((format!("{}*", ctype(epilogue.out())), "out".to_owned()));
+    let mut sources = vec![Source::Value("acc[j]".to_owned())];
+    sources.extend(epilogue.operands.iter().enumerate().map(|(n, a)| Source::Memory(format!("e{n}"), a)));
+    let row = match parts(out_shape, program, &sources, &["out".to_owned()], epilogue.place.as_ref()) {
+        Ok(row) => row,
+        Err(e) => return format!("#error the epilogue: {}\n", e.replace('\n', " ")),
+    };
+    let (reads, more) = if two { row.reads() } else { (String::new(), "") };
+    let loads = row.loads.iter().map(|load| match &load.of {
+        Some(_) if two => format!("const auto& {0} = reads.{0};\n", load.name),
+        _ => load.statement(),
+    });
+    let body = row.before.clone() + &loads.collect::<String>() + &row.rest;
+    let sizes = out_shape
+        .iter()
+        .chain(epilogue.operands.iter().flat_map(|a| a.strides.iter().chain([&a.offset])))
+        .chain(
+            epilogue
+                .place
+                .iter()
+                .flat_map(|p| p.shape.iter().chain(&p.access.strides).chain([&p.access.offset])),
+        )
+        .collect();
+    let (fields, value) = Record { pointers: &pointers, sizes }.fields_and_value("Epilogue");
+    let params: String = pointers.iter().map(|(ty, name)| format!(", {ty} {name}")).collect();
+    format!(
+        "// epilogue: {program}\n\
+         typedef {} acc_t;\n\
+         struct Epilogue {{\n{fields}\n{reads}  \
+           // Elements i to i + V - 1 of the output, from their accumulators.\n  \
+           template <int V> DEVICE void store(const acc_t (&acc)[V], index_t i{more}) const {{\n{}  }}\n}};\n\
+         #define EPILOGUE_PARAMS {params}\n\
+         #define EPILOGUE {value}\n",
+        class_type(acc.class()),
+        indent(&body, 4),
+    )
+}
+
+/// What goes with `EPILOGUE_PARAMS`.
+pub fn epilogue_args(epilogue: &Epilogue<Dim>, own_inputs: usize) -> Vec<Arg> {
+    let operands = (0..epilogue.operands.len()).map(|n| Arg::Input(own_inputs + n));
+    operands.chain([Arg::Output(0)]).collect()
+}
