@@ -211,6 +211,10 @@ fn sizes_that_cannot_be() {
         fails(here.path(), &run_with(&["--random", "1"]), &[]);
         fails(here.path(), &["bench", "m.onnx", "--device", "cpu"], &[]);
     }
+    // A plan for a GPU is made without one, and so is its refusal.
+    here.put("m.onnx", linear("1000000000000 3").bytes());
+    let compile = ["compile", "m.onnx", "--target", "sm_90a", "--emit", "plan"];
+    fails(here.path(), &compile, &["bytes of GPU memory", "the largest buffer is", "smaller sizes"]);
     here.put("m.onnx", linear("batch 3").bytes());
     fails(here.path(), &run_with(&["--random", "1", "--bind", "batch=1000000000000"]), &["memory"]);
     fails(

@@ -55,6 +55,7 @@ pub fn build_again(chosen: &Chosen, target: &Target, packed: &mut Packed) -> Res
         planner.step(region, inputs, outputs, Some(cuda));
     }
     let mut plan = planner.finish(&chosen.regions.graph)?;
+    check_memory(&plan)?;
     prefetch::schedule(&mut plan, AHEAD);
     Ok(plan)
 }
@@ -220,6 +221,22 @@ impl<'a> Planner<'a> {
         verify(&self.plan)?;
         Ok(self.plan)
     }
+}
+
+// More than any GPU has, so that no machine need find it out.
+const MOST_MEMORY: u64 = 1 << 40;
+
+fn check_memory(plan: &Plan) -> Result<()> {
+    let needed = plan.arena.saturating_add(plan.weight_bytes);
+    if needed <= MOST_MEMORY {
+        return Ok(());
+    }
+    let largest = plan.buffers.iter().max_by_key(|b| b.capacity);
+    let name =
+        largest.map_or(String::new(), |b| format!("; the largest buffer is {} with {}", b.name, b.capacity));
+    let what = format!("needs {needed} bytes of GPU memory, and no GPU has more than {MOST_MEMORY}{name}");
+    Err(Error::new(Stage::Plan, format!("model {}", plan.name), what)
+        .help("give the symbols of the shapes smaller ranges, or the inputs smaller sizes"))
 }
 
 fn check_size(buffer: &Buffer) -> Result<()> {
