@@ -1,6 +1,7 @@
 """The networks of the peer benchmarks: well-known architectures with seeded random weights; nothing is downloaded.
 
-`build(name)` gives a module in evaluation mode and a function from a batch size to random inputs.
+`build(name)` gives a module in evaluation mode, `inputs(name, batch)` random inputs of it. Single layers (layers.py) are
+networks too.
 """
 import os
 
@@ -8,6 +9,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+import layers
 
 NAMES = ["resnet50", "mobilenet_v2", "efficientnet_b0", "vit_b_16", "bert_base", "gpt2", "yolo_like_n", "unet_small"]
 VOCABULARY = {"bert_base": 30522, "gpt2": 50257}
@@ -155,7 +158,29 @@ class Output(nn.Module):
         return getattr(self.core(input_ids=ids, **keywords), self.pick)
 
 
+class Heads(nn.Module):
+    """Attention over one tensor that holds q, k and v of every head."""
+
+    def __init__(self, heads, size, causal):
+        super().__init__()
+        self.heads, self.size, self.causal = heads, size, causal
+
+    def forward(self, x):
+        batch, length, _ = x.shape
+        q, k, v = x.view(batch, length, 3, self.heads, self.size).permute(2, 0, 3, 1, 4).unbind(0)
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
+        return y.transpose(1, 2).reshape(batch, length, self.heads * self.size)
+
+
 def architecture(name, attention):
+    if single := layers.sizes(name):
+        kind, a, b, c, *window = single
+        if kind == "gemm":
+            return nn.Linear(c, b, bias=False)
+        if kind == "conv":
+            kernel, stride = window
+            return nn.Conv2d(a, b, kernel, stride, kernel // 2, bias=False)
+        return Heads(a, c, kind == "causal")
     if name in VOCABULARY:
         import transformers
 
@@ -193,6 +218,10 @@ def settle(model, make):
 
 def inputs(name, batch, device="cpu"):
     """Fresh random inputs from torch's generator."""
+    if single := layers.sizes(name):
+        kind, a, b, c, *_ = single
+        shape = {"gemm": (batch * a, c), "conv": (batch, a, c, c)}.get(kind, (batch, b, 3 * a * c))
+        return (torch.randn(shape, device=device),)
     if name in VOCABULARY:
         return (torch.randint(0, VOCABULARY[name], (batch, SEQUENCE), device=device),)
     size = SIZES.get(name, 224)

@@ -26,7 +26,11 @@ import subprocess
 import sys
 import time
 
+import layers
+
 HERE = pathlib.Path(__file__).resolve().parent
+# Of a single layer in one graph.
+REPEATS = 20
 PEERS = ["torch-eager", "torch-graph", "torch-compile", "onnxruntime", "tensorrt", "bakelite"]
 MODELS = "resnet50,mobilenet_v2,efficientnet_b0,vit_b_16,bert_base,gpt2,yolo_like_n,unet_small"
 
@@ -218,8 +222,15 @@ def torch_graph(spec):
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             result = model(*xs)
-    build = time.time() - began
-    row = timed(spec, graph.replay, xs, lambda: result, {"build_s": round(build, 2)})
+        more = {"build_s": round(time.time() - began, 2)}
+        if layers.sizes(spec["model"]):
+            # As Bakelite times a step alone: many in one graph, so that what a launch costs the host is not in it.
+            many = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(many):
+                for _ in range(REPEATS):
+                    model(*xs)
+            more["kernel_us"] = round(statistics.median(event_times(many.replay, 30)) / REPEATS, 2)
+    row = timed(spec, graph.replay, xs, lambda: result, more)
     row["error"] = check(spec, xs, graph.replay, lambda: result)
     return row
 
@@ -458,7 +469,8 @@ def bakelite(arguments, spec, work):
         return refused("tune", status, text, arguments.timeout)
     seconds = time.time() - began
     bench = [arguments.bakelite, "bench", *common, "--json", str(numbers), "--iterations", str(max(300, spec["replays"]))]
-    if arguments.layers:
+    single = layers.sizes(spec["model"])
+    if arguments.layers or single:
         bench.append("--layers")
     status, text = limited(bench, arguments.timeout)
     if status != 0:
@@ -477,6 +489,9 @@ def bakelite(arguments, spec, work):
         "steps": found["steps"],
         "program": hashlib.sha256(pathlib.Path(shutil.which(arguments.bakelite)).read_bytes()).hexdigest()[:12],
     }
+    if single:
+        # The layer itself, without the steps that bring its operands into their layout.
+        row["kernel_us"] = round(max(step["alone_us"] for step in found["layers"]["steps"]), 2)
     row["error"] = bakelite_error(arguments, spec, work, common)
     return row
 
@@ -556,7 +571,7 @@ def key(row):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bakelite", help="the bakelite program; without it only the others are measured")
-    parser.add_argument("--models", default=MODELS)
+    parser.add_argument("--models", default=MODELS, help="networks, single layers, or `layers` for all of layers.py")
     parser.add_argument("--batches", default="1,32")
     parser.add_argument("--peers", default=",".join(PEERS))
     parser.add_argument("--precision", default="fp16", choices=["fp16", "fp32", "tf32"])
@@ -574,8 +589,10 @@ def main():
     arguments = parser.parse_args()
     began = time.time()
     peers, names = arguments.peers.split(","), arguments.models.split(",")
-    for unknown in [p for p in peers if p not in PEERS] + [m for m in names if m not in MODELS.split(",")]:
-        parser.error(f"{unknown} is none of {', '.join(PEERS)}, {MODELS}")
+    names = [name for given in names for name in (layers.NAMES if given == "layers" else [given])]
+    strange = [m for m in names if m not in MODELS.split(",") and not layers.sizes(m)]
+    for unknown in [p for p in peers if p not in PEERS] + strange:
+        parser.error(f"{unknown} is none of {', '.join(PEERS)}, {MODELS}, nor `layers` or a layer as layers.py names it")
     if arguments.bakelite and not shutil.which(arguments.bakelite):
         parser.error(f"--bakelite {arguments.bakelite}: there is no such program")
     work = arguments.work
@@ -587,9 +604,11 @@ def main():
     for name in names:
         for batch in map(int, arguments.batches.split(",")):
             known = {key(row) for row in results["rows"] if row["status"] == "ok"}
-            todo = [p for p in peers if arguments.again or (name, batch, arguments.precision, p) not in known]
+            # A layer is compared with the libraries' kernels, which a graph calls without more.
+            able = [p for p in peers if p in ("torch-graph", "bakelite") or not layers.sizes(name)]
+            todo = [p for p in able if arguments.again or (name, batch, arguments.precision, p) not in known]
             # Files of another definition of the networks are not taken for these.
-            digest = hashlib.sha256((HERE / "models.py").read_bytes()).hexdigest()[:8]
+            digest = hashlib.sha256((HERE / "models.py").read_bytes() + (HERE / "layers.py").read_bytes()).hexdigest()[:8]
             stem = work.resolve() / f"{name}_b{batch}_{arguments.precision}_{digest}"
             spec = {
                 "model": name,

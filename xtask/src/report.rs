@@ -33,6 +33,8 @@ struct Row {
     weight_bytes: Option<u64>,
     steps: Option<u64>,
     error: Option<f64>,
+    /// Of a single layer: its own time, many in one graph.
+    kernel_us: Option<f64>,
 }
 
 const OURS: &str = "bakelite";
@@ -77,15 +79,60 @@ fn settings(results: &Results) -> Vec<Setting<'_>> {
     let mut all = Vec::new();
     for (precision, batch) in kinds {
         let mut models: Vec<(&str, BTreeMap<&str, &Row>)> = Vec::new();
-        for row in results.rows.iter().filter(|r| r.precision == precision && r.batch == batch) {
+        let here = |r: &&Row| r.precision == precision && r.batch == batch && !is_layer(&r.model);
+        for row in results.rows.iter().filter(here) {
             match models.iter_mut().find(|(name, _)| *name == row.model) {
                 Some((_, peers)) => drop(peers.insert(&row.peer, row)),
                 None => models.push((&row.model, BTreeMap::from([(row.peer.as_str(), row)]))),
             }
         }
-        all.push(Setting { precision, batch, models });
+        if !models.is_empty() {
+            all.push(Setting { precision, batch, models });
+        }
     }
     all
+}
+
+/// Whether the model is a single layer, by its name (benches/layers.py).
+fn is_layer(model: &str) -> bool {
+    ["gemm_", "conv_", "attention_", "causal_"].iter().any(|kind| model.starts_with(kind))
+}
+
+/// Single layers against the libraries' kernels, if there are any.
+fn layers(text: &mut String, results: &Results) {
+    let all = || results.rows.iter().filter(|r| is_layer(&r.model));
+    let theirs = |ours: &Row| {
+        let same = (&ours.model, ours.batch, &ours.precision);
+        all().find(|r| r.peer == "torch-graph" && (&r.model, r.batch, &r.precision) == same)?.kernel_us
+    };
+    let rows: Vec<(&Row, Option<f64>)> = all().filter(|r| r.peer == OURS).map(|r| (r, theirs(r))).collect();
+    if rows.is_empty() {
+        return;
+    }
+    *text += "\n## Single layers\n\nµs of one of many in a graph: cuBLAS, cuDNN and PyTorch's attention through PyTorch, and \
+              Bakelite's kernel with its epilogue.\n\n\
+              | layer | precision | batch | PyTorch | Bakelite | ratio |\n|---|---|---:|---:|---:|---:|\n";
+    let mut ratios: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
+    for (ours, theirs) in rows {
+        let ratio = theirs.zip(ours.kernel_us).filter(|(_, own)| *own > 0.0).map(|(other, own)| other / own);
+        let kind = ours.model.split('_').next().unwrap_or_default();
+        ratios.entry(kind).or_default().extend(ratio);
+        let _ = writeln!(
+            text,
+            "| {} | {} | {} | {} | {} | {} |",
+            ours.model,
+            ours.precision,
+            ours.batch,
+            number(theirs, 1),
+            number(ours.kernel_us, 1),
+            number(ratio, 2)
+        );
+    }
+    let means = ratios
+        .iter()
+        .filter_map(|(kind, ratios)| Some(format!("{kind} {:.2}", geometric_mean(ratios)?)))
+        .collect::<Vec<_>>();
+    let _ = writeln!(text, "\nGeometric means of the ratios: {}.", means.join(", "));
 }
 
 fn time(peers: &BTreeMap<&str, &Row>, peer: &str) -> Option<f64> {
@@ -125,6 +172,7 @@ fn page(results: &Results) -> String {
     for setting in settings(results) {
         section(&mut text, &setting);
     }
+    layers(&mut text, results);
     text
 }
 
@@ -255,7 +303,10 @@ mod tests {
              "load_ms": 12.25, "arena_bytes": 3145728, "weight_bytes": 52428800, "steps": 57, "host_us": 150.0, "error": 0.0012},
             {"model": "gpt2", "batch": 1, "precision": "fp16", "peer": "torch-graph", "status": "ok", "gpu_us": 900.0},
             {"model": "gpt2", "batch": 1, "precision": "fp16", "peer": "bakelite", "status": "ok", "gpu_us": 225.0},
-            {"model": "gpt2", "batch": 32, "precision": "fp16", "peer": "bakelite", "status": "failed", "why": "a | b"}
+            {"model": "gpt2", "batch": 32, "precision": "fp16", "peer": "bakelite", "status": "failed", "why": "a | b"},
+            {"model": "gemm_128x768x768", "batch": 1, "precision": "fp16", "peer": "torch-graph", "status": "ok", "gpu_us": 6.0, "kernel_us": 4.0},
+            {"model": "gemm_128x768x768", "batch": 1, "precision": "fp16", "peer": "bakelite", "status": "ok", "gpu_us": 5.0, "kernel_us": 2.0},
+            {"model": "gemm_8192x8192x8192", "batch": 1, "precision": "fp16", "peer": "bakelite", "status": "ok", "gpu_us": 5.0, "kernel_us": 1600.0}
         ]}"#;
 
     #[test]
@@ -276,6 +327,21 @@ mod tests {
         assert!(
             text.contains("Versions: torch 2.11.") && text.contains("NVIDIA H200, driver 580.1, 2026-11-20"),
             "{text}"
+        );
+    }
+
+    #[test]
+    fn single_layers_have_a_table_of_their_own() {
+        let text = page(&serde_json::from_str(FILE).unwrap());
+        let (networks, layers) = text.split_once("## Single layers").unwrap();
+        assert!(!networks.contains("gemm_"), "{networks}");
+        assert!(layers.contains("| gemm_128x768x768 | fp16 | 1 | 4.0 | 2.0 | 2.00 |"), "{layers}");
+        assert!(layers.contains("| gemm_8192x8192x8192 | fp16 | 1 | – | 1600.0 | – |"), "{layers}");
+        assert!(layers.contains("Geometric means of the ratios: gemm 2.00."), "{layers}");
+        let kinds = include_str!("../../benches/layers.py");
+        assert!(
+            kinds.contains("(gemm|conv|attention|causal)_"),
+            "is_layer knows the kinds of benches/layers.py"
         );
     }
 
