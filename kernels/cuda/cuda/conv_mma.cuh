@@ -18,7 +18,6 @@ constexpr int WARPS = WARPS_M * WARPS_N;
 constexpr int THREADS = 32 * WARPS * WARP_GROUPS;
 constexpr int CHUNK = 16 / sizeof(element_t);           // elements of 16 bytes
 constexpr int STEP = 2 * CHUNK;                         // elements of k in one mma
-constexpr int TAPS = KH * KW;
 constexpr int TAP_STEPS = (CG + STEP - 1) / STEP;
 constexpr int STEPS = GATHER ? (TAPS * CG + STEP - 1) / STEP : TAPS * TAP_STEPS;
 constexpr int TILES = (STEPS + TILE_STEPS - 1) / TILE_STEPS;
@@ -30,50 +29,16 @@ constexpr int WM = BM / WARPS_M, WN = BN / WARPS_N;
 constexpr int MI = WM / 16, NI = WN / 8;
 constexpr int COLUMN_TILES = (NG + BN - 1) / BN;
 constexpr int PITCH = BN + 8;                           // floats in a row of partial sums; 8 more keep stores conflict-free
-constexpr bool DENSE_MASK = TAPS <= 32;
 
 static_assert(BM % (16 * WARPS_M) == 0 && BN % (16 * WARPS_N) == 0, "a warp's tile is whole 16x16 blocks");
 static_assert(TILE_STEPS == 2 || TILE_STEPS == 4, "rows of 64 or 128 bytes");
 static_assert(TILE_STEPS % WARP_GROUPS == 0, "every warp group has its steps in each tile");
 static_assert(!CLUSTER || NG % 4 == 0, "sums cross the cluster four at a time");
 static_assert(!GATHER || (SPLIT == 1 && THREADS % BM == 0 && CHUNKS % (THREADS / BM) == 0), "whole chunks for each part");
-static_assert(DENSE_MASK || (KH <= 16 && KW <= 16), "a tap mask is 32 bits");
 
 // Byte offset of 16-byte chunk `chunk` of tile row `row`: any eight consecutive rows cover all 32 banks.
 DEVICE int swizzle(int row, int chunk) {
   return row * ROW_BYTES + ((TILE_STEPS == 4 ? chunk ^ (row & 7) : chunk ^ (row >> 1 & 3)) << 4);
-}
-
-// An output pixel's window: where its first tap lies, and which taps are inside the image.
-struct Window {
-  index_t offset;
-  unsigned mask;
-};
-
-DEVICE Window locate(index_t m SYMBOL_PARAMS) {
-  Window window;
-  if (POINTWISE) {
-    window.offset = m * CHANNELS;
-    window.mask = m < M ? ~0u : 0u;
-    return window;
-  }
-  const index_t image = m / (OH * OW), pixel = m % (OH * OW);
-  const index_t y = pixel / OW * SH - PH, x = pixel % OW * SW - PW;
-  window.offset = ((image * IH + y) * IW + x) * CHANNELS;
-  unsigned rows = 0, columns = 0;
-#pragma unroll
-  for (int r = 0; r < KH; ++r) rows |= (unsigned)(y + r * DH) < (unsigned)IH ? 1u << r : 0u;
-#pragma unroll
-  for (int s = 0; s < KW; ++s) columns |= (unsigned)(x + s * DW) < (unsigned)IW ? 1u << s : 0u;
-  if (DENSE_MASK) {
-    window.mask = 0;
-#pragma unroll
-    for (int r = 0; r < KH; ++r) window.mask |= rows >> r & 1 ? columns << r * (DENSE_MASK ? KW : 0) : 0u;
-  } else {
-    window.mask = rows | columns << 16;
-  }
-  if (m >= M) window.mask = 0;
-  return window;
 }
 
 DEVICE bool inside(unsigned mask, int r, int s) {

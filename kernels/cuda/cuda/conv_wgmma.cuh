@@ -12,7 +12,6 @@
 // empty[s]: one arrival of each multiplying warp, of all blocks that get the same weights.
 
 constexpr int THREADS = 128 * (CONSUMERS + 1);
-constexpr int TAPS = KH * KW;
 constexpr int TAP_CHUNKS = CG / 8;
 constexpr int CHUNKS = TAPS * TAP_CHUNKS;               // 16-byte chunks of k
 constexpr int TILES = (CHUNKS + 7) / 8;
@@ -27,40 +26,11 @@ constexpr int SLAB_PITCH = SLAB + 8;                     // of the 16 x SLAB sum
 constexpr int SLAB_BYTES = 16 * SLAB_PITCH * 4;
 constexpr int RING_BYTES = SPLIT == 1 ? STAGES * STAGE_BYTES + 4 * CONSUMERS * SLAB_BYTES
                            : STAGES * STAGE_BYTES > SUM_BYTES ? STAGES * STAGE_BYTES : SUM_BYTES;
-constexpr bool DENSE_MASK = TAPS <= 32;
 
 static_assert(CG % 8 == 0, "16-byte chunks of channels");
 static_assert(BM % (64 * CONSUMERS) == 0 && BN % 8 == 0 && BN <= 256, "whole wgmma tiles");
 static_assert(BN % SLAB == 0 && SLAB % 32 == 0, "whole slabs");
 static_assert(SPLIT == 1 || NG % 4 == 0, "sums cross the cluster four at a time");
-static_assert(DENSE_MASK || (KH <= 16 && KW <= 16), "a tap mask is 32 bits");
-
-// An output pixel's window: where its first tap lies, and which taps are inside the image.
-struct Window {
-  index_t offset;
-  unsigned mask;
-};
-
-DEVICE Window locate(index_t m SYMBOL_PARAMS) {
-  Window window;
-  const index_t image = m / (OH * OW), pixel = m % (OH * OW);
-  const index_t y = pixel / OW * SH - PH, x = pixel % OW * SW - PW;
-  window.offset = ((image * IH + y) * IW + x) * CHANNELS;
-  unsigned rows = 0, columns = 0;
-#pragma unroll
-  for (int r = 0; r < KH; ++r) rows |= (unsigned)(y + r * DH) < (unsigned)IH ? 1u << r : 0u;
-#pragma unroll
-  for (int s = 0; s < KW; ++s) columns |= (unsigned)(x + s * DW) < (unsigned)IW ? 1u << s : 0u;
-  if (DENSE_MASK) {
-    window.mask = 0;
-#pragma unroll
-    for (int r = 0; r < KH; ++r) window.mask |= rows >> r & 1 ? columns << r * (DENSE_MASK ? KW : 0) : 0u;
-  } else {
-    window.mask = rows | columns << 16;
-  }
-  if (m >= M) window.mask = 0;
-  return window;
-}
 
 DEVICE bool inside(unsigned mask, int tap) {
   return DENSE_MASK ? mask >> (tap & 31) & 1 : mask >> tap / KW & mask >> (16 + tap % KW) & 1;

@@ -12,7 +12,8 @@ use crate::target::Target;
 use bakelite_host::problem::{Epilogue, Math};
 use bakelite_host::{DType, Problem};
 
-const MAINLOOP: &str = include_str!("../../cuda/conv_mma.cuh");
+const MAINLOOP: &str =
+    concat!(include_str!("../../cuda/conv_window.cuh"), include_str!("../../cuda/conv_mma.cuh"));
 const REDUCE: &str = include_str!("../../cuda/conv_reduce.cuh");
 
 /// The most tiles in flight, and one.

@@ -13,7 +13,8 @@ use crate::wgmma;
 use bakelite_host::problem::Epilogue;
 use bakelite_host::{DType, Problem};
 
-const MAINLOOP: &str = include_str!("../../cuda/conv_wgmma.cuh");
+const MAINLOOP: &str =
+    concat!(include_str!("../../cuda/conv_window.cuh"), include_str!("../../cuda/conv_wgmma.cuh"));
 
 /// Elements of k in a tile: rows of 128 bytes.
 const DEPTH: usize = 64;
