@@ -133,8 +133,7 @@ impl Session {
     /// Times `iterations` runs on `inputs` after some to warm up.
     pub fn time(&mut self, inputs: &[Tensor], iterations: usize) -> Result<Timing> {
         let sizes = bind(&self.loaded.plan, inputs)?;
-        let gpu = self.loaded.stream.gpu().clone();
-        let (start, end) = (Event::new(&gpu)?, Event::new(&gpu)?);
+        let watch = Stopwatch::new(&self.loaded.stream)?;
         let mut timing = Timing { gpu: vec![], host: vec![] };
         for i in 0..iterations + 10 {
             let began = std::time::Instant::now();
@@ -146,12 +145,9 @@ impl Session {
         for i in 0..iterations + 10 {
             let Session { loaded, graphs, .. } = self;
             let graph = loaded.graph(graphs, &sizes)?;
-            start.record(&loaded.stream)?;
-            graph.launch(&loaded.stream)?;
-            end.record(&loaded.stream)?;
-            end.synchronize()?;
+            let time = watch.time(&loaded.stream, || graph.launch(&loaded.stream))?;
             if i >= 10 {
-                timing.gpu.push(f64::from(start.elapsed_us(&end)?));
+                timing.gpu.push(time);
             }
         }
         Ok(timing)
@@ -167,15 +163,10 @@ impl Session {
         let sizes = bind(&self.loaded.plan, inputs)?;
         self.run(inputs, &sizes)?;
         let Session { loaded, graphs, .. } = self;
-        let (graph, gpu) = (loaded.graph(graphs, &sizes)?, loaded.stream.gpu());
-        let (start, end) = (Event::new(gpu)?, Event::new(gpu)?);
+        let (graph, watch) = (loaded.graph(graphs, &sizes)?, Stopwatch::new(&loaded.stream)?);
         let (mut times, began) = (Vec::new(), std::time::Instant::now());
         while times.len() < least + WARM_UP || began.elapsed() < patience {
-            start.record(&loaded.stream)?;
-            graph.launch(&loaded.stream)?;
-            end.record(&loaded.stream)?;
-            end.synchronize()?;
-            times.push(f64::from(start.elapsed_us(&end)?));
+            times.push(watch.time(&loaded.stream, || graph.launch(&loaded.stream))?);
         }
         Ok(times.split_off(WARM_UP))
     }
@@ -187,19 +178,15 @@ impl Session {
         let Loaded { plan, stream, .. } = &self.loaded;
         plan.steps.iter().map(|step| time_graph(stream, 20, |_| self.loaded.record(step, &sizes))).collect()
     }
-}
 
-impl Session {
     /// GPU time of each step in its place, µs: by how much the graph of the steps so far grows with it. Noise and overlap can
     /// make one negative.
     pub fn time_steps_in_place(&mut self, inputs: &[Tensor]) -> Result<Vec<f64>> {
         let sizes = bind(&self.loaded.plan, inputs)?;
         self.run(inputs, &sizes)?;
         let Loaded { plan, stream, .. } = &self.loaded;
-        let (start, end) = (Event::new(stream.gpu())?, Event::new(stream.gpu())?);
-        // After some steps the rest of the weights must come and go as they will in the whole.
-        let mut before = 0.0;
-        let mut times = Vec::new();
+        let watch = Stopwatch::new(stream)?;
+        let (mut before, mut times) = (0.0, Vec::new());
         for count in 1..=plan.steps.len() {
             let part = |of: &[Step]| {
                 Graph::capture(stream, |_| of.iter().try_for_each(|s| self.loaded.record(s, &sizes)))
@@ -208,14 +195,12 @@ impl Session {
             let (first, rest) = (part(first)?, if rest.is_empty() { None } else { Some(part(rest)?) });
             let mut runs = Vec::new();
             for _ in 0..13 {
-                start.record(stream)?;
-                first.launch(stream)?;
-                end.record(stream)?;
+                runs.push(watch.time(stream, || first.launch(stream))?);
+                // The rest of the weights come and go between the runs as they do in the whole.
                 if let Some(rest) = &rest {
                     rest.launch(stream)?;
+                    stream.synchronize()?;
                 }
-                stream.synchronize()?;
-                runs.push(f64::from(start.elapsed_us(&end)?));
             }
             runs.sort_by(f64::total_cmp);
             let now = runs[runs.len() / 2];
@@ -226,6 +211,31 @@ impl Session {
     }
 }
 
+/// Two events around what a stream is given to do.
+pub(crate) struct Stopwatch {
+    start: Event,
+    end: Event,
+}
+
+impl Stopwatch {
+    pub(crate) fn new(stream: &Stream) -> Result<Stopwatch> {
+        Ok(Stopwatch { start: Event::new(stream.gpu())?, end: Event::new(stream.gpu())? })
+    }
+
+    /// GPU time of what `enqueue` puts on the stream, µs; it has ended when this returns.
+    pub(crate) fn time(
+        &self,
+        stream: &Stream,
+        enqueue: impl FnOnce() -> bakelite_runtime::Result<()>,
+    ) -> Result<f64> {
+        self.start.record(stream)?;
+        enqueue()?;
+        self.end.record(stream)?;
+        self.end.synchronize()?;
+        Ok(f64::from(self.start.elapsed_us(&self.end)?))
+    }
+}
+
 /// Median µs of one of `repeats` recordings, replayed in one graph; `record` is told which repeat it is.
 pub(crate) fn time_graph(
     stream: &Stream,
@@ -233,14 +243,9 @@ pub(crate) fn time_graph(
     record: impl Fn(usize) -> bakelite_runtime::Result<()>,
 ) -> Result<f64> {
     let graph = Graph::capture(stream, |_| (0..repeats).try_for_each(&record))?;
-    let (start, end) = (Event::new(stream.gpu())?, Event::new(stream.gpu())?);
-    let mut times = Vec::new();
+    let (watch, mut times) = (Stopwatch::new(stream)?, Vec::new());
     for _ in 0..7 {
-        start.record(stream)?;
-        graph.launch(stream)?;
-        end.record(stream)?;
-        end.synchronize()?;
-        times.push(f64::from(start.elapsed_us(&end)?) / repeats as f64);
+        times.push(watch.time(stream, || graph.launch(stream))? / repeats as f64);
     }
     // The first two also upload the graph and warm the caches.
     let mut times = times.split_off(2);

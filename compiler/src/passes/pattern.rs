@@ -63,6 +63,24 @@ pub(super) fn private(graph: &Graph, value: Value, readers: usize) -> bool {
     !graph.is_output(value) && graph.users(value).len() == readers
 }
 
+/// Whether `value` is read, is not given out, and each (reader, operand position) satisfies `holds`. Looks at no more than
+/// `left` readers, which it counts down: `holds` may look further and is handed what remains.
+pub(super) fn every_reader(
+    graph: &Graph,
+    value: Value,
+    left: &mut usize,
+    holds: &mut dyn FnMut(NodeId, usize, &mut usize) -> bool,
+) -> bool {
+    let readers = graph.users(value);
+    !graph.is_output(value)
+        && !readers.is_empty()
+        && readers.into_iter().all(|(reader, port)| {
+            let Some(rest) = left.checked_sub(1) else { return false };
+            *left = rest;
+            holds(reader, port, left)
+        })
+}
+
 /// Makes every reader of node `id` (its first result) read `value`.
 pub(super) fn swap(graph: &mut Graph, id: NodeId, value: Value) -> Result<bool, String> {
     graph.replace(id.into(), value)?;

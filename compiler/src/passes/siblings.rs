@@ -99,20 +99,13 @@ fn matrix_product(graph: &Graph, id: NodeId) -> Option<&MatMul> {
 
 // Whether moves lead from the value to attention's q, k or v, and to nothing else.
 fn read_by_attention(graph: &Graph, value: Value, left: &mut usize) -> bool {
-    let readers = graph.users(value);
-    !graph.is_output(value)
-        && !readers.is_empty()
-        && readers.into_iter().all(|(reader, port)| {
-            let Some(rest) = left.checked_sub(1) else { return false };
-            *left = rest;
-            match graph.op(reader.into()) {
-                Some(Op::Attention(_)) => port < 3,
-                Some(Op::Transpose(_) | Op::Reshape(_) | Op::Slice(_)) => {
-                    read_by_attention(graph, reader.into(), left)
-                }
-                _ => false,
-            }
-        })
+    every_reader(graph, value, left, &mut |reader, port, left| match graph.op(reader.into()) {
+        Some(Op::Attention(_)) => port < 3,
+        Some(Op::Transpose(_) | Op::Reshape(_) | Op::Slice(_)) => {
+            read_by_attention(graph, reader.into(), left)
+        }
+        _ => false,
+    })
 }
 
 fn join(graph: &mut Graph, siblings: &[Sibling]) -> Result<(), String> {

@@ -25,9 +25,13 @@ pub(super) fn schedule(plan: &mut Plan, distance: usize) {
         let Some(range) = wanted(plan, reader, &mut seen) else { continue };
         // The step `distance` earlier, or the nearest before that which can; near the start whichever there is.
         let mut before = (0..=reader.saturating_sub(distance)).rev().chain(1..reader);
-        if let Some((at, range)) = before
-            .find_map(|at| (at < reader && can(plan, at)).then(|| Some((at, joined(&asked[at], &range)?)))?)
-        {
+        let with = |at: usize| match &asked[at] {
+            None => Some(range.clone()),
+            Some(asked) => joined(asked, &range),
+        };
+        let found =
+            before.find_map(|at| (at < reader && can(plan, at)).then(|| with(at).map(|r| (at, r)))?);
+        if let Some((at, range)) = found {
             asked[at] = Some(range);
         }
     }
@@ -63,12 +67,12 @@ fn wanted(plan: &Plan, step: usize, seen: &mut BTreeSet<usize>) -> Option<Range<
     };
     let mut ranges = new.into_iter().map(extent);
     let first = ranges.next()?;
-    Some(ranges.fold(first, |sum, next| joined(&Some(sum.clone()), &next).unwrap_or(sum)))
+    let first = first.start..first.end.min(first.start + MOST);
+    Some(ranges.fold(first, |sum, next| joined(&sum, &next).unwrap_or(sum)))
 }
 
 // Both as one range, if nothing much lies between them and it is not too long.
-fn joined(asked: &Option<Range<u64>>, more: &Range<u64>) -> Option<Range<u64>> {
-    let Some(asked) = asked else { return Some(more.start..more.end.min(more.start + MOST)) };
+fn joined(asked: &Range<u64>, more: &Range<u64>) -> Option<Range<u64>> {
     let near = more.start >= asked.end && more.start - asked.end < 16 * ALIGNMENT;
     let end = more.end.min(asked.start + MOST);
     (near && end > asked.end).then_some(asked.start..end)
@@ -76,7 +80,7 @@ fn joined(asked: &Option<Range<u64>>, more: &Range<u64>) -> Option<Range<u64>> {
 
 fn can(plan: &Plan, step: usize) -> bool {
     let launch = plan.steps[step].cuda.as_ref().and_then(|c| c.launches.first());
-    launch.is_some_and(|l| l.programmatic && prefetch::prefetching(&plan.kernels[l.kernel].source).is_some())
+    launch.is_some_and(|l| l.programmatic && prefetch::can(&plan.kernels[l.kernel].source))
 }
 
 struct Kernels<'a> {

@@ -3,12 +3,12 @@
 
 use super::{Candidate, Job, Verdict};
 use crate::error::{Error, Result, Stage};
-use crate::execute::gpu::{Addresses, launch, load_kernel, time_graph};
+use crate::execute::gpu::{Addresses, Stopwatch, launch, load_kernel, time_graph};
 use crate::execute::kernels::Images;
 use bakelite_host::Problem;
 use bakelite_kernels::trial::{self, Elements};
 use bakelite_kernels::{Build, Dim, Pack, Symbols, prefetch};
-use bakelite_runtime::{DeviceBuffer, Event, Gpu, Kernel, Stream, memcpy_dtod};
+use bakelite_runtime::{DeviceBuffer, Gpu, Kernel, Stream, memcpy_dtod};
 use rayon::prelude::*;
 use std::borrow::Cow;
 
@@ -70,7 +70,7 @@ impl<'a> Subject<'a> {
         let builds: Vec<&Build> = job.candidates.iter().map(|c| &c.build).chain(more).collect();
         let packed = pack(&originals, &builds).map_err(fail)?;
         let gpu: &Gpu = stream.gpu();
-        let prefetched = builds.iter().any(|b| b.kernels.iter().any(|k| prefetch::prefetching(k).is_some()))
+        let prefetched = builds.iter().any(|b| b.kernels.iter().any(|k| prefetch::can(k)))
             && gpu.compute_capability().0 >= 9;
         let mut inputs = Vec::new();
         for (i, original) in originals.iter().enumerate() {
@@ -231,13 +231,9 @@ impl<'a> Subject<'a> {
     fn run(&self, build: &Build, kernels: &[Kernel]) -> Result<f64> {
         self.scratch.fill(self.stream, POISON)?;
         self.outputs.iter().try_for_each(|o| o.fill(self.stream, POISON))?;
-        let (start, end) = (Event::new(self.stream.gpu())?, Event::new(self.stream.gpu())?);
-        start.record(self.stream)?;
-        self.enqueue(build, kernels, 0)?;
-        end.record(self.stream)?;
-        end.synchronize()?;
+        let time = Stopwatch::new(self.stream)?.time(self.stream, || self.enqueue(build, kernels, 0))?;
         self.stream.synchronize()?;
-        Ok(f64::from(start.elapsed_us(&end)?))
+        Ok(time)
     }
 
     // Every result with what lies behind it.

@@ -25,9 +25,14 @@ DEVICE void prefetch(const unsigned char* from, int bytes) {
 }
 "#;
 
+/// Whether the kernel of this source can be given something to prefetch.
+pub fn can(source: &str) -> bool {
+    source.contains(NOTHING)
+}
+
 /// The source of a kernel that also prefetches, if it can: its launches take [`args`] after all others.
 pub fn prefetching(source: &str) -> Option<String> {
-    source.contains(NOTHING).then(|| source.replacen(NOTHING, SOMETHING, 1))
+    can(source).then(|| source.replacen(NOTHING, SOMETHING, 1))
 }
 
 /// What to prefetch: `bytes`, a multiple of 16, from `offset` of the plan's weights, a multiple of 16.

@@ -110,21 +110,10 @@ pub(in crate::passes) fn row_operand(graph: &Graph, id: NodeId) -> Option<usize>
 
 // Whether everything that reads the value meets the opposite transpose or attention, which reads through moves.
 fn meets(graph: &Graph, value: Value, perm: &Transpose, left: &mut usize) -> bool {
-    let readers = graph.users(value);
-    !graph.is_output(value)
-        && !readers.is_empty()
-        && readers.into_iter().all(|(reader, port)| {
-            let Some(rest) = left.checked_sub(1) else { return false };
-            *left = rest;
-            match graph.op(reader.into()) {
-                Some(Op::Transpose(t)) if t.perm.len() == perm.perm.len() && t.after(perm).is_identity() => {
-                    true
-                }
-                Some(Op::Attention(_)) => port < 3,
-                Some(Op::Transpose(_) | Op::Reshape(_) | Op::Slice(_)) => {
-                    meets(graph, reader.into(), perm, left)
-                }
-                _ => row_operand(graph, reader) == Some(port) && meets(graph, reader.into(), perm, left),
-            }
-        })
+    every_reader(graph, value, left, &mut |reader, port, left| match graph.op(reader.into()) {
+        Some(Op::Transpose(t)) if t.perm.len() == perm.perm.len() && t.after(perm).is_identity() => true,
+        Some(Op::Attention(_)) => port < 3,
+        Some(Op::Transpose(_) | Op::Reshape(_) | Op::Slice(_)) => meets(graph, reader.into(), perm, left),
+        _ => row_operand(graph, reader) == Some(port) && meets(graph, reader.into(), perm, left),
+    })
 }

@@ -8,9 +8,14 @@ use crate::passes::pattern::*;
 pub(super) const RULES: &[(&str, Rule)] =
     &[("broadcast_below", broadcast_below), ("broadcast_mask", broadcast_mask)];
 
+// The operand of a broadcast.
+fn source(graph: &Graph, value: Value) -> Option<Value> {
+    unary(graph, value, |op| matches!(op, Op::Broadcast(_)).then_some(())).map(|(_, x)| x)
+}
+
 // What `value` repeats: a broadcast's operand, or one element of a constant that is all the same.
 fn repeated(graph: &mut Graph, value: Value) -> Option<Value> {
-    if let Some((_, x)) = unary(graph, value, |op| matches!(op, Op::Broadcast(_)).then_some(())) {
+    if let Some(x) = source(graph, value) {
         return Some(x);
     }
     let data = graph.data(value).filter(|data| data.count() > 1 && data.uniform().is_some())?;
@@ -26,8 +31,8 @@ fn broadcast_below(graph: &mut Graph, id: NodeId) -> Result<bool, String> {
     let result = graph.node(id).types[0].shape.clone();
     let mut inputs = graph.node(id).inputs.clone();
     // Nothing is made before it is known to pay.
-    let shape_of = |v: &Value| match unary(graph, *v, |op| matches!(op, Op::Broadcast(_)).then_some(())) {
-        Some((_, x)) => graph.ty(x).shape.clone(),
+    let shape_of = |v: &Value| match source(graph, *v) {
+        Some(x) => graph.ty(x).shape.clone(),
         None if uniform(graph, *v).is_some() => vec![],
         None => graph.ty(*v).shape.clone(),
     };
@@ -57,8 +62,8 @@ fn broadcast_mask(graph: &mut Graph, id: NodeId) -> Result<bool, String> {
     let Some(Op::Attention(attention)) = graph.node(id).op().cloned() else { return Ok(false) };
     let mut inputs = graph.node(id).inputs.clone();
     let Some(mask) = inputs.get_mut(3) else { return Ok(false) };
-    match unary(graph, *mask, |op| matches!(op, Op::Broadcast(_)).then_some(())) {
-        Some((_, x)) => *mask = x,
+    match source(graph, *mask) {
+        Some(x) => *mask = x,
         None => return Ok(false),
     }
     become_op(graph, id, attention, &inputs)
