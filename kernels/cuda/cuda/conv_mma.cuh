@@ -28,12 +28,10 @@ constexpr int B_BYTES = BN * ROW_BYTES;
 constexpr int WM = BM / WARPS_M, WN = BN / WARPS_N;
 constexpr int MI = WM / 16, NI = WN / 8;
 constexpr int COLUMN_TILES = (NG + BN - 1) / BN;
-constexpr int PITCH = BN + 8;                           // floats in a row of partial sums; 8 more keep stores conflict-free
 
 static_assert(BM % (16 * WARPS_M) == 0 && BN % (16 * WARPS_N) == 0, "a warp's tile is whole 16x16 blocks");
 static_assert(TILE_STEPS == 2 || TILE_STEPS == 4, "rows of 64 or 128 bytes");
 static_assert(TILE_STEPS % WARP_GROUPS == 0, "every warp group has its steps in each tile");
-static_assert(!CLUSTER || NG % 4 == 0, "sums cross the cluster four at a time");
 static_assert(!GATHER || (SPLIT == 1 && THREADS % BM == 0 && CHUNKS % (THREADS / BM) == 0), "whole chunks for each part");
 
 // Byte offset of 16-byte chunk `chunk` of tile row `row`: any eight consecutive rows cover all 32 banks.
@@ -185,20 +183,20 @@ DEVICE void multiply(float (&acc)[MI][NI][4], const unsigned char* a, const unsi
 
 // Elements that one thread takes through the epilogue: whole 16-byte groups of a row where the filters allow.
 constexpr int WIDTH = NG % 8 == 0 ? 8 : NG % 4 == 0 ? 4 : NG % 2 == 0 ? 2 : 1;
-constexpr int ITEMS = BM * BN / WIDTH;
 
-extern "C" __global__ void __launch_bounds__(THREADS)
-    KERNEL_NAME(const element_t* x, const unsigned char* w
-#if SPLIT > 1 && !CLUSTER
-                , float* partial SYMBOL_PARAMS PREFETCH_PARAMS) {
+#if CLUSTER
+typedef ClusterSums<BM, BN, SPLIT, WARP_GROUPS> Sums;
 #else
-                EPILOGUE_PARAMS SYMBOL_PARAMS PREFETCH_PARAMS) {
+typedef BlockSums<BM, BN, WARP_GROUPS> Sums;
 #endif
+
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
+    KERNEL_NAME(const element_t* x, const unsigned char* w EPILOGUE_PARAMS SYMBOL_PARAMS PREFETCH_PARAMS) {
   PREFETCH;
   extern __shared__ __align__(128) unsigned char shared[];
   unsigned char* const tiles_a = shared;
   unsigned char* const tiles_b = shared + STAGES * A_BYTES;
-  const int thread = threadIdx.x, lane = thread % 32, warp = thread / 32 % WARPS, group = thread / 32 / WARPS;
+  const int thread = threadIdx.x, warp = thread / 32 % WARPS, group = thread / 32 / WARPS;
   const int warp_m = warp % WARPS_M, warp_n = warp / WARPS_M;
   const int column_tile = blockIdx.x % COLUMN_TILES;
   const index_t row0 = (index_t)(blockIdx.x / COLUMN_TILES) * BM;
@@ -206,10 +204,28 @@ extern "C" __global__ void __launch_bounds__(THREADS)
   const int first = split * TILES / SPLIT;
   const int count = TILES % SPLIT == 0 ? TILES / SPLIT : (split + 1) * TILES / SPLIT - first;
   const int filter_group = GROUPS > 1 ? blockIdx.z : 0;
+  const int rows = (int)min(M - row0, (index_t)BM);
+#if CLUSTER
+  unsigned char* const all_sums = tiles_b + STAGES * B_BYTES;
+  const Sums sums = {shared_address(all_sums), shared_address(all_sums + Sums::BYTES), split, 0, 1, rows,
+                     (rows + SPLIT - 1) / SPLIT};
+  if (thread == 0) {
+    sums.begin();
+    mbarrier_init_done();
+    sums.expect();
+  }
+  __syncwarp();
+  cluster_arrive();
+#else
+  unsigned char* const all_sums = shared;
+  const Sums sums = {rows};
+#endif
 
   x += filter_group * CG;
   w += (long long)(filter_group * COLUMN_TILES + column_tile) * STEPS * (BN * 32);
   float acc[MI][NI][4] = {};
+  const Epilogue epilogue = EPILOGUE;
+  Finish<Sums, BN, WIDTH, THREADS, AHEAD> ending;
 
 #if GATHER
   for (int slab = 0; slab < TILES; slab += STAGES) {
@@ -218,7 +234,10 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     for (int t = 0; t < STAGES; ++t)
       if (slab + t < TILES) load_weights(tiles_b + t * B_BYTES, w, slab + t);
     cp_async_commit();
-    if (slab == 0) dependency_wait();
+    if (slab == 0) {
+      dependency_wait();
+      ending.ask(0, sums, row0, column_tile * BN, NG, filter_group * NG, epilogue);
+    }
     const Window window = locate(row0 + thread % BM SYMBOL_NAMES);
 #pragma unroll
     for (int t = 0; t < STAGES; ++t)
@@ -246,6 +265,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     if (t < count) load_pixels(tiles_a + t * A_BYTES, x, windows, first + t SYMBOL_NAMES);
     cp_async_commit();
   }
+  ending.ask(0, sums, row0, column_tile * BN, NG, filter_group * NG, epilogue);
   // Tile i is in slot i % STAGES. Before its wait STAGES - 1 + i groups are committed and i + 1 must have landed.
   constexpr int MOST = (TILES + SPLIT - 1) / SPLIT;
   constexpr int ROUNDS = (MOST + STAGES - 1) / STAGES;
@@ -271,60 +291,21 @@ extern "C" __global__ void __launch_bounds__(THREADS)
   if (!EARLY) launch_dependents();
 #endif
 
-  // Partial sums to shared memory, one plane for each warp group, over the tiles that nobody reads any more.
-  float* const sums = reinterpret_cast<float*>(shared);
+#if CLUSTER
+  cluster_wait();
+#else
   __syncthreads();
+#endif
 #pragma unroll
   for (int i = 0; i < MI; ++i) {
+#if CLUSTER
+    const Sums::Place place = sums.place(group, warp_m * WM + i * 16);
 #pragma unroll
-    for (int j = 0; j < NI; ++j) {
-      float* to = sums + (group * BM + warp_m * WM + i * 16 + lane / 4) * PITCH + warp_n * WN + j * 8 + lane % 4 * 2;
-      *reinterpret_cast<float2*>(to) = make_float2(acc[i][j][0], acc[i][j][1]);
-      *reinterpret_cast<float2*>(to + 8 * PITCH) = make_float2(acc[i][j][2], acc[i][j][3]);
-    }
-  }
-  constexpr int SHARERS = CLUSTER ? SPLIT : 1;
-  const int rank = CLUSTER ? split : 0;
-  if (CLUSTER)
-    cluster_barrier();
-  else
-    __syncthreads();
-
-#pragma unroll
-  for (int q = 0; q < (ITEMS + THREADS * SHARERS - 1) / (THREADS * SHARERS); ++q) {
-    const int item = (q * SHARERS + rank) * THREADS + thread;
-    const int row = item / (BN / WIDTH), column = item % (BN / WIDTH) * WIDTH;
-    const index_t m = row0 + row;
-    const int n = column_tile * BN + column;
-    if ((ITEMS % (THREADS * SHARERS) == 0 || item < ITEMS) && m < M && (NG % BN == 0 || n < NG)) {
-      acc_t sum[WIDTH];
-#pragma unroll
-      for (int e = 0; e < WIDTH; ++e) sum[e] = 0;
-#pragma unroll
-      for (int p = 0; p < SHARERS * WARP_GROUPS; ++p) {
-        const float* from = sums + (p % WARP_GROUPS * BM + row) * PITCH + column;
-        if constexpr (WIDTH >= 4) {
-#pragma unroll
-          for (int e = 0; e < WIDTH; e += 4) {
-            const float4 v = CLUSTER ? load_cluster(from + e, p / WARP_GROUPS) : *reinterpret_cast<const float4*>(from + e);
-            sum[e] += v.x, sum[e + 1] += v.y, sum[e + 2] += v.z, sum[e + 3] += v.w;
-          }
-        } else {
-#pragma unroll
-          for (int e = 0; e < WIDTH; ++e) sum[e] += from[e];
-        }
-      }
-      const index_t to = m * FILTERS + filter_group * NG + n;
-#if SPLIT > 1 && !CLUSTER
-      Vec<float, WIDTH> v;
-#pragma unroll
-      for (int e = 0; e < WIDTH; ++e) v.v[e] = sum[e];
-      store_vec<WIDTH>(partial + (long long)split * M * FILTERS + to, v);
+    for (int j = 0; j < NI; ++j) sums.push(place, warp_n * WN + j * 8, acc[i][j]);
 #else
-      EPILOGUE.store<WIDTH>(sum, to);
+#pragma unroll
+    for (int j = 0; j < NI; ++j) sums.put(all_sums, group, warp_m * WM + i * 16, warp_n * WN + j * 8, acc[i][j]);
 #endif
-    }
   }
-  // No block may leave while another still reads its shared memory.
-  if (CLUSTER) cluster_barrier();
+  ending.finish(sums, all_sums, row0, column_tile * BN, NG, filter_group * NG, epilogue);
 }

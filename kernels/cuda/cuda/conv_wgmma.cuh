@@ -20,12 +20,10 @@ constexpr int B_BYTES = BN * 128;
 constexpr int STAGE_BYTES = A_BYTES + B_BYTES;
 constexpr int MT = BM / 64 / CONSUMERS;
 constexpr int COLUMN_TILES = (NG + BN - 1) / BN;
-constexpr int PITCH = BN + 8;                           // floats in a row of sums; 8 more keep stores conflict-free
-constexpr int SUM_BYTES = BM * PITCH * 4;
 constexpr int SLAB_PITCH = SLAB + 8;                     // of the 16 x SLAB sums that a warp finishes at a time
 constexpr int SLAB_BYTES = 16 * SLAB_PITCH * 4;
-constexpr int RING_BYTES = SPLIT == 1 ? STAGES * STAGE_BYTES + 4 * CONSUMERS * SLAB_BYTES
-                           : STAGES * STAGE_BYTES > SUM_BYTES ? STAGES * STAGE_BYTES : SUM_BYTES;
+constexpr int SUM_BYTES = SPLIT == 1 ? 4 * CONSUMERS * SLAB_BYTES : ClusterSums<BM, BN, SPLIT, 1>::BYTES;
+constexpr int RING_BYTES = STAGES * STAGE_BYTES + SUM_BYTES;
 
 static_assert(CG % 8 == 0, "16-byte chunks of channels");
 static_assert(BM % (64 * CONSUMERS) == 0 && BN % 8 == 0 && BN <= 256, "whole wgmma tiles");
@@ -164,27 +162,8 @@ DEVICE void multiplied(const Position& at, uint32_t empty) {
 // Elements that one thread takes through the epilogue: whole 16-byte groups of a row where the filters allow.
 constexpr int WIDTH = NG % 8 == 0 ? 8 : NG % 4 == 0 ? 4 : NG % 2 == 0 ? 2 : 1;
 
-// Adds to `sum` the WIDTH floats at `from`, of the cluster's block `rank`. `swap`, 0 or 4: which half is read first, for
-// all banks to be busy.
-template <bool REMOTE> DEVICE void add_sums(acc_t (&sum)[WIDTH], const float* from, int swap, int rank) {
-  if constexpr (WIDTH == 8) {
-    const float* const first = from + swap;
-    const float* const second = from + (swap ^ 4);
-    const float4 v = REMOTE ? load_cluster(first, rank) : *reinterpret_cast<const float4*>(first);
-    const float4 u = REMOTE ? load_cluster(second, rank) : *reinterpret_cast<const float4*>(second);
-    sum[0] += swap ? u.x : v.x, sum[1] += swap ? u.y : v.y, sum[2] += swap ? u.z : v.z, sum[3] += swap ? u.w : v.w;
-    sum[4] += swap ? v.x : u.x, sum[5] += swap ? v.y : u.y, sum[6] += swap ? v.z : u.z, sum[7] += swap ? v.w : u.w;
-  } else if constexpr (WIDTH == 4) {
-    const float4 v = REMOTE ? load_cluster(from, rank) : *reinterpret_cast<const float4*>(from);
-    sum[0] += v.x, sum[1] += v.y, sum[2] += v.z, sum[3] += v.w;
-  } else {
-#pragma unroll
-    for (int e = 0; e < WIDTH; ++e) sum[e] += from[e];
-  }
-}
-
 // SPLIT == 1, by a warp: its rows (16 of every 64 from `row0`) of a tile, a slab at a time, without waiting for other
-// warps. What a slab reads besides is asked for one slab ahead where there are registers for it (AHEAD).
+// warps. What the first AHEAD slabs read besides is asked for before the tile's sums are made, then one slab after another.
 struct Slab {
   static constexpr int ROW_ITEMS = SLAB / WIDTH, ITEMS = 16 * ROW_ITEMS / 32, COUNT = MT * (BN / SLAB);
   index_t to[ITEMS];
@@ -217,61 +196,16 @@ struct Slab {
     for (int b = 0; b < ITEMS; ++b) {
       const int row = (b * 32 + lane) / ROW_ITEMS, column = (b * 32 + lane) % ROW_ITEMS * WIDTH;
       acc_t sum[WIDTH] = {};
-      add_sums<false>(sum, sums + row * SLAB_PITCH + column, lane & 4, 0);
+      add_sums<WIDTH>(sum, sums + row * SLAB_PITCH + column);
       if (to[b] >= 0) epilogue.template store<WIDTH>(sum, to[b], reads[b]);
     }
   }
 };
 
-// SPLIT > 1, by a warpgroup: its rows of the tile, over the ring that nobody reads any more; each block of the cluster
-// finishes a part.
-DEVICE void finish_split(const float (&acc)[MT][BN / 2], float* sums, index_t row0, int column0, int split,
-                         const Epilogue& epilogue SYMBOL_PARAMS) {
-  constexpr int ITEMS = 64 * MT * BN / WIDTH;
-  constexpr int ROUNDS = (ITEMS + 128 * SPLIT - 1) / (128 * SPLIT);
-  constexpr int MOST = 16 / WIDTH, BATCH = ROUNDS < MOST ? ROUNDS : MOST;
-  const int thread = threadIdx.x % 128, lane = thread % 32, warp = thread / 32;
-  named_barrier(2, 128 * CONSUMERS);
-#pragma unroll
-  for (int i = 0; i < MT; ++i) {
-#pragma unroll
-    for (int j = 0; j < BN / 8; ++j) {
-      float* to = sums + (i * 64 + warp * 16 + lane / 4) * PITCH + j * 8 + lane % 4 * 2;
-      *reinterpret_cast<float2*>(to) = make_float2(acc[i][4 * j], acc[i][4 * j + 1]);
-      *reinterpret_cast<float2*>(to + 8 * PITCH) = make_float2(acc[i][4 * j + 2], acc[i][4 * j + 3]);
-    }
-  }
-  cluster_barrier();
-#pragma unroll 1
-  for (int q = 0; q < ROUNDS; q += BATCH) {
-    index_t to[BATCH];
-    typename Epilogue::template Reads<WIDTH> reads[BATCH];
-#pragma unroll
-    for (int b = 0; b < BATCH; ++b) {
-      const int item = ((q + b) * SPLIT + split) * 128 + thread;
-      const int row = item / (BN / WIDTH), n = column0 + item % (BN / WIDTH) * WIDTH;
-      const index_t m = row0 + row;
-      const bool valid = (ITEMS % (128 * SPLIT * BATCH) == 0 || item < ITEMS) && m < M && (NG % BN == 0 || n < NG);
-      to[b] = valid ? m * FILTERS + n : -1;
-      if (valid) reads[b] = epilogue.template read<WIDTH>(to[b]);
-    }
-    acc_t sum[BATCH][WIDTH] = {};
-#pragma unroll
-    for (int p = 0; p < SPLIT; ++p) {
-#pragma unroll
-      for (int b = 0; b < BATCH; ++b) {
-        // Past the end some sum or other, which is not stored.
-        const int item = min(((q + b) * SPLIT + split) * 128 + thread, ITEMS - 1);
-        add_sums<true>(sum[b], sums + item / (BN / WIDTH) * PITCH + item % (BN / WIDTH) * WIDTH, thread & 4, p * SHARE + (SHARE > 1 ? blockIdx.x % SHARE : 0));
-      }
-    }
-#pragma unroll
-    for (int b = 0; b < BATCH; ++b)
-      if (to[b] >= 0) epilogue.template store<WIDTH>(sum[b], to[b], reads[b]);
-  }
-  // No block may leave while another still reads its shared memory.
-  cluster_barrier();
-}
+// SPLIT > 1: the blocks of a cluster add up a tile's sums, and each finishes some of its rows, AHEAD items of a thread at a
+// time.
+typedef ClusterSums<BM, BN, SPLIT, 1> Sums;
+typedef Finish<Sums, BN, WIDTH, 128 * CONSUMERS, AHEAD> Ending;
 
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     KERNEL_NAME(const element_t* x, const unsigned char* w EPILOGUE_PARAMS SYMBOL_PARAMS PREFETCH_PARAMS) {
@@ -279,11 +213,17 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
   extern __shared__ __align__(1024) unsigned char shared[];
   const uint32_t ring = shared_address(shared);
   const uint32_t full = ring + RING_BYTES, empty = full + 8 * STAGES;
-  Window* const windows = reinterpret_cast<Window*>(shared + RING_BYTES + 16 * STAGES);
+  Window* const windows = reinterpret_cast<Window*>(shared + RING_BYTES + 16 * STAGES + 16);
   const int split = SPLIT > 1 ? blockIdx.y : 0;
   const int first = split * TILES / SPLIT;
   const int count = TILES % SPLIT == 0 ? TILES / SPLIT : (split + 1) * TILES / SPLIT - first;
   const int group = threadIdx.x / 128;
+
+  // Of a tile that a cluster splits: it has no other.
+  const index_t split_row0 = (index_t)(blockIdx.x / SHARE / COLUMN_TILES * SHARE + blockIdx.x % SHARE) * BM;
+  const int rows = (int)max(min(M - split_row0, (index_t)BM), (index_t)0);
+  const Sums sums = {ring + STAGES * STAGE_BYTES, empty + 8 * STAGES, split, (int)blockIdx.x % SHARE, SHARE, rows,
+                     (rows + SPLIT - 1) / SPLIT};
 
   // The weights depend on nothing: request the first stages' before waiting for the kernel that writes the pixels.
   const auto begin = [&] {
@@ -300,13 +240,16 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
       mbarrier_init(full + 8 * s, 129);
       mbarrier_init(empty + 8 * s, 4 * CONSUMERS * SHARE);
     }
+    if (SPLIT > 1) sums.begin();
     mbarrier_init_done();
+    if (SPLIT > 1) sums.expect();
     if (SHARE == 1) begin();
   }
-  // Blocks that share need each other's barriers.
+  // Blocks that share need each other's barriers; those that split need them only when they have sums.
   __syncwarp();
+  if (SPLIT * SHARE > 1) cluster_arrive();
   if (SHARE > 1)
-    cluster_barrier();
+    cluster_wait();
   else
     __syncthreads();
   if (SHARE > 1 && begins) begin();
@@ -315,6 +258,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
   if (group == CONSUMERS) {
     if (PRODUCER_REGISTERS > 0) give_registers<PRODUCER_REGISTERS>();
     fill(shared, windows, full, empty, x, w, first, count SYMBOL_NAMES);
+    if (SPLIT > 1 && SHARE == 1) cluster_wait();
   } else {
     if (PRODUCER_REGISTERS > 0) take_registers<CONSUMER_REGISTERS>();
     dependency_wait();
@@ -324,28 +268,39 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
       const index_t row0 = (turn / COLUMN_TILES * SHARE + blockIdx.x % SHARE) * BM + group * MT * 64;
       const int column0 = turn % COLUMN_TILES * BN;
       float acc[MT][BN / 2];
-      multiply(acc, at, ring, full, empty, group, count);
-      if (!EARLY && turn + gridDim.x / SHARE >= TURNS) launch_dependents();
+      const bool last = turn + gridDim.x / SHARE >= TURNS;
       if constexpr (SPLIT == 1) {
         const int warp = threadIdx.x / 32;
         const index_t warp_row0 = row0 + warp % 4 * 16;
-        float* const sums = reinterpret_cast<float*>(shared + STAGES * STAGE_BYTES + warp * SLAB_BYTES);
-        Slab slabs[2];
-        slabs[0].ask(0, warp_row0, column0, epilogue SYMBOL_NAMES);
+        float* const slab_sums = reinterpret_cast<float*>(shared + STAGES * STAGE_BYTES + warp * SLAB_BYTES);
+        Slab slabs[AHEAD];
+#pragma unroll
+        for (int s = 0; s < AHEAD && s < Slab::COUNT; ++s) slabs[s].ask(s, warp_row0, column0, epilogue SYMBOL_NAMES);
+        multiply(acc, at, ring, full, empty, group, count);
+        if (!EARLY && last) launch_dependents();
         multiplied(at, empty);
 #pragma unroll
         for (int s = 0; s < Slab::COUNT; ++s) {
-          if (AHEAD && s + 1 < Slab::COUNT) slabs[(s + 1) % 2].ask(s + 1, warp_row0, column0, epilogue SYMBOL_NAMES);
-          if (!AHEAD && s > 0) slabs[s % 2].ask(s, warp_row0, column0, epilogue SYMBOL_NAMES);
-          slabs[s % 2].finish(acc, s, sums, epilogue);
+          slabs[s % AHEAD].finish(acc, s, slab_sums, epilogue);
+          if (s + AHEAD < Slab::COUNT) slabs[s % AHEAD].ask(s + AHEAD, warp_row0, column0, epilogue SYMBOL_NAMES);
         }
       } else {
+        Ending ending;
+        ending.ask(0, sums, split_row0, column0, NG, 0, epilogue);
+        multiply(acc, at, ring, full, empty, group, count);
+        if (!EARLY) launch_dependents();
         multiplied(at, empty);
-        float* const sums = reinterpret_cast<float*>(shared) + group * MT * 64 * PITCH;
-        finish_split(acc, sums, row0, column0, split, epilogue SYMBOL_NAMES);
+        if (SHARE == 1) cluster_wait();
+#pragma unroll
+        for (int i = 0; i < MT; ++i) {
+          const Sums::Place place = sums.place(0, (group * MT + i) * 64 + threadIdx.x % 128 / 32 * 16);
+#pragma unroll
+          for (int j = 0; j < BN / 8; ++j) sums.push(place, j * 8, acc[i] + 4 * j);
+        }
+        ending.finish(sums, shared + STAGES * STAGE_BYTES, split_row0, column0, NG, 0, epilogue);
       }
     }
     // Nor may it leave while another still arrives at its barriers.
-    if (SHARE > 1 && SPLIT == 1) cluster_barrier();
+    if (SHARE > 1) cluster_barrier();
   }
 }

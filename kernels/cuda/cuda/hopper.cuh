@@ -1,23 +1,19 @@
 // ---- clusters (sm_90 and later)
 
-DEVICE void cluster_barrier() {
+// All threads of all blocks of a cluster: `arrive` promises what was written before, `wait` sees it.
+DEVICE void cluster_arrive() {
 #if __CUDA_ARCH__ >= 900
-  asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+  asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
 #endif
 }
-
-// Four floats at `p` in the shared memory of the cluster's block `rank`. Stays between the barriers around it; reads of
-// several may be in flight.
-DEVICE float4 load_cluster(const float* p, int rank) {
-  float4 v = make_float4(0.f, 0.f, 0.f, 0.f);
+DEVICE void cluster_wait() {
 #if __CUDA_ARCH__ >= 900
-  uint32_t at;
-  asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(at) : "r"(shared_address(p)), "r"(rank));
-  asm volatile("ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [%4];"
-               : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
-               : "r"(at));
+  asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
 #endif
-  return v;
+}
+DEVICE void cluster_barrier() {
+  cluster_arrive();
+  cluster_wait();
 }
 
 // ---- barriers in shared memory, and copies that arrive at them (sm_90 and later)
@@ -59,6 +55,31 @@ DEVICE void mbarrier_wait(uint32_t barrier, uint32_t parity) {
         : "r"(barrier), "r"(parity)
         : "memory");
   } while (!done);
+}
+// The same for what other blocks of the cluster have brought.
+DEVICE void mbarrier_wait_cluster(uint32_t barrier, uint32_t parity) {
+  uint32_t done;
+  do {
+    asm volatile(
+        "{\n.reg .pred p;\nmbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%1], %2;\n"
+        "selp.u32 %0, 1, 0, p;\n}"
+        : "=r"(done)
+        : "r"(barrier), "r"(parity)
+        : "memory");
+  } while (!done);
+}
+// Where `shared` lies in the cluster's block `rank`.
+DEVICE uint32_t cluster_address(uint32_t shared, int rank) {
+  uint32_t at;
+  asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(at) : "r"(shared), "r"(rank));
+  return at;
+}
+// Four floats into the shared memory of a block of the cluster, whose barrier counts their 16 bytes; both addresses are
+// the cluster's.
+DEVICE void push_cluster(uint32_t to, float4 v, uint32_t barrier) {
+  asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%1, %2, %3, %4}, [%5];" ::"r"(to),
+               "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w), "r"(barrier)
+               : "memory");
 }
 // This thread's arrival, once every cp.async that it has issued so far has landed.
 DEVICE void cp_async_arrive(uint32_t barrier) {

@@ -4,6 +4,7 @@
 
 use super::conv_geometry::{Geometry, Implicit};
 use super::strips::LAUNCH;
+use super::tile_sums::{TILE_SUMS, cluster_sums, finish_registers, finish_width};
 use crate::codegen;
 use crate::dim::{Dim, Symbols};
 use crate::family::{Arg, Build, Family, Launch, Limit, Pack};
@@ -15,6 +16,23 @@ use bakelite_host::{DType, Problem};
 const MAINLOOP: &str =
     concat!(include_str!("../../cuda/conv_window.cuh"), include_str!("../../cuda/conv_mma.cuh"));
 const REDUCE: &str = include_str!("../../cuda/conv_reduce.cuh");
+
+/// The epilogue of blocks that share a tile's k through the workspace.
+const PARTIAL: &str = "typedef float acc_t;
+struct Epilogue {
+  float* partial;
+  template <int V> struct Reads {};
+  template <int V> DEVICE Reads<V> read(index_t) const { return {}; }
+  template <int V> DEVICE void store(const acc_t (&acc)[V], index_t i, const Reads<V>&) const {
+    Vec<float, V> sums;
+#pragma unroll
+    for (int j = 0; j < V; ++j) sums.v[j] = acc[j];
+    store_vec<V>(partial + i, sums);
+  }
+};
+#define EPILOGUE_PARAMS , float* partial
+#define EPILOGUE Epilogue{partial + (long long)split * M * FILTERS}
+";
 
 /// The most tiles in flight, and one.
 const MOST_STAGES: u32 = 16;
@@ -144,10 +162,30 @@ impl Tile {
         32 * self.warps * self.groups
     }
 
-    /// Dynamic shared memory: the stages, then over them the partial sums.
+    /// Dynamic shared memory: the stages, then over them the partial sums, or beside them the cluster's and their barrier.
     fn shared(&self) -> u32 {
         let tiles = self.stages * (self.m + self.n) * 32 * self.steps;
-        tiles.max(self.groups * self.m * (self.n + 8) * 4)
+        match self.cluster {
+            1 => tiles.max(self.groups * self.m * (self.n + 8) * 4),
+            parts => tiles + cluster_sums(self.m, self.n, parts, self.groups) + 16,
+        }
+    }
+
+    /// How much of what a thread finishes has its operands asked for ahead, and the registers that takes: at most 32, but
+    /// one.
+    fn ahead(&self, shape: &Shape) -> (u32, u32) {
+        let width = finish_width(shape.geometry.ng());
+        let count = (self.m.div_ceil(self.cluster) * self.n / width).div_ceil(self.threads());
+        let each = finish_registers(shape.epilogue, width);
+        let room = 32.min(140u32.saturating_sub(self.accumulators()));
+        let ahead = (room / each).clamp(1, count);
+        (ahead, ahead * each)
+    }
+
+    /// Blocks that registers must leave room for. Left alone the compiler spills a few to squeeze in one more.
+    fn blocks(&self, shape: &Shape) -> u32 {
+        let registers = self.accumulators() + self.ahead(shape).1 + 92;
+        (65536 / (self.threads() * registers)).clamp(1, 1024 / self.threads())
     }
 
     /// Warps along pixels and filters: whole 16x16 blocks, as square as it goes.
@@ -192,8 +230,8 @@ impl Tile {
             if target.arch.sm < 90 {
                 return fail("clusters need sm_90");
             }
-            if self.cluster > 8 || !shape.geometry.ng().is_multiple_of(4) {
-                return fail("clusters of at most 8, with filters in fours");
+            if self.cluster > 8 {
+                return fail("clusters of at most 8");
             }
         }
         if shape.gather {
@@ -259,18 +297,16 @@ impl Tile {
         let waiting = if shape.gather { 0.0 } else { tiles * 700.0 / f64::from(self.stages - 1) / per_sm };
         let main = latency.max(tensor).max(fragments).max(fill).max(waiting) + gather;
         // Sums go through shared memory, another block's at a quarter of the rate.
-        let reading = if self.cluster > 1 { 32.0 } else { 128.0 };
+        let (writing, crossing) = if self.cluster > 1 { (32.0, 400.0) } else { (128.0, 0.0) };
         let sums = m * n * 4.0 * f64::from(self.groups);
-        let epilogue = per_sm * (sums / 128.0 + sums / reading + m * n * element / 32.0 / parts) + 350.0;
+        let epilogue =
+            per_sm * (sums / writing + sums / 128.0 + m * n * element / 32.0 / parts) + crossing + 250.0;
         let mut us = LAUNCH + rounds * (main + epilogue) / CYCLES_PER_US;
         let floor = geometry.bytes(out_size, symbols) / target.bandwidth / 1e3;
         us = us.max(LAUNCH + floor);
         if self.split > 1 {
             let partial = pixels * geometry.filters as f64 * 4.0 * f64::from(self.split);
             us += LAUNCH + 2.0 * partial / 4e6;
-        }
-        if self.cluster > 1 {
-            us += 0.8;
         }
         us
     }
@@ -325,7 +361,7 @@ impl Family for ConvMma {
     }
 
     fn version(&self) -> u32 {
-        1
+        2
     }
 
     fn tactics(&self, problem: &Problem<Dim>, symbols: &Symbols, target: &Target) -> Vec<Tactic> {
@@ -385,6 +421,8 @@ impl Family for ConvMma {
             // Dependents signalled early pile up behind short kernels, and overlap with long ones.
             ("EARLY", u32::from(tiles > 12)),
             ("POINTWISE", u32::from(geometry.is_pointwise())),
+            ("AHEAD", tile.ahead(&shape).0),
+            ("BLOCKS", tile.blocks(&shape)),
         ]);
         let switches = format!(
             "#define GATHER {}\n#define TF32 {}\n#define TF32X3 {}\n#define SPLIT {split}\n#define CLUSTER {}\n",
@@ -394,7 +432,6 @@ impl Family for ConvMma {
             u32::from(tile.cluster > 1),
         );
         let sizes = geometry.constants(problem);
-        let epilogue = codegen::epilogue(shape.epilogue, &geometry.out_shape());
         let wide = geometry.is_wide(symbols);
         let title = format!("{} ({tactic})", geometry.title("conv.mma"));
         let rows = geometry.pixels().ceil_div(&Dim::from(i64::from(tile.m)));
@@ -419,7 +456,9 @@ impl Family for ConvMma {
             args.extend(codegen::epilogue_args(shape.epilogue, 2));
             args.extend(codegen::symbol_args(problem));
             launch.args = args;
-            let kernel = codegen::source(&title, wide, &[&constants, &switches, &epilogue, &sizes, MAINLOOP]);
+            let epilogue = codegen::epilogue_in_two_steps(shape.epilogue, &geometry.out_shape());
+            let parts = [&constants, &switches, &epilogue, &sizes, TILE_SUMS, MAINLOOP];
+            let kernel = codegen::source(&title, wide, &parts);
             return Ok(Build {
                 kernels: vec![kernel],
                 launches: vec![launch],
@@ -430,13 +469,10 @@ impl Family for ConvMma {
         args.push(Arg::Workspace(Dim::from(0)));
         args.extend(codegen::symbol_args(problem));
         launch.args = args;
-        let mainloop = codegen::source(
-            &title,
-            wide,
-            &[&constants, &switches, "typedef float acc_t;\n", &sizes, MAINLOOP],
-        );
-        let ng = geometry.ng();
-        let width = [8, 4, 2, 1].into_iter().find(|w| ng.is_multiple_of(*w as usize)).unwrap_or(1);
+        let mainloop =
+            codegen::source(&title, wide, &[&constants, &switches, PARTIAL, &sizes, TILE_SUMS, MAINLOOP]);
+        let width = finish_width(geometry.ng());
+        let epilogue = codegen::epilogue(shape.epilogue, &geometry.out_shape());
         let reduce = codegen::source(
             &format!("{title}, second kernel"),
             wide,

@@ -4,6 +4,7 @@
 
 use super::conv_geometry::{Geometry, Implicit};
 use super::strips::LAUNCH;
+use super::tile_sums::{TILE_SUMS, cluster_sums, finish_registers, finish_width};
 use crate::codegen;
 use crate::dim::{Dim, Symbols};
 use crate::family::{Arg, Build, Family, Fold, Launch, Limit, Pack};
@@ -126,7 +127,7 @@ impl Tile {
         128 * (self.groups + 1)
     }
 
-    /// Dynamic shared memory: the ring, and the warps' slabs beside it or all sums over it; barriers; windows.
+    /// Dynamic shared memory: the ring, the warps' slabs or the cluster's sums, barriers, windows.
     fn shared(&self, shape: &Shape<'_>, wide: bool) -> u32 {
         let ring = self.stages * (self.m + self.n) * 128;
         let windows = match (shape.geometry.is_pointwise(), wide) {
@@ -135,10 +136,10 @@ impl Tile {
             (false, true) => 16,
         };
         let sums = match self.cluster {
-            1 => ring + 4 * self.groups * 16 * (SLAB + 8) * 4,
-            _ => ring.max(self.m * (self.n + 8) * 4),
+            1 => 4 * self.groups * 16 * (SLAB + 8) * 4,
+            parts => cluster_sums(self.m, self.n, parts, 1),
         };
-        sums + 16 * self.stages + self.m * windows
+        ring + sums + 16 * self.stages + 16 + self.m * windows
     }
 
     /// Accumulator registers of a multiplying thread.
@@ -172,10 +173,20 @@ impl Tile {
         split.map_or(start, |(_, multiplying)| multiplying).saturating_sub(self.accumulators())
     }
 
-    /// Registers of a thread for what the epilogue reads for one slab.
-    fn read(&self, shape: &Shape<'_>) -> u32 {
-        let sizes = shape.epilogue.program.inputs.iter().skip(1).map(|d| d.size() as u32);
-        16 * SLAB / 32 * sizes.sum::<u32>() / 4
+    /// What the epilogue finishes at a time: slabs of a warp, or items of a thread of the cluster's; and registers of each.
+    fn batch(&self, shape: &Shape<'_>) -> (u32, u32) {
+        let width = finish_width(shape.geometry.filters);
+        let item = finish_registers(shape.epilogue, width);
+        match self.cluster {
+            1 => (self.m / 64 / self.groups * (self.n / SLAB), 16 * SLAB / 32 / width * item),
+            parts => ((self.m.div_ceil(parts) * self.n / width).div_ceil(128 * self.groups), item),
+        }
+    }
+
+    /// How many of them are asked for ahead.
+    fn ahead(&self, shape: &Shape<'_>) -> u32 {
+        let (count, each) = self.batch(shape);
+        (self.room(shape).saturating_sub(48) / each).clamp(1, count)
     }
 
     /// Why the kernel cannot be made so, if it cannot.
@@ -207,7 +218,7 @@ impl Tile {
         if self.groups == 1 && self.accumulators() > 128 {
             return fail("more accumulators than one warpgroup has registers for");
         }
-        if self.n / 2 + 28 > start || self.room(shape) < 44 + self.read(shape) {
+        if self.n / 2 + 28 > start || self.room(shape) < 44 + self.batch(shape).1 {
             return fail(&format!("{} accumulators beside {}", self.accumulators(), self.room(shape)));
         }
         let shared = self.shared(shape, wide);
@@ -253,14 +264,10 @@ impl Tile {
         let element = geometry.dtype.size() as f64;
         let reads = 1.0 + shape.epilogue.operands.len() as f64 / 2.0;
         let sums = m * n * 4.0;
-        let moving = if self.cluster > 1 { sums / 100.0 + sums / 16.0 } else { sums / 64.0 };
-        let epilogue = per_sm * (moving + reads * m * n * element / 32.0 / parts) + 500.0;
-        let mut us = LAUNCH + (rounds * (main + epilogue) + 600.0) / CYCLES_PER_US;
-        us = us.max(LAUNCH + geometry.bytes(out_size, symbols) / target.bandwidth / 1e3);
-        if self.cluster > 1 {
-            us += 0.8;
-        }
-        us
+        let moving = if self.cluster > 1 { sums / 50.0 + 400.0 } else { sums / 64.0 };
+        let epilogue = per_sm * (moving + reads * m * n * element / 32.0 / parts) + 300.0;
+        let us = LAUNCH + (rounds * (main + epilogue) + 600.0) / CYCLES_PER_US;
+        us.max(LAUNCH + geometry.bytes(out_size, symbols) / target.bandwidth / 1e3)
     }
 }
 
@@ -299,7 +306,7 @@ impl Family for ConvWgmma {
     }
 
     fn version(&self) -> u32 {
-        1
+        2
     }
 
     fn tactics(&self, problem: &Problem<Dim>, symbols: &Symbols, target: &Target) -> Vec<Tactic> {
@@ -353,7 +360,7 @@ impl Family for ConvWgmma {
             ("SPLIT", tile.cluster),
             ("SHARE", tile.share),
             ("SLAB", SLAB),
-            ("AHEAD", u32::from(tile.room(&shape) >= 48 + 2 * tile.read(&shape))),
+            ("AHEAD", tile.ahead(&shape)),
             ("PRODUCER_REGISTERS", filling),
             ("CONSUMER_REGISTERS", multiplying),
             // Dependents signalled early pile up behind short kernels, and overlap with long ones.
@@ -364,7 +371,8 @@ impl Family for ConvWgmma {
         let epilogue = codegen::epilogue_in_two_steps(shape.epilogue, &geometry.out_shape());
         let title = format!("{} ({tactic})", geometry.title("conv.wgmma"));
         let step = wgmma::step(tile.n, geometry.dtype);
-        let kernel = codegen::source(&title, wide, &[&constants, &epilogue, &sizes, &step, MAINLOOP]);
+        let kernel =
+            codegen::source(&title, wide, &[&constants, &epilogue, &sizes, &step, TILE_SUMS, MAINLOOP]);
         let rows = geometry.pixels().ceil_div(&Dim::from(i64::from(tile.m)));
         let share = Dim::from(i64::from(tile.share));
         let turns = rows.ceil_div(&share) * Dim::from(shape.column_tiles(&tile));

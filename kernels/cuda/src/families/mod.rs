@@ -32,6 +32,7 @@ pub mod resize;
 mod rows;
 pub mod softmax;
 mod strips;
+mod tile_sums;
 pub mod top_k;
 
 use crate::dim::{Dim, Range, Symbols};

@@ -1,0 +1,23 @@
+//! What tactics need to know of cuda/tile_sums.cuh. It is no family itself.
+
+use crate::dim::Dim;
+use bakelite_host::problem::Epilogue;
+
+/// The source.
+pub(super) const TILE_SUMS: &str = include_str!("../../cuda/tile_sums.cuh");
+
+/// Bytes of shared memory in which a block gets the cluster's sums of its rows: `ClusterSums::BYTES`.
+pub(super) const fn cluster_sums(rows: u32, columns: u32, blocks: u32, planes: u32) -> u32 {
+    blocks * planes * rows.div_ceil(blocks) * (columns + 8) * 4
+}
+
+/// Elements of a row of `columns` that a thread finishes at a time: whole 16-byte groups where the columns allow.
+pub(super) fn finish_width(columns: usize) -> u32 {
+    [8, 4, 2, 1].into_iter().find(|w| columns.is_multiple_of(*w as usize)).unwrap_or(1)
+}
+
+/// Registers of a thread for where `width` elements go, and for what the epilogue reads for them.
+pub(super) fn finish_registers(epilogue: &Epilogue<Dim>, width: u32) -> u32 {
+    let sizes = epilogue.program.inputs.iter().skip(1).map(|d| d.size() as u32);
+    1 + width * sizes.sum::<u32>() / 4
+}
