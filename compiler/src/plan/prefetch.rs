@@ -11,9 +11,6 @@ use std::ops::Range;
 /// Most that one kernel asks for: more would push out of L2 what is needed sooner.
 const MOST: u64 = 16 << 20;
 
-/// Weights smaller than this come with their first access soon enough.
-const LEAST: u64 = 4096;
-
 /// Gives kernels the weights of steps `distance` later to prefetch; 0 for none. Only for architectures that can.
 pub(super) fn schedule(plan: &mut Plan, distance: usize) {
     if distance == 0 || !matches!(&plan.target, Target::Cuda(gpu) if gpu.arch.sm >= 90) {
@@ -59,7 +56,6 @@ fn wanted(plan: &Plan, step: usize, seen: &mut BTreeSet<usize>) -> Option<Range<
     if matches!(step.problem, Problem::Gather(_)) {
         return None;
     }
-    new.retain(|w| plan.weights[*w].bytes.len() as u64 >= LEAST);
     new.sort_unstable();
     let extent = |w: usize| {
         let weight = &plan.weights[w];

@@ -206,18 +206,18 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
   const int filter_group = GROUPS > 1 ? blockIdx.z : 0;
   const int rows = (int)min(M - row0, (index_t)BM);
 #if CLUSTER
-  unsigned char* const all_sums = tiles_b + STAGES * B_BYTES;
-  const Sums sums = {shared_address(all_sums), shared_address(all_sums + Sums::BYTES), split, 0, 1, rows,
-                     (rows + SPLIT - 1) / SPLIT};
+  // The other blocks' sums, behind what this block's lie over.
+  constexpr int TILE_BYTES = STAGES * (A_BYTES + B_BYTES), OWN_BYTES = WARP_GROUPS * Sums::Own::PART * 4;
+  unsigned char* const parts = shared + (TILE_BYTES > OWN_BYTES ? TILE_BYTES : OWN_BYTES);
+  const Sums sums = {{rows}, parts, shared_address(parts + Sums::BYTES), split, 0, 1};
   if (thread == 0) {
     sums.begin();
     mbarrier_init_done();
     sums.expect();
   }
   __syncwarp();
-  cluster_arrive();
+  cluster_arrive_relaxed();
 #else
-  unsigned char* const all_sums = shared;
   const Sums sums = {rows};
 #endif
 
@@ -291,21 +291,18 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
   if (!EARLY) launch_dependents();
 #endif
 
-#if CLUSTER
-  cluster_wait();
-#else
+  // Over the tiles, which nobody reads any more.
   __syncthreads();
-#endif
 #pragma unroll
   for (int i = 0; i < MI; ++i) {
-#if CLUSTER
-    const Sums::Place place = sums.place(group, warp_m * WM + i * 16);
 #pragma unroll
-    for (int j = 0; j < NI; ++j) sums.push(place, warp_n * WN + j * 8, acc[i][j]);
-#else
-#pragma unroll
-    for (int j = 0; j < NI; ++j) sums.put(all_sums, group, warp_m * WM + i * 16, warp_n * WN + j * 8, acc[i][j]);
-#endif
+    for (int j = 0; j < NI; ++j) sums.put(shared, group, warp_m * WM + i * 16, warp_n * WN + j * 8, acc[i][j]);
   }
-  ending.finish(sums, all_sums, row0, column_tile * BN, NG, filter_group * NG, epilogue);
+#if CLUSTER
+  fence_async_shared();
+  cluster_wait();
+  __syncthreads();
+  sums.send(shared, thread);
+#endif
+  ending.finish(sums, shared, row0, column_tile * BN, NG, filter_group * NG, epilogue);
 }

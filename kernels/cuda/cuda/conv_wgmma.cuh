@@ -22,8 +22,10 @@ constexpr int MT = BM / 64 / CONSUMERS;
 constexpr int COLUMN_TILES = (NG + BN - 1) / BN;
 constexpr int SLAB_PITCH = SLAB + 8;                     // of the 16 x SLAB sums that a warp finishes at a time
 constexpr int SLAB_BYTES = 16 * SLAB_PITCH * 4;
-constexpr int SUM_BYTES = SPLIT == 1 ? 4 * CONSUMERS * SLAB_BYTES : ClusterSums<BM, BN, SPLIT, 1>::BYTES;
-constexpr int RING_BYTES = STAGES * STAGE_BYTES + SUM_BYTES;
+typedef ClusterSums<BM, BN, SPLIT, 1> Sums;              // of a tile that SPLIT blocks share; this block's lie over the ring
+constexpr int OWN_SUM_BYTES = SPLIT == 1 ? 0 : Sums::Own::PART * 4;
+constexpr int SUMS_AT = STAGES * STAGE_BYTES > OWN_SUM_BYTES ? STAGES * STAGE_BYTES : OWN_SUM_BYTES;
+constexpr int RING_BYTES = SUMS_AT + (SPLIT == 1 ? 4 * CONSUMERS * SLAB_BYTES : Sums::BYTES);
 
 static_assert(CG % 8 == 0, "16-byte chunks of channels");
 static_assert(BM % (64 * CONSUMERS) == 0 && BN % 8 == 0 && BN <= 256, "whole wgmma tiles");
@@ -202,9 +204,7 @@ struct Slab {
   }
 };
 
-// SPLIT > 1: the blocks of a cluster add up a tile's sums, and each finishes some of its rows, AHEAD items of a thread at a
-// time.
-typedef ClusterSums<BM, BN, SPLIT, 1> Sums;
+// SPLIT > 1: each block of a cluster finishes some rows of a tile, AHEAD items of a thread at a time.
 typedef Finish<Sums, BN, WIDTH, 128 * CONSUMERS, AHEAD> Ending;
 
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
@@ -222,8 +222,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
   // Of a tile that a cluster splits: it has no other.
   const index_t split_row0 = (index_t)(blockIdx.x / SHARE / COLUMN_TILES * SHARE + blockIdx.x % SHARE) * BM;
   const int rows = (int)max(min(M - split_row0, (index_t)BM), (index_t)0);
-  const Sums sums = {ring + STAGES * STAGE_BYTES, empty + 8 * STAGES, split, (int)blockIdx.x % SHARE, SHARE, rows,
-                     (rows + SPLIT - 1) / SPLIT};
+  const Sums sums = {{rows}, shared + SUMS_AT, empty + 8 * STAGES, split, (int)blockIdx.x % SHARE, SHARE};
 
   // The weights depend on nothing: request the first stages' before waiting for the kernel that writes the pixels.
   const auto begin = [&] {
@@ -247,7 +246,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
   }
   // Blocks that share need each other's barriers; those that split need them only when they have sums.
   __syncwarp();
-  if (SPLIT * SHARE > 1) cluster_arrive();
+  if (SPLIT * SHARE > 1) cluster_arrive_relaxed();
   if (SHARE > 1)
     cluster_wait();
   else
@@ -272,7 +271,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
       if constexpr (SPLIT == 1) {
         const int warp = threadIdx.x / 32;
         const index_t warp_row0 = row0 + warp % 4 * 16;
-        float* const slab_sums = reinterpret_cast<float*>(shared + STAGES * STAGE_BYTES + warp * SLAB_BYTES);
+        float* const slab_sums = reinterpret_cast<float*>(shared + SUMS_AT + warp * SLAB_BYTES);
         Slab slabs[AHEAD];
 #pragma unroll
         for (int s = 0; s < AHEAD && s < Slab::COUNT; ++s) slabs[s].ask(s, warp_row0, column0, epilogue SYMBOL_NAMES);
@@ -290,14 +289,19 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
         multiply(acc, at, ring, full, empty, group, count);
         if (!EARLY) launch_dependents();
         multiplied(at, empty);
-        if (SHARE == 1) cluster_wait();
+        // Nobody reads the ring any more, and every block of the cluster has its barriers.
+        named_barrier(2, 128 * CONSUMERS);
 #pragma unroll
         for (int i = 0; i < MT; ++i) {
-          const Sums::Place place = sums.place(0, (group * MT + i) * 64 + threadIdx.x % 128 / 32 * 16);
 #pragma unroll
-          for (int j = 0; j < BN / 8; ++j) sums.push(place, j * 8, acc[i] + 4 * j);
+          for (int j = 0; j < BN / 8; ++j)
+            sums.put(shared, 0, (group * MT + i) * 64 + threadIdx.x % 128 / 32 * 16, j * 8, acc[i] + 4 * j);
         }
-        ending.finish(sums, shared + STAGES * STAGE_BYTES, split_row0, column0, NG, 0, epilogue);
+        fence_async_shared();
+        if (SHARE == 1) cluster_wait();
+        named_barrier(2, 128 * CONSUMERS);
+        sums.send(shared, threadIdx.x);
+        ending.finish(sums, shared, split_row0, column0, NG, 0, epilogue);
       }
     }
     // Nor may it leave while another still arrives at its barriers.

@@ -6,6 +6,12 @@ DEVICE void cluster_arrive() {
   asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
 #endif
 }
+// Promises no more than barriers made visible by mbarrier_init_done, and so waits for no store or copy.
+DEVICE void cluster_arrive_relaxed() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory");
+#endif
+}
 DEVICE void cluster_wait() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
@@ -74,11 +80,11 @@ DEVICE uint32_t cluster_address(uint32_t shared, int rank) {
   asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(at) : "r"(shared), "r"(rank));
   return at;
 }
-// Four floats into the shared memory of a block of the cluster, whose barrier counts their 16 bytes; both addresses are
-// the cluster's.
-DEVICE void push_cluster(uint32_t to, float4 v, uint32_t barrier) {
-  asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%1, %2, %3, %4}, [%5];" ::"r"(to),
-               "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w), "r"(barrier)
+// A run of bytes from shared memory into that of a block of the cluster, whose barrier counts them; `to` and `barrier` are the
+// cluster's addresses.
+DEVICE void copy_to_cluster(uint32_t to, uint32_t from, int bytes, uint32_t barrier) {
+  asm volatile("cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to),
+               "r"(from), "r"(bytes), "r"(barrier)
                : "memory");
 }
 // This thread's arrival, once every cp.async that it has issued so far has landed.

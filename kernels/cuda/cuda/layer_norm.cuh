@@ -19,15 +19,24 @@ extern "C" __global__ void __launch_bounds__(GROUP* ROWS)
   const Epilogue epilogue = EPILOGUE;
   const acc_t share = acc_t(1) / acc_t(len);
 
-  auto finish = [&](acc_t(&v)[V], index_t i, acc_t mean, acc_t factor) {
-    acc_t s[V];
-    load_wide(s, scale + i);
-#pragma unroll
-    for (int j = 0; j < V; ++j) v[j] = (v[j] - mean) * factor * s[j];
+  // What a vector is scaled by, and what is added.
+  struct Parameters {
+    Vec<elem_t, V> scale, bias;
+  };
+  auto parameters = [&](index_t i) {
+    Parameters p;
+    p.scale = load_vec<V>(scale + i);
 #if BIAS
-    load_wide(s, bias + i);
+    p.bias = load_vec<V>(bias + i);
+#endif
+    return p;
+  };
+  auto finish = [&](acc_t(&v)[V], index_t i, acc_t mean, acc_t factor, const Parameters& p) {
 #pragma unroll
-    for (int j = 0; j < V; ++j) v[j] += s[j];
+    for (int j = 0; j < V; ++j) v[j] = (v[j] - mean) * factor * widen(p.scale.v[j]);
+#if BIAS
+#pragma unroll
+    for (int j = 0; j < V; ++j) v[j] += widen(p.bias.v[j]);
 #endif
     epilogue.store(v, at + i);
   };
@@ -35,12 +44,16 @@ extern "C" __global__ void __launch_bounds__(GROUP* ROWS)
   acc_t mean = 0, sum = 0;
 #if RESIDENT
   acc_t v[CHUNKS][V];
+  // Few of them are asked for with the row, for their way from memory to cost nothing.
+  constexpr bool EARLY = CHUNKS * V <= 16;
+  Parameters early[EARLY ? CHUNKS : 1];
 #pragma unroll
   for (int c = 0; c < CHUNKS; ++c) {
     const index_t i = (c * GROUP + lane) * V;
 #pragma unroll
     for (int j = 0; j < V; ++j) v[c][j] = 0;
     if (live && i < len) load_wide(v[c], x + at + i);
+    if (EARLY && live && i < len) early[EARLY ? c : 0] = parameters(i);
   }
   launch_dependents();
 #if !RMS
@@ -63,7 +76,7 @@ extern "C" __global__ void __launch_bounds__(GROUP* ROWS)
 #pragma unroll
   for (int c = 0; c < CHUNKS; ++c) {
     const index_t i = (c * GROUP + lane) * V;
-    if (live && i < len) finish(v[c], i, mean, factor);
+    if (live && i < len) finish(v[c], i, mean, factor, EARLY ? early[EARLY ? c : 0] : parameters(i));
   }
 #else
   acc_t v[V];
@@ -93,7 +106,7 @@ extern "C" __global__ void __launch_bounds__(GROUP* ROWS)
 #pragma unroll 2
   for (index_t i = lane * V; i < len; i += GROUP * V) {
     load_wide(v, x + at + i);
-    finish(v, i, mean, factor);
+    finish(v, i, mean, factor, parameters(i));
   }
 #endif
 }

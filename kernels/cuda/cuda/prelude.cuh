@@ -169,12 +169,12 @@ DEVICE float pw_quotient(float a, float b) { return __fdividef(a, b); }
 DEVICE double pw_quotient(double a, double b) { return a / b; }
 
 // 1 - erf(x) = (c1 t + ... + c5 t^5) e^(-x^2) with t = 1 / (1 + 0.3275911 x), within 1.5e-7 (Abramowitz and Stegun, 7.1.26):
-// without branches, and a third of what erff takes.
+// without branches, and a third of what erff takes. Here x = |a| / sqrt(2), and half of it.
 DEVICE float pw_gelu(float a) {
-  const float x = fabsf(a) * 0.70710678118654752f, t = __fdividef(1.f, fmaf(0.3275911f, x, 1.f));
-  float sum = fmaf(1.061405429f, t, -1.453152027f);
-  sum = fmaf(fmaf(fmaf(sum, t, 1.421413741f), t, -0.284496736f), t, 0.254829592f) * t;
-  const float tail = 0.5f * sum * expf(-x * x);
+  const float t = __fdividef(1.f, fmaf(0.23164189f, fabsf(a), 1.f));
+  float sum = fmaf(0.5307027145f, t, -0.7265760135f);
+  sum = fmaf(fmaf(fmaf(sum, t, 0.7107068705f), t, -0.142248368f), t, 0.127414796f) * t;
+  const float tail = sum * exp2f(-0.72134752f * a * a);
   return a * (a < 0.f ? tail : 1.f - tail);
 }
 DEVICE double pw_gelu(double a) { return 0.5 * a * (1.0 + erf(a * 0.70710678118654752)); }

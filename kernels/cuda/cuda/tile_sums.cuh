@@ -23,6 +23,7 @@ template <int ROWS, int COLUMNS, int PLANES> struct BlockSums {
   static constexpr int MOST = ROWS;
   static constexpr int PITCH = COLUMNS + 8;                   // floats in a row; 8 more keep conflicts away
   static constexpr int PART = ROWS * PITCH;
+  static_assert(COLUMNS % 8 == 0, "whole mma tiles");
 
   int rows;   // that exist
 
@@ -36,6 +37,7 @@ template <int ROWS, int COLUMNS, int PLANES> struct BlockSums {
     *reinterpret_cast<float2*>(to + 8 * PITCH) = make_float2(d[2], d[3]);
   }
   DEVICE void wait() const { __syncthreads(); }
+  DEVICE void sent() const {}
   template <int WIDTH> DEVICE void add(acc_t (&sum)[WIDTH], const unsigned char* shared, int row, int column) const {
     const float* const from = reinterpret_cast<const float*>(shared) + row * PITCH + column;
 #pragma unroll
@@ -44,58 +46,63 @@ template <int ROWS, int COLUMNS, int PLANES> struct BlockSums {
 };
 
 #if __CUDA_ARCH__ >= 900
-// A tile of ROWS x COLUMNS, of whose sums each of BLOCKS blocks of a cluster has PLANES parts. Every block finishes
-// some of the rows: the others push their parts of these into its shared memory, where a barrier counts the bytes. So
-// nobody reads another block's memory, nobody waits for its own to be read, and a push crosses the cluster once.
-
-template <int ROWS, int COLUMNS, int BLOCKS, int PLANES> struct ClusterSums {
+// The same where each of BLOCKS blocks of a cluster has PLANES parts. Every block finishes some of the rows: the others send
+// their parts of these into its shared memory, where a barrier counts the bytes. One-way copies by the copy engine, as few
+// bytes as can be: the way between multiprocessors is narrow, some 14 bytes a cycle.
+template <int ROWS, int COLUMNS, int BLOCKS, int PLANES> struct ClusterSums : BlockSums<ROWS, COLUMNS, PLANES> {
+  typedef BlockSums<ROWS, COLUMNS, PLANES> Own;
   static constexpr int MOST = (ROWS + BLOCKS - 1) / BLOCKS;   // rows that a block finishes
-  static constexpr int PITCH = COLUMNS + 8;                   // floats in a row; 8 more keep conflicts away
+  static constexpr int PITCH = Own::PITCH;
   static constexpr int PART = MOST * PITCH;
-  static constexpr int BYTES = BLOCKS * PLANES * PART * 4;
-  static_assert(COLUMNS % 8 == 0, "whole mma tiles");
+  static constexpr int BYTES = (BLOCKS - 1) * PLANES * PART * 4;
 
-  uint32_t sums, barrier;   // in shared memory
+  unsigned char* parts;     // of the other blocks, BYTES
+  uint32_t barrier;
   int rank;                 // of this block among the tile's
   int base, apart;          // block r of the tile is block base + r * apart of the cluster
-  int rows, each;           // of the tile that exist, and of a block
 
-  DEVICE int first() const { return rank * each; }
-  DEVICE int mine() const { return max(min(rows - rank * each, each), 0); }
+  DEVICE int each() const { return (this->rows + BLOCKS - 1) / BLOCKS; }
+  DEVICE int first(int block) const { return block * each(); }
+  DEVICE int first() const { return first(rank); }
+  DEVICE int count(int block) const { return max(min(this->rows - first(block), each()), 0); }
+  DEVICE int mine() const { return count(rank); }
 
-  // By one thread, which then makes its barriers visible to the cluster.
+  // By one thread, before it makes its barriers visible to the cluster, which then needs a cluster's barrier.
   DEVICE void begin() const { mbarrier_init(barrier, 1); }
   // By that thread, after it.
-  DEVICE void expect() const { mbarrier_expect(barrier, mine() * BLOCKS * PLANES * COLUMNS * 4); }
+  DEVICE void expect() const { mbarrier_expect(barrier, mine() * PITCH * 4 * (BLOCKS - 1) * PLANES); }
 
-  // Where part `plane` of one row goes.
-  struct Place {
-    uint32_t at, barrier;
-    bool exists;
-  };
-  // Of the row that this thread pushes of the 16 rows from `row`: see push.
-  DEVICE Place place(int plane, int row) const {
-    row += threadIdx.x % 32 / 4 + threadIdx.x % 2 * 8;
-    const bool exists = row < rows;
-    const int owner = exists ? row / each : 0;
-    const uint32_t at = sums + ((rank * PLANES + plane) * PART + (exists ? row - owner * each : 0) * PITCH) * 4;
-    return {cluster_address(at, base + owner * apart), cluster_address(barrier, base + owner * apart), exists};
+  // By thread `thread` of those that have put this block's sums, once every one has, and has made them visible to the copy
+  // engine.
+  DEVICE void send(const unsigned char* shared, int thread) const {
+    const int to = thread / PLANES, plane = thread % PLANES;
+    if (to >= BLOCKS || to == rank || count(to) == 0) return;
+    const float* const from = reinterpret_cast<const float*>(shared) + plane * Own::PART + first(to) * PITCH;
+    float* const there = reinterpret_cast<float*>(parts) + ((rank - (rank > to)) * PLANES + plane) * PART;
+    const int block = base + to * apart;
+    copy_to_cluster(cluster_address(shared_address(there), block), shared_address(from), count(to) * PITCH * 4,
+                    cluster_address(barrier, block));
   }
-  // By a warp: a 16 x 8 tile as an mma leaves it, two sums of a row and two of the row 8 below in each thread, from column
-  // `column`. Neighbours trade, so that each has four sums of one row.
-  DEVICE void push(const Place& place, int column, const float* d) const {
-    const bool below = threadIdx.x % 2;
-    const float x = __shfl_xor_sync(~0u, below ? d[0] : d[2], 1), y = __shfl_xor_sync(~0u, below ? d[1] : d[3], 1);
-    const float4 v = below ? make_float4(x, y, d[2], d[3]) : make_float4(d[0], d[1], x, y);
-    if (place.exists) push_cluster(place.at + (column + threadIdx.x % 4 / 2 * 4) * 4, v, place.barrier);
+  // All parts of this block's rows are there. The cluster's barrier after it tells that all were sent.
+  DEVICE void wait() const {
+    mbarrier_wait_cluster(barrier, 0);
+    __syncwarp();
+    cluster_arrive_relaxed();
   }
-  // All parts of this block's rows are there.
-  DEVICE void wait() const { mbarrier_wait_cluster(barrier, 0); }
-  // Adds all parts of WIDTH columns of this block's row `row`.
+  // Before a block leaves: its sums have been sent.
+  DEVICE void sent() const { cluster_wait(); }
+
+  // Adds all parts of WIDTH columns of this block's row `row`, in the order of the blocks.
   template <int WIDTH> DEVICE void add(acc_t (&sum)[WIDTH], const unsigned char* shared, int row, int column) const {
-    const float* const from = reinterpret_cast<const float*>(shared) + row * PITCH + column;
+    const float* const own = reinterpret_cast<const float*>(shared) + (first() + row) * PITCH + column;
+    const float* const others = reinterpret_cast<const float*>(parts) + row * PITCH + column;
 #pragma unroll
-    for (int p = 0; p < BLOCKS * PLANES; ++p) add_sums<WIDTH>(sum, from + p * PART);
+    for (int b = 0; b < BLOCKS; ++b) {
+      const bool here = b == rank;
+#pragma unroll
+      for (int p = 0; p < PLANES; ++p)
+        add_sums<WIDTH>(sum, here ? own + p * Own::PART : others + ((b - (b > rank)) * PLANES + p) * PART);
+    }
   }
 };
 #endif
@@ -135,5 +142,6 @@ template <class Sums, int COLUMNS, int WIDTH, int THREADS, int BATCH> struct Fin
         epilogue.template store<WIDTH>(sum, to[b], reads[b]);
       }
     }
+    sums.sent();
   }
 };

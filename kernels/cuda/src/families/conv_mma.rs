@@ -4,7 +4,7 @@
 
 use super::conv_geometry::{Geometry, Implicit};
 use super::strips::LAUNCH;
-use super::tile_sums::{TILE_SUMS, cluster_sums, finish_registers, finish_width};
+use super::tile_sums::{TILE_SUMS, finish_registers, finish_width, sum_bytes};
 use crate::codegen;
 use crate::dim::{Dim, Symbols};
 use crate::family::{Arg, Build, Family, Launch, Limit, Pack};
@@ -162,13 +162,11 @@ impl Tile {
         32 * self.warps * self.groups
     }
 
-    /// Dynamic shared memory: the stages, then over them the partial sums, or beside them the cluster's and their barrier.
+    /// Dynamic shared memory: the stages, then over them the partial sums, and beside them what the cluster's blocks send.
     fn shared(&self) -> u32 {
         let tiles = self.stages * (self.m + self.n) * 32 * self.steps;
-        match self.cluster {
-            1 => tiles.max(self.groups * self.m * (self.n + 8) * 4),
-            parts => tiles + cluster_sums(self.m, self.n, parts, self.groups) + 16,
-        }
+        let (own, others) = sum_bytes(self.m, self.n, self.cluster, self.groups);
+        tiles.max(own) + if self.cluster > 1 { others + 16 } else { 0 }
     }
 
     /// How much of what a thread finishes has its operands asked for ahead, and the registers that takes: at most 32, but

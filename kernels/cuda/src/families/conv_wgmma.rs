@@ -4,7 +4,7 @@
 
 use super::conv_geometry::{Geometry, Implicit};
 use super::strips::LAUNCH;
-use super::tile_sums::{TILE_SUMS, cluster_sums, finish_registers, finish_width};
+use super::tile_sums::{TILE_SUMS, finish_registers, finish_width, sum_bytes};
 use crate::codegen;
 use crate::dim::{Dim, Symbols};
 use crate::family::{Arg, Build, Family, Fold, Launch, Limit, Pack};
@@ -135,11 +135,11 @@ impl Tile {
             (false, false) => 8,
             (false, true) => 16,
         };
-        let sums = match self.cluster {
-            1 => 4 * self.groups * 16 * (SLAB + 8) * 4,
-            parts => cluster_sums(self.m, self.n, parts, 1),
+        let sums = match (self.cluster, sum_bytes(self.m, self.n, self.cluster, 1)) {
+            (1, _) => ring + 4 * self.groups * 16 * (SLAB + 8) * 4,
+            (_, (own, others)) => ring.max(own) + others,
         };
-        ring + sums + 16 * self.stages + 16 + self.m * windows
+        sums + 16 * self.stages + 16 + self.m * windows
     }
 
     /// Accumulator registers of a multiplying thread.

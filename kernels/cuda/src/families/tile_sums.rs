@@ -6,9 +6,11 @@ use bakelite_host::problem::Epilogue;
 /// The source.
 pub(super) const TILE_SUMS: &str = include_str!("../../cuda/tile_sums.cuh");
 
-/// Bytes of shared memory in which a block gets the cluster's sums of its rows: `ClusterSums::BYTES`.
-pub(super) const fn cluster_sums(rows: u32, columns: u32, blocks: u32, planes: u32) -> u32 {
-    blocks * planes * rows.div_ceil(blocks) * (columns + 8) * 4
+/// Bytes of shared memory for the sums of a tile of which each of `blocks` blocks of a cluster has `planes` parts: its own,
+/// which may lie over something else (`BlockSums`), and those that it gets (`ClusterSums::BYTES`).
+pub(super) const fn sum_bytes(rows: u32, columns: u32, blocks: u32, planes: u32) -> (u32, u32) {
+    let row = planes * (columns + 8) * 4;
+    (rows * row, (blocks - 1) * rows.div_ceil(blocks) * row)
 }
 
 /// Elements of a row of `columns` that a thread finishes at a time: whole 16-byte groups where the columns allow.
