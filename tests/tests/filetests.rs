@@ -187,6 +187,11 @@ fn upsample() {
 }
 
 #[test]
+fn patches() {
+    check("patches");
+}
+
+#[test]
 fn text() {
     check("text");
 }

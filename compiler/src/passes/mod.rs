@@ -6,6 +6,7 @@ pub mod fold;
 pub mod layout;
 pub mod legalize;
 mod pattern;
+pub mod patches;
 pub mod precision;
 pub mod siblings;
 pub mod simplify;
@@ -100,6 +101,7 @@ pub const PASSES: &[(&str, Pass)] = &[
     ("tidy", tidy),
     ("siblings", siblings::run),
     ("upsample", upsample::run),
+    ("patches", patches::run),
     ("legalize", legalize::run),
 ];
 
