@@ -12,6 +12,7 @@ GPU times are medians by CUDA events over replays with inputs on the device, in 
 times are from pinned memory to pinned memory. `error` is the relative error against PyTorch in float32 (without tf32).
 """
 import argparse
+import concurrent.futures
 import datetime
 import hashlib
 import json
@@ -259,9 +260,18 @@ def torch_compile(spec):
             run()
         torch.cuda.synchronize()
         build = time.time() - began
-        row = timed(spec, run, xs, lambda: results[0], {"build_s": round(build, 2)})
+        take_turn(spec)
+        row = timed(spec, run, xs, lambda: results[0], {"build_s": round(build, 2), "builds_at_once": spec["jobs"]})
         row["error"] = check(spec, xs, run, lambda: results[0])
     return row
+
+
+def take_turn(spec):
+    """Says that it is built, and waits until everything else that is being built stands still."""
+    gate = pathlib.Path(spec["gate"])
+    gate.with_suffix(".ready").touch()
+    while not gate.with_suffix(".go").exists():
+        time.sleep(0.02)
 
 
 def check(spec, xs, run, output):
@@ -432,7 +442,7 @@ def limited(command, seconds, environment=None):
 
 def ask(task, spec, seconds, work):
     """What a child process answers."""
-    answer = work / f"answer-{os.getpid()}.json"
+    answer = work / f"answer-{task}-{pathlib.Path(spec.get('onnx', 'any')).stem}.json"
     answer.unlink(missing_ok=True)
     command = [sys.executable, __file__, "--child", task, json.dumps(spec), str(answer)]
     status, text = limited(command, seconds)
@@ -443,6 +453,78 @@ def ask(task, spec, seconds, work):
         answer.unlink()
         return outcome
     return {"status": "failed", "why": f"exit status {status}: {tail(text)}"}
+
+
+class Build:
+    """A peer that is built beside others, and measured alone."""
+
+    def __init__(self, task, spec, seconds, work, jobs):
+        stem = work / f"{task}-{pathlib.Path(spec['onnx']).stem}"
+        self.answer, self.log, self.gate = (stem.with_suffix(s) for s in (".answer", ".log", ".gate"))
+        for path in (self.answer, self.gate.with_suffix(".ready"), self.gate.with_suffix(".go")):
+            path.unlink(missing_ok=True)
+        spec = {**spec, "gate": str(self.gate), "jobs": jobs}
+        command = [sys.executable, __file__, "--child", task, json.dumps(spec), str(self.answer)]
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+        self.seconds, self.end = seconds, time.time() + seconds
+
+    def is_ready(self):
+        return self.gate.with_suffix(".ready").exists()
+
+    def signal(self, number):
+        try:
+            os.killpg(self.process.pid, number)
+        except ProcessLookupError:
+            pass
+
+    def outcome(self):
+        """What it answers, once it has ended."""
+        if self.answer.exists():
+            return json.loads(self.answer.read_text())
+        return {"status": "failed", "why": f"exit status {self.process.returncode}: {tail(self.log.read_text())}"}
+
+    def measured(self, others):
+        """Measures it while the others stand still; nobody's limit runs meanwhile."""
+        began = time.time()
+        for other in others:
+            other.signal(signal.SIGSTOP)
+        time.sleep(0.5)
+        self.gate.with_suffix(".go").touch()
+        try:
+            self.process.wait(120)
+        except subprocess.TimeoutExpired:
+            self.signal(signal.SIGKILL)
+            self.process.wait()
+        for other in others:
+            other.signal(signal.SIGCONT)
+            other.end += time.time() - began
+        return self.outcome()
+
+
+def built_together(todo, jobs, limit, work, record):
+    """Builds `todo` (task and specification), `jobs` at once, and records each as it is measured."""
+    waiting, building = list(todo), []
+    while waiting or building:
+        while waiting and len(building) < jobs:
+            task, spec = waiting.pop(0)
+            building.append((spec, task, Build(task, spec, limit, work, jobs)))
+        for entry in list(building):
+            spec, task, build = entry
+            others = [b for _, _, b in building if b is not build]
+            if build.is_ready():
+                outcome = build.measured(others)
+            elif build.process.poll() is not None:
+                outcome = build.outcome()
+            elif time.time() > build.end:
+                build.signal(signal.SIGKILL)
+                build.process.wait()
+                outcome = {"status": "timeout", "why": f"not done after {limit} s, {jobs} builds at once"}
+            else:
+                continue
+            building.remove(entry)
+            record(spec, task, outcome)
+        time.sleep(0.1)
 
 
 def tail(text):
@@ -580,6 +662,7 @@ def main():
     parser.add_argument("--replays", type=int, default=200)
     parser.add_argument("--timeout", type=int, default=240, help="seconds for one step of one peer")
     parser.add_argument("--compile-timeout", type=int, default=300, help="seconds for torch.compile")
+    parser.add_argument("--jobs", type=int, default=1, help="exports, and builds of torch.compile, at once; each is measured alone")
     parser.add_argument("--budget", type=int, default=0, help="start nothing after so many seconds")
     parser.add_argument("--effort", default="normal", choices=["fast", "normal", "exhaustive"])
     parser.add_argument("--tactics", help="folder of tactics files to use and keep; else tuned from nothing")
@@ -601,14 +684,24 @@ def main():
         pathlib.Path(arguments.tactics).mkdir(parents=True, exist_ok=True)
     results = merged(arguments.json, machine(arguments, work))
     print(json.dumps({k: results[k] for k in ("gpu", "driver", "versions")}), flush=True)
+
+    def record(spec, peer, row):
+        row = {k: spec[k] for k in ("model", "batch", "precision")} | {"peer": peer, **row}
+        results["rows"] = [r for r in results["rows"] if key(r) != key(row)] + [row]
+        results["rows"].sort(key=lambda r: (names_order(r["model"]), r["batch"], PEERS.index(r["peer"])))
+        write(arguments.json, results)
+        shown = row.get("why") or f"{row['gpu_us']:.1f} µs, error {row['error']}, build {row['build_s']} s"
+        print(f"{row['model']} batch {row['batch']} {peer}: {row['status']}: {shown}", flush=True)
+
+    known = {key(row) for row in results["rows"] if row["status"] == "ok"}
+    # Files of another definition of the networks are not taken for these.
+    digest = hashlib.sha256((HERE / "models.py").read_bytes() + (HERE / "layers.py").read_bytes()).hexdigest()[:8]
+    todo = []
     for name in names:
         for batch in map(int, arguments.batches.split(",")):
-            known = {key(row) for row in results["rows"] if row["status"] == "ok"}
             # A layer is compared with the libraries' kernels, which a graph calls without more.
             able = [p for p in peers if p in ("torch-graph", "bakelite") or not layers.sizes(name)]
-            todo = [p for p in able if arguments.again or (name, batch, arguments.precision, p) not in known]
-            # Files of another definition of the networks are not taken for these.
-            digest = hashlib.sha256((HERE / "models.py").read_bytes() + (HERE / "layers.py").read_bytes()).hexdigest()[:8]
+            able = [p for p in able if arguments.again or (name, batch, arguments.precision, p) not in known]
             stem = work.resolve() / f"{name}_b{batch}_{arguments.precision}_{digest}"
             spec = {
                 "model": name,
@@ -619,31 +712,35 @@ def main():
                 "weights": f"{stem}.pt",
                 "reference": f"{stem}.npz",
             }
-            if not todo:
-                continue
-            if not all(os.path.exists(spec[k]) for k in ("onnx", "weights", "reference")):
-                made = ask("prepare", spec, arguments.timeout, work)
-                if made["status"] != "ok":
-                    print(f"{name} batch {batch}: it cannot be exported: {made['why']}", flush=True)
-                    continue
-            for peer in todo:
-                if arguments.budget and time.time() - began > arguments.budget:
-                    sys.exit(f"the budget of {arguments.budget} s is spent; call again for the rest")
-                if peer == "bakelite":
-                    row = bakelite(arguments, spec, work)
-                else:
-                    limit = arguments.compile_timeout if peer == "torch-compile" else arguments.timeout
-                    row = ask(peer, spec, limit, work)
-                row = {"model": name, "batch": batch, "precision": arguments.precision, "peer": peer, **row}
-                results["rows"] = [r for r in results["rows"] if key(r) != key(row)] + [row]
-                results["rows"].sort(key=lambda r: (names_order(r["model"]), r["batch"], PEERS.index(r["peer"])))
-                write(arguments.json, results)
-                shown = row.get("why") or f"{row['gpu_us']:.1f} µs, error {row['error']}, build {row['build_s']} s"
-                print(f"{name} batch {batch} {peer}: {row['status']}: {shown}", flush=True)
+            todo += [(peer, spec) for peer in able]
+    todo = exported(todo, arguments, work)
+    slow = [(peer, spec) for peer, spec in todo if peer == "torch-compile"]
+    built_together(slow, arguments.jobs, arguments.compile_timeout, work, record)
+    for peer, spec in todo:
+        if arguments.budget and time.time() - began > arguments.budget:
+            sys.exit(f"the budget of {arguments.budget} s is spent; call again for the rest")
+        if peer == "bakelite":
+            record(spec, peer, bakelite(arguments, spec, work))
+        elif peer != "torch-compile":
+            record(spec, peer, ask(peer, spec, arguments.timeout, work))
+
+
+def exported(todo, arguments, work):
+    """What of `todo` has its ONNX file, weights and reference, which are made, --jobs at once, where they are missing."""
+    specs = {spec["onnx"]: spec for _, spec in todo}
+    missing = [s for s in specs.values() if not all(os.path.exists(s[k]) for k in ("onnx", "weights", "reference"))]
+    with concurrent.futures.ThreadPoolExecutor(arguments.jobs) as pool:
+        made = list(pool.map(lambda spec: ask("prepare", spec, arguments.timeout, work), missing))
+    failed = {spec["onnx"] for spec, outcome in zip(missing, made) if outcome["status"] != "ok"}
+    for spec, outcome in zip(missing, made):
+        if outcome["status"] != "ok":
+            print(f"{spec['model']} batch {spec['batch']}: it cannot be exported: {outcome['why']}", flush=True)
+    return [(peer, spec) for peer, spec in todo if spec["onnx"] not in failed]
 
 
 def names_order(name):
-    return MODELS.split(",").index(name)
+    known = [*MODELS.split(","), *layers.NAMES]
+    return known.index(name) if name in known else len(known)
 
 
 if __name__ == "__main__":
