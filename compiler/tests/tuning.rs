@@ -124,6 +124,17 @@ fn what_is_wrong_is_named_and_never_chosen() {
 }
 
 #[test]
+fn rivals_are_the_fastest_and_one_of_another_family() {
+    let near = |at| Verdict::Time(10.0 + at as f64 / 100.0);
+    let chosen = choose(&mut fake("A", &near), &mut Tactics::default()).0.unwrap();
+    let product = chosen.open.iter().find(|o| o.rivals.len() == 3).unwrap();
+    let times: Vec<f64> = product.rivals.iter().map(|r| r.measured.unwrap()).collect();
+    assert_eq!(times[..2], [10.0, 10.01]);
+    let families: Vec<&str> = product.rivals.iter().map(|r| r.tactic.family.as_str()).collect();
+    assert!(families[2] != families[0], "{families:?}");
+}
+
+#[test]
 fn where_nothing_is_right_there_is_an_error() {
     let wrong = |_| Verdict::Wrong("NaN".into());
     let mut tactics = Tactics::default();

@@ -247,14 +247,28 @@ fn ranked(job: &Job, verdicts: &[Verdict], warn: &mut dyn FnMut(String)) -> Resu
     }
     timed.sort_by(|a, b| a.0.total_cmp(&b.0));
     if let Some(limit) = timed.first().map(|(time, _)| time * settle::NEAR) {
-        let near = timed.into_iter().filter(|(time, _)| *time <= limit).take(settle::MOST_RIVALS);
-        return Ok(near.map(|(time, candidate)| choice(candidate, Some(time))).collect());
+        timed.retain(|(time, _)| *time <= limit);
+        return Ok(rivals(timed).into_iter().map(|(time, c)| choice(c, Some(time))).collect());
     }
     let untried = job.candidates.iter().zip(verdicts).find(|(_, v)| **v == Verdict::Untried);
     untried.map(|(candidate, _)| vec![choice(candidate, None)]).ok_or_else(|| {
         let what = format!("no tactic can be used: {}", refused.join("; "));
         Error::new(Stage::Tune, job.problem.to_string(), what)
     })
+}
+
+// The fastest few; of those, one of another family if there is one, for kernels of one family overlap with others alike.
+fn rivals(mut timed: Vec<(f64, &Candidate)>) -> Vec<(f64, &Candidate)> {
+    let most = settle::MOST_RIVALS;
+    let family = |entry: &(f64, &Candidate)| entry.1.tactic.family.clone();
+    if let Some(first) = timed.first().map(family)
+        && timed.iter().take(most).all(|t| family(t) == first)
+        && let Some(other) = timed.iter().position(|t| family(t) != first)
+    {
+        timed.swap(most - 1, other);
+    }
+    timed.truncate(most);
+    timed
 }
 
 fn constants(region: &Region, graph: &Graph) -> Vec<bool> {

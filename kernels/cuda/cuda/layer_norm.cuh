@@ -45,7 +45,7 @@ extern "C" __global__ void __launch_bounds__(GROUP* ROWS)
 #if RESIDENT
   acc_t v[CHUNKS][V];
   // Few of them are asked for with the row, for their way from memory to cost nothing.
-  constexpr bool EARLY = CHUNKS * V <= 16;
+  constexpr bool EARLY = CHUNKS * V <= 32;
   Parameters early[EARLY ? CHUNKS : 1];
 #pragma unroll
   for (int c = 0; c < CHUNKS; ++c) {
