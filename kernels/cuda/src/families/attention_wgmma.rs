@@ -1,0 +1,191 @@
+//! `attention.wgmma`: attention over any number of keys on Hopper's tensor cores, with warpgroups that take turns between
+//! products and powers. Halves, up to 128 dimensions of a head.
+
+use super::attention::{bytes, fits_mma, launch, pairs, size, text, wide};
+use super::strips::{LAUNCH, wrong};
+use crate::codegen;
+use crate::dim::{Dim, Symbols};
+use crate::family::{Build, Family};
+use crate::tactic::Tactic;
+use crate::target::Target;
+use crate::wgmma;
+use bakelite_host::Problem;
+use bakelite_host::problem::Attention;
+
+const MAINLOOP: &str =
+    concat!(include_str!("../../cuda/attention_tile.cuh"), include_str!("../../cuda/attention_wgmma.cuh"));
+
+/// The family.
+#[derive(Debug)]
+pub struct AttentionWgmma;
+
+/// What a tactic says.
+#[derive(Clone, Copy, Debug)]
+struct Tile {
+    /// Warpgroups that multiply, of 64 queries each.
+    groups: u32,
+    /// Keys at a time.
+    keys: u32,
+    stages: u32,
+    /// Blocks that are to fit on a multiprocessor.
+    blocks: u32,
+}
+
+impl Tile {
+    fn of(tactic: &Tactic) -> Result<Tile, String> {
+        let get = |name| tactic.get(name);
+        Ok(Tile { groups: get("groups")?, keys: get("k")?, stages: get("stages")?, blocks: get("blocks")? })
+    }
+
+    fn tactic(self) -> Tactic {
+        let params =
+            [("groups", self.groups), ("k", self.keys), ("stages", self.stages), ("blocks", self.blocks)];
+        Tactic::new(AttentionWgmma.name(), AttentionWgmma.version(), &params)
+    }
+
+    const fn queries(self) -> u32 {
+        64 * self.groups
+    }
+
+    const fn threads(self) -> u32 {
+        128 * (self.groups + 1)
+    }
+
+    /// Registers of a thread at the start, of a filling and of a multiplying one.
+    fn registers(self) -> (u32, u32, u32) {
+        const FILLING: u32 = 40;
+        let start = (65536 / (self.threads() * self.blocks) / 8 * 8).min(255);
+        let multiplying = ((start * (self.groups + 1)).saturating_sub(FILLING) / self.groups / 8 * 8).min(240);
+        (start, FILLING, multiplying)
+    }
+
+    fn shared(self, p: &Attention<Dim>) -> u32 {
+        let panel = |dim: usize| dim.div_ceil(64) as u32 * 128;
+        let by_key = p.mask.as_ref().is_some_and(|(_, access)| access.strides[2].is(0));
+        let mask = if by_key { self.keys * 4 } else { 0 };
+        let ring = self.keys * (panel(p.dim) + panel(p.dim_v)) + mask;
+        self.queries() * panel(p.dim) + self.stages * ring + 32 * self.stages + 16
+    }
+
+    fn check(self, p: &Attention<Dim>, target: &Target) -> Result<(), String> {
+        let fail = |what: &str| Err(format!("`{}`: {what}", self.tactic()));
+        if !matches!(self.groups, 1..=3) || !matches!(self.stages, 2..=4) || !matches!(self.blocks, 1..=2) {
+            return fail("1 to 3 warpgroups, 2 to 4 stages, 1 or 2 blocks");
+        }
+        if self.keys == 0 || self.keys > 256 || !self.keys.is_multiple_of(16) {
+            return fail("tiles of at most 256 keys, in 16s");
+        }
+        // Sums, scores and powers; ptxas wants the operands of one instruction within what the kernel starts with.
+        let held = p.dim_v as u32 / 2 + self.keys / 2 + self.keys / 4;
+        let (start, _, multiplying) = self.registers();
+        if held + 32 > multiplying || self.keys.max(p.dim_v as u32) / 2 + 28 > start {
+            return fail(&format!("{held} registers beside {multiplying}"));
+        }
+        let shared = self.shared(p);
+        if shared > target.shared_per_block || (shared + 1024) * self.blocks > target.shared_per_multiprocessor {
+            return fail(&format!("{shared} bytes of shared memory of {}", target.shared_per_block));
+        }
+        Ok(())
+    }
+
+    /// Estimated µs.
+    fn estimate(self, p: &Attention<Dim>, symbols: &Symbols, target: &Target) -> f64 {
+        let (q, heads) = (size(&p.seq_q, symbols), p.heads as f64 * size(&p.batch, symbols));
+        let (rows, keys) = (f64::from(self.queries()), f64::from(self.keys));
+        let sms = f64::from(target.multiprocessors);
+        let items = (q / rows).ceil() * heads;
+        let per_sm = (items / sms).ceil();
+        let beside = f64::from(self.blocks).min(per_sm);
+        let rounds = (pairs(p, symbols) / q / keys + if p.causal { 0.5 } else { 0.0 }).ceil();
+        // Cycles of a tile: 4096 multiplications and additions, 16 powers and 128 other results a cycle.
+        let products = 2.0 * rows * keys * (p.dim + p.dim_v) as f64 / 4096.0;
+        let powers = rows * keys * (1.0 / 16.0 + 4.0 / 128.0) + 250.0;
+        let overlapped = self.groups > 1 || beside > 1.0;
+        let tile = if overlapped { products.max(powers) * 1.3 } else { products.max(powers) * 1.3 + powers / 2.0 };
+        let fill = keys * (p.dim + p.dim_v) as f64 * 2.0 / 37.0;
+        let ends = 2500.0 + 500.0 * per_sm;
+        LAUNCH + ((per_sm * rounds * tile.max(fill) + ends) / 1700.0).max(bytes(p, symbols) / (target.bandwidth * 800.0))
+    }
+}
+
+fn fits<'a>(problem: &'a Problem<Dim>, target: &Target) -> Option<&'a Attention<Dim>> {
+    let hopper = target.arch.sm == 90 && target.arch.specific;
+    // Maxima are taken before scores are scaled.
+    fits_mma(problem, target).filter(|p| hopper && p.dim <= 128 && p.dim_v <= 128 && p.scale > 0.0)
+}
+
+/// Heads whose keys and values L2 holds beside each other.
+fn together(p: &Attention<Dim>, symbols: &Symbols) -> u32 {
+    const L2: f64 = 20e6;
+    let head = size(&p.seq_k, symbols) * (p.dim + p.dim_v) as f64 * 2.0;
+    if p.causal { (L2 / head).clamp(1.0, 64.0) as u32 } else { 1 }
+}
+
+impl Family for AttentionWgmma {
+    fn name(&self) -> &'static str {
+        "attention.wgmma"
+    }
+
+    fn version(&self) -> u32 {
+        1
+    }
+
+    fn tactics(&self, problem: &Problem<Dim>, symbols: &Symbols, target: &Target) -> Vec<Tactic> {
+        let Some(p) = fits(problem, target) else { return vec![] };
+        let most = (p.seq_k.upper(symbols).clamp(1, 256) as u32).next_multiple_of(16);
+        let mut ranked = Vec::new();
+        for (groups, blocks) in [(3, 1), (2, 1), (1, 1), (1, 2)] {
+            for keys in [64, 80, 96, 112, 128, 144, 160, 176] {
+                for stages in [2, 3] {
+                    let tile = Tile { groups, keys, stages, blocks };
+                    let useful = keys == 64 || keys <= most;
+                    if useful && tile.check(p, target).is_ok() {
+                        ranked.push((tile.estimate(p, symbols, target), tile));
+                    }
+                }
+            }
+        }
+        ranked.sort_by(|a, b| a.0.total_cmp(&b.0));
+        ranked.into_iter().take(16).map(|(_, tile)| tile.tactic()).collect()
+    }
+
+    fn cost(&self, problem: &Problem<Dim>, tactic: &Tactic, symbols: &Symbols, target: &Target) -> f64 {
+        match (fits(problem, target), Tile::of(tactic)) {
+            (Some(p), Ok(tile)) => tile.estimate(p, symbols, target),
+            _ => f64::INFINITY,
+        }
+    }
+
+    fn build(
+        &self,
+        problem: &Problem<Dim>,
+        tactic: &Tactic,
+        symbols: &Symbols,
+        target: &Target,
+    ) -> Result<Build, String> {
+        let p = fits(problem, target).ok_or_else(|| wrong(self, problem))?;
+        let tile = Tile::of(tactic)?;
+        tile.check(p, target)?;
+        let (_, filling, multiplying) = tile.registers();
+        let constants = codegen::constants(&[
+            ("CONSUMERS", tile.groups),
+            ("KEYS", tile.keys),
+            ("STAGES", tile.stages),
+            ("BLOCKS", tile.blocks),
+            ("TOGETHER", together(p, symbols)),
+            ("PRODUCER_REGISTERS", filling),
+            ("CONSUMER_REGISTERS", multiplying),
+        ]);
+        let steps = wgmma::step(tile.keys, p.dtype) + &wgmma::values(p.dim_v as u32, p.dtype);
+        let title = format!("{} attention, {tactic}", p.dtype);
+        let source =
+            codegen::source(&title, wide(p, symbols), &[&text(p, problem), &constants, &steps, MAINLOOP]);
+        let mut build = launch(p, problem, source, tile.queries(), (tile.threads(), tile.shared(p)));
+        // As many blocks as are resident at once, each for several of the items.
+        let resident = Dim::from(i64::from(target.multiprocessors * tile.blocks));
+        for launch in &mut build.launches {
+            launch.grid[0] = Dim::min(&launch.grid[0], &resident);
+        }
+        Ok(build)
+    }
+}
