@@ -8,7 +8,6 @@
 constexpr int THREADS = 32 * GROUPS;
 constexpr int QUERIES = 16 * TILES;
 constexpr int PITCH = DIM_V + 16;   // floats in a row of sums; 16 more keep stores free of conflicts
-constexpr float LOWEST = -INFINITY;
 static_assert(DIM % 32 == 0 && DIM_V % 64 == 0 && KEYS % 16 == 0, "whole fragments");
 
 DEVICE float exp2_fast(float x) {
@@ -31,7 +30,7 @@ template <int B> DEVICE uint32_t pair(const uint4& x, const uint4& y) {
   return __byte_perm(a, b, B % 2 ? 0x7632 : 0x5410);
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     KERNEL_NAME(const element_t* q, const element_t* k, const element_t* v MASK_PARAMS,
                 element_t* out SYMBOL_PARAMS PREFETCH_PARAMS) {
   PREFETCH;
@@ -54,7 +53,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
   float o[TILES][DIM_V / 8][4] = {};
   float most[TILES][2], sum[TILES][2] = {};
 #pragma unroll
-  for (int m = 0; m < TILES * 2; ++m) most[m / 2][m % 2] = LOWEST;
+  for (int m = 0; m < TILES * 2; ++m) most[m / 2][m % 2] = -INFINITY;
 
   dependency_wait();
 #pragma unroll
@@ -117,7 +116,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         const index_t y = q0 + m * 16 + h * 8 + g;
         const index_t end = CAUSAL && y + ahead + 1 < SIZE_K ? y + ahead + 1 : SIZE_K;
         const int left = (int)(end - first) - c * 2;
-        float top = LOWEST;
+        float top = -INFINITY;
 #pragma unroll
         for (int j = 0; j < KEYS / 8; ++j)
 #pragma unroll
@@ -127,13 +126,13 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 #ifdef MASK
             x += add[MASK_BY_KEY ? 0 : m * 2 + h][j][e];
 #endif
-            if (j * 8 + e >= left) x = LOWEST;
+            if (j * 8 + e >= left) x = -INFINITY;
             top = fmaxf(top, x);
           }
         top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 1));
         top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 2));
         top = fmaxf(top, most[m][h]);
-        const float base = top == LOWEST ? 0.f : top, shrink = exp2_fast(most[m][h] - base);
+        const float base = top == -INFINITY ? 0.f : top, shrink = exp2_fast(most[m][h] - base);
         most[m][h] = top;
         sum[m][h] *= shrink;
 #pragma unroll
@@ -205,7 +204,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     const index_t y = q0 + row;
     if (y >= SIZE_Q) break;
     float2 state[GROUPS];
-    float top = LOWEST;
+    float top = -INFINITY;
 #pragma unroll
     for (int w = 0; w < GROUPS; ++w) {
       state[w] = *reinterpret_cast<const float2*>(states + (w * QUERIES + row) * 2);
@@ -216,7 +215,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     float total = 0.f, x[4] = {};
 #pragma unroll
     for (int w = 0; w < GROUPS; ++w) {
-      const float weight = top == LOWEST ? 0.f : exp2_fast(state[w].x - top);
+      const float weight = top == -INFINITY ? 0.f : exp2_fast(state[w].x - top);
       const float4 part = *reinterpret_cast<const float4*>(from + w * QUERIES * PITCH);
       total += state[w].y * weight;
       x[0] += part.x * weight, x[1] += part.y * weight, x[2] += part.z * weight, x[3] += part.w * weight;

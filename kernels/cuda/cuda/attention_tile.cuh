@@ -116,7 +116,8 @@ struct Softmax {
   float most[2] = {-INFINITY, -INFINITY}, sum[2] = {0.f, 0.f};
   float shrink[2];   // what earlier sums are to be multiplied by
 
-  // Replaces scores by powers of two. False if `shrink` is one for the whole warp.
+  // Replaces scores by powers of two. False if `shrink` is one for the whole warp; known when all powers are: sums are
+  // never below zero.
   template <int N> DEVICE bool take(float (&s)[N]) {
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
@@ -144,7 +145,7 @@ struct Softmax {
         }
       sum[h] = part[0] + part[1];
     }
-    return __any_sync(0xffffffffu, shrink[0] != 1.f || shrink[1] != 1.f);
+    return __any_sync(0xffffffffu, shrink[0] != 1.f || shrink[1] != 1.f || sum[0] + sum[1] < 0.f);
   }
 };
 

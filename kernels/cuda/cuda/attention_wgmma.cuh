@@ -185,15 +185,17 @@ DEVICE void multiply(const Place& place MASK_PARAMS, element_t* out SYMBOL_PARAM
         if (t > 0 || group < CONSUMERS - 1) pass_turn(group);
         wgmma_wait<1>();
         take_scores(t);
-        const bool grown = rows.take(s);
+        // The branch stands before the wait: the compiler moves no powers from before the one to behind the other.
+        if (rows.take(s)) {
+          wgmma_wait<0>();
+          written(o);
+#pragma unroll
+          for (int i = 0; i < DIM_V / 2; ++i) o[i] *= rows.shrink[i / 2 % 2];
+        }
         wgmma_wait<0>();
         written(o);
         release(place.empty_v + 8 * at_v.slot);
         at_v.advance();
-        if (grown) {
-#pragma unroll
-          for (int i = 0; i < DIM_V / 2; ++i) o[i] *= rows.shrink[i / 2 % 2];
-        }
         pack_scores<KEYS>(p, s);
         add = true;
       }

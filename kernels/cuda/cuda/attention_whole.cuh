@@ -57,7 +57,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     wgmma_wait<0>();
     written(s);
     const Corner at = {batch, head, mine + row, lane % 4 * 2};
-    const index_t seen = mine + 64 + SIZE_K - SIZE_Q;
     mask_scores<KEYS>(s, at, CAUSAL || SIZE_K < KEYS, shared_mask + lane % 4 * 2 MASK_NAMES SYMBOL_NAMES);
     Softmax rows;
     rows.take(s);
@@ -71,11 +70,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     float o[DIM_V / 2];
     wgmma_fence();
 #pragma unroll
-    for (int j = 0; j < KEYS / 16; ++j) {
-      // Beyond the diagonal of the last row there is nothing to add.
-      if (CAUSAL && j > 0 && j * 16 >= seen) break;
-      wgmma_values(o, p[j], values + j * 128, j > 0);
-    }
+    for (int j = 0; j < KEYS / 16; ++j) wgmma_values(o, p[j], values + j * 128, j > 0);
     wgmma_commit();
     wgmma_wait<0>();
     written(o);

@@ -55,6 +55,12 @@ impl Share {
         tiles * (dim / 4 + self.keys / 2 + dim_v / 2) + self.keys * (dim + dim_v) / 64 + mask + 40
     }
 
+    /// Blocks that fit on a multiprocessor.
+    fn resident(self, p: &Attention<Dim>, target: &Target) -> u32 {
+        let registers = 65536 / (self.registers(p).next_multiple_of(8) * 32 * self.groups);
+        registers.min(target.shared_per_multiprocessor / (self.shared(p) + 1024)).clamp(1, 32 / self.groups)
+    }
+
     fn check(self, p: &Attention<Dim>, target: &Target) -> Result<(), String> {
         let fail = |what: &str| Err(format!("`{}`: {what}", self.tactic()));
         if !matches!(self.queries, 16 | 32) || !matches!(self.keys, 16 | 32 | 64) || self.early > 1 {
@@ -64,7 +70,7 @@ impl Share {
             return fail("1 to 16 warps");
         }
         let registers = self.registers(p);
-        if registers > (65536 / (32 * self.groups)).min(240) {
+        if registers.next_multiple_of(8) > (65536 / (32 * self.groups)).min(240) {
             return fail(&format!("{registers} registers"));
         }
         let shared = self.shared(p);
@@ -83,11 +89,7 @@ impl Share {
         let (keys, groups) = (f64::from(self.keys), f64::from(self.groups));
         let blocks = (q / queries).ceil() * heads;
         let per_sm = (blocks / sms).ceil();
-        let resident = (65536.0 / f64::from(self.registers(p).next_multiple_of(8) * 32 * self.groups))
-            .min(f64::from(target.shared_per_multiprocessor) / f64::from(self.shared(p) + 1024))
-            .floor()
-            .max(1.0);
-        let beside = resident.min(per_sm);
+        let beside = f64::from(self.resident(p, target)).min(per_sm);
         let rounds = (k / (keys * groups)).ceil();
         let tiles = queries / 16.0;
         let chain = 700.0 + tiles * (keys / 8.0 * dims / 16.0 * 10.0 + keys * 4.0) + 200.0;
@@ -158,6 +160,7 @@ impl Family for AttentionDirect {
             ("TILES", share.queries / 16),
             ("KEYS", share.keys),
             ("GROUPS", share.groups),
+            ("BLOCKS", share.resident(p, target)),
             ("EARLY", share.early),
             ("ONCE", u32::from(once)),
         ]);

@@ -99,9 +99,10 @@ impl Tile {
         let rounds = (pairs(p, symbols) / q / keys + if p.causal { 0.5 } else { 0.0 }).ceil();
         // Cycles of a tile: 4096 multiplications and additions, 16 powers and 128 other results a cycle.
         let products = 2.0 * rows * keys * (p.dim + p.dim_v) as f64 / 4096.0;
-        let powers = rows * keys * (1.0 / 16.0 + 4.0 / 128.0) + 250.0;
+        let powers = rows * keys * (1.0 / 16.0 + 4.0 / 128.0);
         let overlapped = self.groups > 1 || beside > 1.0;
-        let tile = if overlapped { products.max(powers) * 1.3 } else { products.max(powers) * 1.3 + powers / 2.0 };
+        let alone = if overlapped { 0.0 } else { powers / 2.0 };
+        let tile = products.max(powers) * 1.2 + alone + 250.0;
         let fill = keys * (p.dim + p.dim_v) as f64 * 2.0 / 37.0;
         let ends = 2500.0 + 500.0 * per_sm;
         LAUNCH + ((per_sm * rounds * tile.max(fill) + ends) / 1700.0).max(bytes(p, symbols) / (target.bandwidth * 800.0))

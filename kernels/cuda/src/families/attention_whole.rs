@@ -57,9 +57,9 @@ impl Tile {
         self.queries() * panel(p.dim) + keys * (panel(p.dim) + panel(p.dim_v) + 4)
     }
 
-    /// Registers of a thread: its scores, or half as many words of powers beside the sums; and what else there is.
+    /// Registers of a thread: its scores, half as many words of powers, the sums, and what else there is.
     fn registers(p: &Attention<Dim>, keys: u32) -> u32 {
-        (keys / 2).max(keys / 4 + p.dim_v as u32 / 2) + 48
+        (keys / 2 + keys / 4 + p.dim_v as u32 / 2 + 36).min(255)
     }
 
     /// Blocks that fit on a multiprocessor.
