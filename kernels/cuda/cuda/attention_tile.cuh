@@ -19,10 +19,21 @@ DEVICE float exp2_fast(float x) {
   return y;
 }
 
+// The same by multiplications and additions, of which there are more at a time: relative error about 1e-4, less than what
+// halves are rounded by. For what is no number above 100; -INFINITY gives 0.
+DEVICE float exp2_products(float x) {
+  x = fmaxf(x, -127.f);
+  const float shifted = x + 12582912.f;   // the nearest integer in the low bits
+  const float rest = x - (shifted - 12582912.f);
+  const float y = fmaf(fmaf(fmaf(0.05500735f, rest, 0.24221120f), rest, 0.69328312f), rest, 1.f);
+  return __int_as_float(__float_as_int(y) + (__float_as_int(shifted) << 23));
+}
+
 constexpr int panel_bytes(int rows, int columns) { return (columns + 63) / 64 * rows * 128; }
 
-// By `thread` of THREADS: rows of global memory, `stride` elements apart, into a tile; those not below `rows` become zero.
-template <int ROWS, int COLUMNS, int THREADS>
+// By `thread` of THREADS: COUNT rows of global memory, `stride` elements apart, into a tile of ROWS; those not below `rows`
+// become zero.
+template <int ROWS, int COLUMNS, int THREADS, int COUNT = ROWS>
 DEVICE void copy_tile(unsigned char* to, const element_t* from, index_t stride, index_t rows, int thread) {
   constexpr int CHUNKS = COLUMNS / 8;
   if constexpr (THREADS % (CHUNKS * 8) == 0) {
@@ -32,14 +43,14 @@ DEVICE void copy_tile(unsigned char* to, const element_t* from, index_t stride, 
     to += chunk / 8 * (ROWS * 128) + row * 128 + ((chunk ^ row) & 7) * 16;
     from += row * stride + chunk * 8;
 #pragma unroll
-    for (int i = 0; i < (ROWS + STEP - 1) / STEP; ++i)
-      if (ROWS % STEP == 0 || row + i * STEP < ROWS)
+    for (int i = 0; i < (COUNT + STEP - 1) / STEP; ++i)
+      if (COUNT % STEP == 0 || row + i * STEP < COUNT)
         cp_async16(to + i * (STEP * 128), from + i * STEP * stride, row + i * STEP < rows);
   } else {
 #pragma unroll 4
-    for (int i = 0; i < (ROWS * CHUNKS + THREADS - 1) / THREADS; ++i) {
+    for (int i = 0; i < (COUNT * CHUNKS + THREADS - 1) / THREADS; ++i) {
       const int id = thread + i * THREADS, row = id / CHUNKS, chunk = id % CHUNKS;
-      if (ROWS * CHUNKS % THREADS != 0 && id >= ROWS * CHUNKS) break;
+      if (COUNT * CHUNKS % THREADS != 0 && id >= COUNT * CHUNKS) break;
       cp_async16(to + chunk / 8 * (ROWS * 128) + row * 128 + ((chunk ^ row) & 7) * 16, from + row * stride + chunk * 8,
                  row < rows);
     }
@@ -57,12 +68,14 @@ template <int N> DEVICE void written(float (&d)[N]) {
   for (int i = 0; i < N; ++i) asm volatile("" : "+f"(d[i])::"memory");
 }
 
-// A warpgroup's 64 x KEYS scores: 64 rows of `queries` (a tile of ROWS) by all KEYS rows of `keys`. Not waited for.
-template <int ROWS, int KEYS> DEVICE void ask_scores(float (&s)[KEYS / 2], uint64_t queries, uint64_t keys) {
+// A warpgroup's 64 x KEYS scores: 64 rows of `queries`, a tile of QUERY_ROWS, by KEYS rows of `keys`, a tile of KEY_ROWS. Not
+// waited for.
+template <int QUERY_ROWS, int KEY_ROWS, int KEYS>
+DEVICE void ask_scores(float (&s)[KEYS / 2], uint64_t queries, uint64_t keys) {
   wgmma_fence();
 #pragma unroll
   for (int i = 0; i < DIM / 16; ++i)
-    wgmma_step(s, queries + (i / 4 * (ROWS * 8) + i % 4 * 2), keys + (i / 4 * (KEYS * 8) + i % 4 * 2), i > 0);
+    wgmma_step(s, queries + (i / 4 * (QUERY_ROWS * 8) + i % 4 * 2), keys + (i / 4 * (KEY_ROWS * 8) + i % 4 * 2), i > 0);
   wgmma_commit();
 }
 
@@ -111,6 +124,7 @@ DEVICE void mask_scores(float (&s)[KEYS / 2], const Corner& at, bool edge, const
   }
 }
 
+// PRODUCTS of eight powers are taken by multiplications.
 // A row's state, for the thread's two rows: `most`, which scores are taken relative to, and the sum of this thread's powers.
 struct Softmax {
   float most[2] = {-INFINITY, -INFINITY}, sum[2] = {0.f, 0.f};
@@ -140,7 +154,8 @@ struct Softmax {
 #pragma unroll
         for (int e = 0; e < 2; ++e) {
           float& x = s[j * 4 + h * 2 + e];
-          x = exp2_fast(x * FACTOR - base);
+          x = x * FACTOR - base;
+          x = j * PRODUCTS % 8 < PRODUCTS ? exp2_products(x) : exp2_fast(x);
           part[e] += x;
         }
       sum[h] = part[0] + part[1];

@@ -3,11 +3,12 @@
 // last to the first. The last warpgroup fills rings of STAGES tiles of keys and of values. A multiplying warpgroup asks
 // for the next tile's scores and this tile's values at once and takes powers of the former while the latter are under way;
 // the warpgroups take turns at asking, so that one's powers are taken while another's products are.
-// full: one arrival of each filling thread, two where it also stores a mask. empty: one of each multiplying warp.
+// full: one arrival of each filling thread, two where it also stores a mask. empty: one of each multiplying warp. Queries
+// are each warpgroup's own, so that one may begin with the next item while another still finishes the last.
 
 constexpr int BLOCK_Q = 64 * CONSUMERS;
 constexpr int THREADS = 128 * (CONSUMERS + 1);
-constexpr int Q_BYTES = panel_bytes(BLOCK_Q, DIM), K_BYTES = panel_bytes(KEYS, DIM), V_BYTES = panel_bytes(KEYS, DIM_V);
+constexpr int Q_BYTES = panel_bytes(64, DIM), K_BYTES = panel_bytes(KEYS, DIM), V_BYTES = panel_bytes(KEYS, DIM_V);
 #ifdef MASK
 constexpr int MASK_STAGE = MASK_BY_KEY ? KEYS : 0;
 #else
@@ -59,11 +60,11 @@ struct Place {
   float* mask;
   uint32_t full_q, empty_q, full_k, empty_k, full_v, empty_v;
   DEVICE Place(unsigned char* shared) {
-    q = shared, k = q + Q_BYTES, v = k + STAGES * K_BYTES;
+    q = shared, k = q + CONSUMERS * Q_BYTES, v = k + STAGES * K_BYTES;
     mask = reinterpret_cast<float*>(v + STAGES * V_BYTES);
     full_k = shared_address(mask + STAGES * MASK_STAGE);
     empty_k = full_k + 8 * STAGES, full_v = empty_k + 8 * STAGES, empty_v = full_v + 8 * STAGES;
-    full_q = empty_v + 8 * STAGES, empty_q = full_q + 8;
+    full_q = empty_v + 8 * STAGES, empty_q = full_q + 8 * CONSUMERS;
   }
 };
 
@@ -78,10 +79,12 @@ DEVICE void fill(const Place& place, const element_t* q, const element_t* k, con
     const element_t* from_q = q + Q_OFFSET + item.batch * Q_BATCH + item.head * Q_HEAD + item.q0 * Q_ROW;
     const element_t* from_k = k + K_OFFSET + item.batch * K_BATCH + head_kv * K_HEAD;
     const element_t* from_v = v + V_OFFSET + item.batch * V_BATCH + head_kv * V_HEAD;
-    mbarrier_wait(place.empty_q, parity_q);
-    parity_q ^= 1;
-    copy_tile<BLOCK_Q, DIM, 128>(place.q, from_q, Q_ROW, SIZE_Q - item.q0, thread);
-    cp_async_arrive(place.full_q);
+    const auto fill_queries = [&](int group) {
+      mbarrier_wait(place.empty_q + 8 * group, parity_q);
+      copy_tile<64, DIM, 128>(place.q + group * Q_BYTES, from_q + group * 64 * Q_ROW, Q_ROW, SIZE_Q - item.q0 - group * 64, thread);
+      cp_async_arrive(place.full_q + 8 * group);
+    };
+    fill_queries(0);
 #pragma unroll 1
     for (int t = item.tiles; t >= 0; --t) {
       if (t > 0) {
@@ -99,7 +102,12 @@ DEVICE void fill(const Place& place, const element_t* q, const element_t* k, con
 #endif
         at_k.advance();
       }
-      if (t < item.tiles) {
+      if (t == item.tiles) {
+        // The first warpgroup begins without the others' queries.
+#pragma unroll 1
+        for (int group = 1; group < CONSUMERS; ++group) fill_queries(group);
+        parity_q ^= 1;
+      } else {
         const index_t first = (index_t)t * KEYS;
         mbarrier_wait(place.empty_v + 8 * at_v.slot, at_v.parity);
         copy_tile<KEYS, DIM_V, 128>(place.v + at_v.slot * V_BYTES, from_v + first * V_ROW, V_ROW, SIZE_K - first, thread);
@@ -127,7 +135,7 @@ DEVICE void pass_turn(int group) {
 
 DEVICE void multiply(const Place& place MASK_PARAMS, element_t* out SYMBOL_PARAMS) {
   const int group = threadIdx.x / 128, lane = threadIdx.x % 32, row = threadIdx.x / 32 % 4 * 16 + lane / 4;
-  const uint64_t queries = wgmma_operand(shared_address(place.q) + group * 8192);
+  const uint64_t queries = wgmma_operand(shared_address(place.q) + group * Q_BYTES);
   const uint64_t keys = wgmma_operand(shared_address(place.k)), values = values_operand<KEYS>(shared_address(place.v));
   Position at_k = {0, 0}, at_v = {0, 0};
   uint32_t parity_q = 0;
@@ -143,7 +151,7 @@ DEVICE void multiply(const Place& place MASK_PARAMS, element_t* out SYMBOL_PARAM
     const index_t q0 = item.q0 + group * 64;
     const auto take_scores = [&](int t) {
       written(s);
-      if (t == 0) release(place.empty_q);
+      if (t == 0) release(place.empty_q + 8 * group);
       if (MASK_STAGE == 0) release(place.empty_k + 8 * at_k.slot);
       const Corner at = {item.batch, item.head, q0 + row, (index_t)t * KEYS + lane % 4 * 2};
       const bool edge = (index_t)(t + 1) * KEYS > (CAUSAL ? min(q0 + 1 + SIZE_K - SIZE_Q, (index_t)SIZE_K) : (index_t)SIZE_K);
@@ -164,13 +172,13 @@ DEVICE void multiply(const Place& place MASK_PARAMS, element_t* out SYMBOL_PARAM
       mbarrier_wait(place.full_k + 8 * at_k.slot, at_k.parity);
       fence_async_shared();
     };
-    mbarrier_wait(place.full_q, parity_q);
+    mbarrier_wait(place.full_q + 8 * group, parity_q);
     parity_q ^= 1;
     int t = item.tiles - 1;
     if (t >= 0) {
       if (t > 0 && group == CONSUMERS - 1) pass_turn(group);
       ask();
-      ask_scores<BLOCK_Q, KEYS>(s, queries, keys + at_k.slot * (K_BYTES / 16));
+      ask_scores<64, KEYS, KEYS>(s, queries, keys + at_k.slot * (K_BYTES / 16));
       wgmma_wait<0>();
       take_scores(t);
       rows.take(s);
@@ -180,7 +188,7 @@ DEVICE void multiply(const Place& place MASK_PARAMS, element_t* out SYMBOL_PARAM
       for (--t; t >= 0; --t) {
         ask();
         await_turn(group);
-        ask_scores<BLOCK_Q, KEYS>(s, queries, keys + at_k.slot * (K_BYTES / 16));
+        ask_scores<64, KEYS, KEYS>(s, queries, keys + at_k.slot * (K_BYTES / 16));
         ask_values(add);
         if (t > 0 || group < CONSUMERS - 1) pass_turn(group);
         wgmma_wait<1>();
@@ -205,7 +213,7 @@ DEVICE void multiply(const Place& place MASK_PARAMS, element_t* out SYMBOL_PARAM
       release(place.empty_v + 8 * at_v.slot);
       at_v.advance();
     } else {
-      release(place.empty_q);
+      release(place.empty_q + 8 * group);
 #pragma unroll
       for (int i = 0; i < DIM_V / 2; ++i) o[i] = 0.f;
     }
@@ -220,8 +228,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
   extern __shared__ __align__(1024) unsigned char shared[];
   const Place place(shared);
   if (threadIdx.x == 0) {
-    mbarrier_init(place.full_q, 128);
-    mbarrier_init(place.empty_q, 4 * CONSUMERS);
+    for (int i = 0; i < CONSUMERS; ++i) {
+      mbarrier_init(place.full_q + 8 * i, 128);
+      mbarrier_init(place.empty_q + 8 * i, 4);
+    }
     for (int i = 0; i < STAGES; ++i) {
       mbarrier_init(place.full_k + 8 * i, MASK_STAGE > 0 ? 256 : 128);
       mbarrier_init(place.full_v + 8 * i, 128);

@@ -124,6 +124,9 @@ pub fn layers() -> Vec<Problem<Dim>> {
         attention(BF16, "8 16 16 4096 4096 128 128"),
         causal(attention(BF16, "8 16 16 4096 4096 128 128")),
         attention(BF16, "4 16 16 4096 4096 64 64"),
+        causal(packed(attention(F16, "8 16 16 1024 1024 64 64"))),
+        // Next to nothing: what any kernel takes.
+        attention(F16, "1 1 1 16 16 64 64"),
     ];
     all.into_iter().map(Problem::from).collect()
 }

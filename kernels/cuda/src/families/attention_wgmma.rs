@@ -29,17 +29,30 @@ struct Tile {
     stages: u32,
     /// Blocks that are to fit on a multiprocessor.
     blocks: u32,
+    /// Of eight powers, how many are taken by multiplications.
+    products: u32,
 }
 
 impl Tile {
     fn of(tactic: &Tactic) -> Result<Tile, String> {
         let get = |name| tactic.get(name);
-        Ok(Tile { groups: get("groups")?, keys: get("k")?, stages: get("stages")?, blocks: get("blocks")? })
+        Ok(Tile {
+            groups: get("groups")?,
+            keys: get("k")?,
+            stages: get("stages")?,
+            blocks: get("blocks")?,
+            products: get("products")?,
+        })
     }
 
     fn tactic(self) -> Tactic {
-        let params =
-            [("groups", self.groups), ("k", self.keys), ("stages", self.stages), ("blocks", self.blocks)];
+        let params = [
+            ("groups", self.groups),
+            ("k", self.keys),
+            ("stages", self.stages),
+            ("blocks", self.blocks),
+            ("products", self.products),
+        ];
         Tactic::new(AttentionWgmma.name(), AttentionWgmma.version(), &params)
     }
 
@@ -53,10 +66,10 @@ impl Tile {
 
     /// Registers of a thread at the start, of a filling and of a multiplying one.
     fn registers(self) -> (u32, u32, u32) {
-        const FILLING: u32 = 40;
+        let filling = if self.groups == 3 { 32 } else { 40 };
         let start = (65536 / (self.threads() * self.blocks) / 8 * 8).min(255);
-        let multiplying = ((start * (self.groups + 1)).saturating_sub(FILLING) / self.groups / 8 * 8).min(240);
-        (start, FILLING, multiplying)
+        let multiplying = ((start * (self.groups + 1)).saturating_sub(filling) / self.groups / 8 * 8).min(240);
+        (start, filling, multiplying)
     }
 
     fn shared(self, p: &Attention<Dim>) -> u32 {
@@ -64,7 +77,7 @@ impl Tile {
         let by_key = p.mask.as_ref().is_some_and(|(_, access)| access.strides[2].is(0));
         let mask = if by_key { self.keys * 4 } else { 0 };
         let ring = self.keys * (panel(p.dim) + panel(p.dim_v)) + mask;
-        self.queries() * panel(p.dim) + self.stages * ring + 32 * self.stages + 16
+        self.queries() * panel(p.dim) + self.stages * ring + 32 * self.stages + 16 * self.groups
     }
 
     fn check(self, p: &Attention<Dim>, target: &Target) -> Result<(), String> {
@@ -77,8 +90,12 @@ impl Tile {
         }
         // Sums, scores and powers; ptxas wants the operands of one instruction within what the kernel starts with.
         let held = p.dim_v as u32 / 2 + self.keys / 2 + self.keys / 4;
+        if self.products > 4 {
+            return fail("at most half of the powers by products");
+        }
         let (start, _, multiplying) = self.registers();
-        if held + 32 > multiplying || self.keys.max(p.dim_v as u32) / 2 + 28 > start {
+        let more = (p.dim + p.dim_v) as u32 / 16 + 24;
+        if held + more > multiplying || self.keys.max(p.dim_v as u32) / 2 + 28 > start {
             return fail(&format!("{held} registers beside {multiplying}"));
         }
         let shared = self.shared(p);
@@ -115,11 +132,35 @@ fn fits<'a>(problem: &'a Problem<Dim>, target: &Target) -> Option<&'a Attention<
     fits_mma(problem, target).filter(|p| hopper && p.dim <= 128 && p.dim_v <= 128 && p.scale > 0.0)
 }
 
-/// Heads whose keys and values L2 holds beside each other.
-fn together(p: &Attention<Dim>, symbols: &Symbols) -> u32 {
-    const L2: f64 = 20e6;
-    let head = size(&p.seq_k, symbols) * (p.dim + p.dim_v) as f64 * 2.0;
-    if p.causal { (L2 / head).clamp(1.0, 64.0) as u32 } else { 1 }
+/// How many heads are done at the same time, see attention_wgmma.cuh. With a causal mask, the number among those whose keys
+/// L2 can deliver that gives every block the most equal share.
+fn together(tile: Tile, p: &Attention<Dim>, symbols: &Symbols, target: &Target) -> u32 {
+    const MOST: usize = 40;
+    if !p.causal {
+        return 1;
+    }
+    let heads = p.heads * p.batch.opt(symbols).max(1) as usize;
+    let (q, k) = (size(&p.seq_q, symbols), size(&p.seq_k, symbols));
+    let (rows, tiles) = (f64::from(tile.queries()), (q / f64::from(tile.queries())).ceil() as usize);
+    let blocks = (target.multiprocessors * tile.blocks) as usize;
+    // Tiles of keys for each tile of queries, the last first, and about one more for beginning and end.
+    let weights: Vec<f64> = (0..tiles)
+        .rev()
+        .map(|t| (((t + 1) as f64 * rows).min(q) + k - q).clamp(0.0, k) / f64::from(tile.keys) + 1.0)
+        .collect();
+    let most_loaded = |together: usize| {
+        let mut loads = vec![0.0; blocks];
+        // Few items tell enough.
+        for id in 0..(heads * tiles).min(1 << 15) {
+            let first = id / (together * tiles) * together;
+            let weight = weights[(id - first * tiles) / together.min(heads - first)];
+            let (turn, place) = (id / blocks, id % blocks);
+            loads[if turn % 2 == 0 { place } else { blocks - 1 - place }] += weight;
+        }
+        loads.into_iter().fold(0.0, f64::max)
+    };
+    let best = (1..=heads.min(MOST)).min_by(|a, b| most_loaded(*a).total_cmp(&most_loaded(*b)));
+    best.unwrap_or(1) as u32
 }
 
 impl Family for AttentionWgmma {
@@ -137,8 +178,8 @@ impl Family for AttentionWgmma {
         let mut ranked = Vec::new();
         for (groups, blocks) in [(3, 1), (2, 1), (1, 1), (1, 2)] {
             for keys in [64, 80, 96, 112, 128, 144, 160, 176] {
-                for stages in [2, 3] {
-                    let tile = Tile { groups, keys, stages, blocks };
+                for (stages, products) in [(2, 0), (2, 2), (3, 0)] {
+                    let tile = Tile { groups, keys, stages, blocks, products };
                     let useful = keys == 64 || keys <= most;
                     if useful && tile.check(p, target).is_ok() {
                         ranked.push((tile.estimate(p, symbols, target), tile));
@@ -147,7 +188,7 @@ impl Family for AttentionWgmma {
             }
         }
         ranked.sort_by(|a, b| a.0.total_cmp(&b.0));
-        ranked.into_iter().take(16).map(|(_, tile)| tile.tactic()).collect()
+        ranked.into_iter().take(24).map(|(_, tile)| tile.tactic()).collect()
     }
 
     fn cost(&self, problem: &Problem<Dim>, tactic: &Tactic, symbols: &Symbols, target: &Target) -> f64 {
@@ -173,7 +214,8 @@ impl Family for AttentionWgmma {
             ("KEYS", tile.keys),
             ("STAGES", tile.stages),
             ("BLOCKS", tile.blocks),
-            ("TOGETHER", together(p, symbols)),
+            ("PRODUCTS", tile.products),
+            ("TOGETHER", together(tile, p, symbols, target)),
             ("PRODUCER_REGISTERS", filling),
             ("CONSUMER_REGISTERS", multiplying),
         ]);

@@ -1,5 +1,5 @@
 //! `attention.whole`: attention on Hopper's tensor cores where a block holds all keys and values of a head. Halves, up to
-//! 256 keys and 128 dimensions of a head.
+//! 512 keys and 128 dimensions of a head.
 
 use super::attention::{bytes, fits_mma, launch, size, text, wide};
 use super::strips::{LAUNCH, wrong};
@@ -26,6 +26,10 @@ struct Tile {
     groups: u32,
     /// Times that each takes 64 queries.
     turns: u32,
+    /// Times that keys are taken, a part of them each.
+    parts: u32,
+    /// Of eight powers, how many are taken by multiplications.
+    products: u32,
     /// 1: the next kernel's blocks may start as soon as this one's operands are asked for.
     early: u32,
 }
@@ -35,12 +39,20 @@ impl Tile {
         Ok(Tile {
             groups: tactic.get("groups")?,
             turns: tactic.get("turns")?,
+            parts: tactic.get("parts")?,
+            products: tactic.get("products")?,
             early: tactic.get("early")?,
         })
     }
 
     fn tactic(self) -> Tactic {
-        let params = [("groups", self.groups), ("turns", self.turns), ("early", self.early)];
+        let params = [
+            ("groups", self.groups),
+            ("turns", self.turns),
+            ("parts", self.parts),
+            ("products", self.products),
+            ("early", self.early),
+        ];
         Tactic::new(AttentionWhole.name(), AttentionWhole.version(), &params)
     }
 
@@ -52,28 +64,44 @@ impl Tile {
         128 * self.groups
     }
 
-    fn shared(self, p: &Attention<Dim>, keys: u32) -> u32 {
-        let panel = |dim: usize| dim.div_ceil(64) as u32 * 128;
-        self.queries() * panel(p.dim) + keys * (panel(p.dim) + panel(p.dim_v) + 4)
+    /// Keys of a part, of so many in all.
+    const fn part(self, keys: u32) -> u32 {
+        keys.div_ceil(self.parts).next_multiple_of(16)
     }
 
-    /// Registers of a thread: its scores, half as many words of powers, the sums, and what else there is.
-    fn registers(p: &Attention<Dim>, keys: u32) -> u32 {
-        (keys / 2 + keys / 4 + p.dim_v as u32 / 2 + 36).min(255)
+    fn shared(self, p: &Attention<Dim>, keys: u32) -> u32 {
+        let panel = |dim: usize| dim.div_ceil(64) as u32 * 128;
+        let held = self.part(keys) * self.parts;
+        self.queries() * panel(p.dim) + held * (panel(p.dim) + panel(p.dim_v) + 4)
+    }
+
+    /// Registers of a thread: its scores, or half as many words of powers beside the sums, both where there are several parts;
+    /// what a mask takes; and what else there is.
+    fn registers(self, p: &Attention<Dim>, keys: u32) -> u32 {
+        let (keys, sums) = (self.part(keys), p.dim_v as u32 / 2);
+        let mask = if p.mask.is_some() { 24 } else { 0 };
+        let held = if self.parts == 1 { (keys / 2).max(keys / 4 + sums) + 48 } else { keys / 2 + sums + 38 };
+        (held + mask).min(255)
     }
 
     /// Blocks that fit on a multiprocessor.
     fn blocks(self, p: &Attention<Dim>, keys: u32, target: &Target) -> u32 {
-        let registers = Self::registers(p, keys).next_multiple_of(8) * self.threads();
+        let registers = self.registers(p, keys).next_multiple_of(8) * self.threads();
         (65536 / registers).min(target.shared_per_multiprocessor / (self.shared(p, keys) + 1024)).clamp(1, 8)
     }
 
     fn check(self, p: &Attention<Dim>, keys: u32, target: &Target) -> Result<(), String> {
         let fail = |what: &str| Err(format!("`{}`: {what}", self.tactic()));
-        if !matches!(self.groups, 1..=4) || !matches!(self.turns, 1..=4) || self.early > 1 {
-            return fail("1 to 4 warpgroups with 1 to 4 turns, early or not");
+        if !matches!(self.groups, 1..=4) || !matches!(self.turns, 1..=4) || self.early > 1 || self.products > 4 {
+            return fail("1 to 4 warpgroups with 1 to 4 turns, at most half of the powers by products, early or not");
         }
-        if Self::registers(p, keys) * self.threads() > 65536 {
+        if !matches!(self.parts, 1..=2) || (self.parts - 1) * self.part(keys) >= keys {
+            return fail(&format!("1 or 2 parts, none empty, of {keys} keys"));
+        }
+        if self.part(keys) > 256 {
+            return fail("parts of at most 256 keys");
+        }
+        if self.registers(p, keys).next_multiple_of(8) * self.threads() > 65536 {
             return fail("not enough registers");
         }
         let shared = self.shared(p, keys);
@@ -111,7 +139,7 @@ fn fits<'a>(problem: &'a Problem<Dim>, symbols: &Symbols, target: &Target) -> Op
     let p = fits_mma(problem, target)?;
     let keys = u32::try_from(p.seq_k.upper(symbols).max(1)).ok()?.checked_next_multiple_of(16)?;
     // Maxima are taken before scores are scaled.
-    (hopper && p.dim <= 128 && p.dim_v <= 128 && p.scale > 0.0 && keys <= 256).then_some((p, keys))
+    (hopper && p.dim <= 128 && p.dim_v <= 128 && p.scale > 0.0 && keys <= 512).then_some((p, keys))
 }
 
 impl Family for AttentionWhole {
@@ -128,8 +156,10 @@ impl Family for AttentionWhole {
         let queries = p.seq_q.upper(symbols).max(1) as u64;
         let mut ranked = Vec::new();
         for (groups, turns) in [(1, 1), (1, 2), (1, 3), (1, 4), (2, 1), (2, 2), (4, 1), (3, 1)] {
-            for early in [0, 1] {
-                let tile = Tile { groups, turns, early };
+            for (parts, products, early) in
+                [(1, 0, 1), (1, 2, 1), (2, 0, 1), (2, 2, 1), (1, 0, 0), (2, 0, 0)]
+            {
+                let tile = Tile { groups, turns, parts, products, early };
                 // Not more than one block for everything.
                 let useful = u64::from(tile.queries()) < queries + 64;
                 if useful && tile.check(p, keys, target).is_ok() {
@@ -138,7 +168,7 @@ impl Family for AttentionWhole {
             }
         }
         ranked.sort_by(|a, b| a.0.total_cmp(&b.0));
-        ranked.into_iter().map(|(_, tile)| tile.tactic()).collect()
+        ranked.into_iter().take(24).map(|(_, tile)| tile.tactic()).collect()
     }
 
     fn cost(&self, problem: &Problem<Dim>, tactic: &Tactic, symbols: &Symbols, target: &Target) -> f64 {
@@ -161,11 +191,13 @@ impl Family for AttentionWhole {
         let constants = codegen::constants(&[
             ("GROUPS", tile.groups),
             ("TURNS", tile.turns),
-            ("KEYS", keys),
+            ("PARTS", tile.parts),
+            ("KEYS", tile.part(keys)),
             ("BLOCKS", tile.blocks(p, keys, target)),
+            ("PRODUCTS", tile.products),
             ("EARLY", tile.early),
         ]);
-        let steps = wgmma::step(keys, p.dtype) + &wgmma::values(p.dim_v as u32, p.dtype);
+        let steps = wgmma::step(tile.part(keys), p.dtype) + &wgmma::values(p.dim_v as u32, p.dtype);
         let title = format!("{} attention, {tactic}", p.dtype);
         let source =
             codegen::source(&title, wide(p, symbols), &[&text(p, problem), &constants, &steps, MAINLOOP]);
