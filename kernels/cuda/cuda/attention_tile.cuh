@@ -19,21 +19,11 @@ DEVICE float exp2_fast(float x) {
   return y;
 }
 
-// The same by multiplications and additions, of which there are more at a time: relative error about 1e-4, less than what
-// halves are rounded by. For what is no number above 100; -INFINITY gives 0.
-DEVICE float exp2_products(float x) {
-  x = fmaxf(x, -127.f);
-  const float shifted = x + 12582912.f;   // the nearest integer in the low bits
-  const float rest = x - (shifted - 12582912.f);
-  const float y = fmaf(fmaf(fmaf(0.05500735f, rest, 0.24221120f), rest, 0.69328312f), rest, 1.f);
-  return __int_as_float(__float_as_int(y) + (__float_as_int(shifted) << 23));
-}
-
 constexpr int panel_bytes(int rows, int columns) { return (columns + 63) / 64 * rows * 128; }
 
 // By `thread` of THREADS: COUNT rows of global memory, `stride` elements apart, into a tile of ROWS; those not below `rows`
-// become zero.
-template <int ROWS, int COLUMNS, int THREADS, int COUNT = ROWS>
+// become zero. Of the requests UNROLL are written out, which takes registers for their addresses.
+template <int ROWS, int COLUMNS, int THREADS, int COUNT = ROWS, int UNROLL = 64>
 DEVICE void copy_tile(unsigned char* to, const element_t* from, index_t stride, index_t rows, int thread) {
   constexpr int CHUNKS = COLUMNS / 8;
   if constexpr (THREADS % (CHUNKS * 8) == 0) {
@@ -42,7 +32,7 @@ DEVICE void copy_tile(unsigned char* to, const element_t* from, index_t stride, 
     const int row = thread / CHUNKS, chunk = thread % CHUNKS;
     to += chunk / 8 * (ROWS * 128) + row * 128 + ((chunk ^ row) & 7) * 16;
     from += row * stride + chunk * 8;
-#pragma unroll
+#pragma unroll UNROLL
     for (int i = 0; i < (COUNT + STEP - 1) / STEP; ++i)
       if (COUNT % STEP == 0 || row + i * STEP < COUNT)
         cp_async16(to + i * (STEP * 128), from + i * STEP * stride, row + i * STEP < rows);
@@ -112,19 +102,23 @@ DEVICE void mask_scores(float (&s)[KEYS / 2], const Corner& at, bool edge, const
   }
 #endif
   if (!edge) return;
+  int left[2];
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
     const index_t seen = at.row + h * 8 + 1 + SIZE_K - SIZE_Q;
-    const int left = (int)((CAUSAL && seen < SIZE_K ? seen : SIZE_K) - at.column);
+    left[h] = (int)((CAUSAL && seen < SIZE_K ? seen : SIZE_K) - at.column);
+  }
+  // Of the warp's first row, from its first column: what all of the warp sees is left alone.
+  const int lane = threadIdx.x % 32, least = left[0] - (CAUSAL ? lane / 4 : 0) + lane % 4 * 2;
 #pragma unroll
-    for (int j = 0; j < KEYS / 8; ++j) {
-      if (j * 8 >= left) s[j * 4 + h * 2] = -INFINITY;
-      if (j * 8 + 1 >= left) s[j * 4 + h * 2 + 1] = -INFINITY;
-    }
+  for (int j = 0; j < KEYS / 8; ++j) {
+    if (j / 4 * 32 + 32 <= least) continue;
+#pragma unroll
+    for (int e = 0; e < 4; ++e)
+      if (j * 8 + e % 2 >= left[e / 2]) s[j * 4 + e] = -INFINITY;
   }
 }
 
-// PRODUCTS of eight powers are taken by multiplications.
 // A row's state, for the thread's two rows: `most`, which scores are taken relative to, and the sum of this thread's powers.
 struct Softmax {
   float most[2] = {-INFINITY, -INFINITY}, sum[2] = {0.f, 0.f};
@@ -154,8 +148,7 @@ struct Softmax {
 #pragma unroll
         for (int e = 0; e < 2; ++e) {
           float& x = s[j * 4 + h * 2 + e];
-          x = x * FACTOR - base;
-          x = j * PRODUCTS % 8 < PRODUCTS ? exp2_products(x) : exp2_fast(x);
+          x = exp2_fast(x * FACTOR - base);
           part[e] += x;
         }
       sum[h] = part[0] + part[1];

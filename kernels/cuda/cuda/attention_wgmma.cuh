@@ -18,23 +18,24 @@ static_assert(KEYS % 16 == 0 && KEYS <= 256 && DIM % 16 == 0 && DIM_V % 16 == 0,
 
 // A block's part of the work: queries of one head.
 struct Item {
-  index_t batch, head, q0;
-  int tiles;   // of keys
+  index_t both, q0;   // batch * HEADS + head, and the first query
+  int tiles;          // of keys
 };
 
 #define TILES_Q ((SIZE_Q + BLOCK_Q - 1) / BLOCK_Q)
 
-// The n-th of this block; false if there is none. TOGETHER heads, whose keys L2 holds, are done at the same time, the last
-// queries first: with a causal mask those take longest. Every other turn goes through the blocks backwards, for each block
-// to get as much as others.
-DEVICE bool find(Item& item, index_t n SYMBOL_PARAMS) {
-  const index_t heads = SIZE_BATCH * HEADS, items = heads * TILES_Q;
-  const index_t id = n * gridDim.x + (n % 2 ? gridDim.x - 1 - blockIdx.x : blockIdx.x);
-  if (id >= items) return false;
+// The number of this block's n-th item, which may be one past the last. TOGETHER heads, whose keys L2 holds, are done at the
+// same time, the last queries first: with a causal mask those take longest. Every other turn goes through the blocks
+// backwards, for each block to get as much as others.
+DEVICE index_t number(index_t n) { return n * gridDim.x + (n % 2 ? gridDim.x - 1 - blockIdx.x : blockIdx.x); }
+
+#define ITEMS (SIZE_BATCH * HEADS * TILES_Q)
+
+DEVICE Item find(index_t id SYMBOL_PARAMS) {
+  Item item;
   const index_t first = id / (TOGETHER * TILES_Q) * TOGETHER, rest = id - first * TILES_Q;
-  const index_t beside = heads - first < TOGETHER ? heads - first : TOGETHER;
-  const index_t both = first + rest % beside;
-  item.batch = both / HEADS, item.head = both % HEADS;
+  const index_t left = SIZE_BATCH * HEADS - first, beside = left < TOGETHER ? left : TOGETHER;
+  item.both = first + rest % beside;
   item.q0 = (TILES_Q - 1 - rest / beside) * BLOCK_Q;
   index_t keys = SIZE_K;
   if (CAUSAL) {
@@ -42,7 +43,7 @@ DEVICE bool find(Item& item, index_t n SYMBOL_PARAMS) {
     keys = seen < 0 ? 0 : seen < keys ? seen : keys;
   }
   item.tiles = (int)((keys + KEYS - 1) / KEYS);
-  return true;
+  return item;
 }
 
 // A place in a ring, and the parity of the phase to wait for.
@@ -72,16 +73,16 @@ DEVICE void fill(const Place& place, const element_t* q, const element_t* k, con
   const int thread = threadIdx.x - 128 * CONSUMERS;
   Position at_k = {0, 1}, at_v = {0, 1};
   uint32_t parity_q = 1;
-  Item item;
   dependency_wait();
-  for (index_t n = 0; find(item, n SYMBOL_NAMES); ++n) {
-    const index_t head_kv = item.head * KV_HEADS / HEADS;
-    const element_t* from_q = q + Q_OFFSET + item.batch * Q_BATCH + item.head * Q_HEAD + item.q0 * Q_ROW;
-    const element_t* from_k = k + K_OFFSET + item.batch * K_BATCH + head_kv * K_HEAD;
-    const element_t* from_v = v + V_OFFSET + item.batch * V_BATCH + head_kv * V_HEAD;
+  for (index_t n = 0; number(n) < ITEMS; ++n) {
+    const Item item = find(number(n) SYMBOL_NAMES);
+    const index_t batch = item.both / HEADS, head = item.both % HEADS, head_kv = head * KV_HEADS / HEADS;
+    const element_t* from_q = q + Q_OFFSET + batch * Q_BATCH + head * Q_HEAD + item.q0 * Q_ROW;
+    const element_t* from_k = k + K_OFFSET + batch * K_BATCH + head_kv * K_HEAD;
+    const element_t* from_v = v + V_OFFSET + batch * V_BATCH + head_kv * V_HEAD;
     const auto fill_queries = [&](int group) {
       mbarrier_wait(place.empty_q + 8 * group, parity_q);
-      copy_tile<64, DIM, 128>(place.q + group * Q_BYTES, from_q + group * 64 * Q_ROW, Q_ROW, SIZE_Q - item.q0 - group * 64, thread);
+      copy_tile<64, DIM, 128, 64, 4>(place.q + group * Q_BYTES, from_q + group * 64 * Q_ROW, Q_ROW, SIZE_Q - item.q0 - group * 64, thread);
       cp_async_arrive(place.full_q + 8 * group);
     };
     fill_queries(0);
@@ -90,11 +91,11 @@ DEVICE void fill(const Place& place, const element_t* q, const element_t* k, con
       if (t > 0) {
         const index_t first = (index_t)(t - 1) * KEYS;
         mbarrier_wait(place.empty_k + 8 * at_k.slot, at_k.parity);
-        copy_tile<KEYS, DIM, 128>(place.k + at_k.slot * K_BYTES, from_k + first * K_ROW, K_ROW, SIZE_K - first, thread);
+        copy_tile<KEYS, DIM, 128, KEYS, 4>(place.k + at_k.slot * K_BYTES, from_k + first * K_ROW, K_ROW, SIZE_K - first, thread);
         cp_async_arrive(place.full_k + 8 * at_k.slot);
 #ifdef MASK
         if (MASK_BY_KEY) {
-          const index_t from = MASK_OFFSET + item.batch * MASK_BATCH + item.head * MASK_HEAD;
+          const index_t from = MASK_OFFSET + batch * MASK_BATCH + head * MASK_HEAD;
           for (int i = thread; i < KEYS; i += 128)
             place.mask[at_k.slot * MASK_STAGE + i] = first + i < SIZE_K ? mask_value(mask[from + (first + i) * MASK_COLUMN]) : 0.f;
           mbarrier_arrive(place.full_k + 8 * at_k.slot);
@@ -110,7 +111,7 @@ DEVICE void fill(const Place& place, const element_t* q, const element_t* k, con
       } else {
         const index_t first = (index_t)t * KEYS;
         mbarrier_wait(place.empty_v + 8 * at_v.slot, at_v.parity);
-        copy_tile<KEYS, DIM_V, 128>(place.v + at_v.slot * V_BYTES, from_v + first * V_ROW, V_ROW, SIZE_K - first, thread);
+        copy_tile<KEYS, DIM_V, 128, KEYS, 4>(place.v + at_v.slot * V_BYTES, from_v + first * V_ROW, V_ROW, SIZE_K - first, thread);
         cp_async_arrive(place.full_v + 8 * at_v.slot);
         at_v.advance();
       }
@@ -134,26 +135,25 @@ DEVICE void pass_turn(int group) {
 }
 
 DEVICE void multiply(const Place& place MASK_PARAMS, element_t* out SYMBOL_PARAMS) {
-  const int group = threadIdx.x / 128, lane = threadIdx.x % 32, row = threadIdx.x / 32 % 4 * 16 + lane / 4;
+  const int group = __shfl_sync(0xffffffffu, threadIdx.x / 128, 0);   // the same for a warp, as the compiler then knows
+  const int lane = threadIdx.x % 32, row = threadIdx.x / 32 % 4 * 16 + lane / 4;
   const uint64_t queries = wgmma_operand(shared_address(place.q) + group * Q_BYTES);
   const uint64_t keys = wgmma_operand(shared_address(place.k)), values = values_operand<KEYS>(shared_address(place.v));
   Position at_k = {0, 0}, at_v = {0, 0};
   uint32_t parity_q = 0;
   float s[KEYS / 2], o[DIM_V / 2];
   uint32_t p[KEYS / 16][4];
-  Item item, next;
-  bool more = find(item, 0 SYMBOL_NAMES);
 #pragma unroll 1
-  for (index_t n = 1; more; ++n, item = next) {
-    more = find(next, n SYMBOL_NAMES);
-    if (!more) launch_dependents();
+  for (index_t n = 0; number(n) < ITEMS; ++n) {
+    const Item item = find(number(n) SYMBOL_NAMES);
+    if (number(n + 1) >= ITEMS) launch_dependents();
     Softmax rows;
     const index_t q0 = item.q0 + group * 64;
     const auto take_scores = [&](int t) {
       written(s);
       if (t == 0) release(place.empty_q + 8 * group);
       if (MASK_STAGE == 0) release(place.empty_k + 8 * at_k.slot);
-      const Corner at = {item.batch, item.head, q0 + row, (index_t)t * KEYS + lane % 4 * 2};
+      const Corner at = {item.both / HEADS, item.both % HEADS, q0 + row, (index_t)t * KEYS + lane % 4 * 2};
       const bool edge = (index_t)(t + 1) * KEYS > (CAUSAL ? min(q0 + 1 + SIZE_K - SIZE_Q, (index_t)SIZE_K) : (index_t)SIZE_K);
       mask_scores<KEYS>(s, at, edge, place.mask + at_k.slot * MASK_STAGE + lane % 4 * 2 MASK_NAMES SYMBOL_NAMES);
       if (MASK_STAGE > 0) release(place.empty_k + 8 * at_k.slot);
@@ -217,7 +217,7 @@ DEVICE void multiply(const Place& place MASK_PARAMS, element_t* out SYMBOL_PARAM
 #pragma unroll
       for (int i = 0; i < DIM_V / 2; ++i) o[i] = 0.f;
     }
-    store_rows(o, rows, item.batch, item.head, q0 + row, out SYMBOL_NAMES);
+    store_rows(o, rows, item.both / HEADS, item.both % HEADS, q0 + row, out SYMBOL_NAMES);
   }
 }
 

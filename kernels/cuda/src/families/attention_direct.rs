@@ -94,12 +94,12 @@ impl Share {
         let tiles = queries / 16.0;
         let chain = 700.0 + tiles * (keys / 8.0 * dims / 16.0 * 10.0 + keys * 4.0) + 200.0;
         let loads = (groups * keys * dims + queries * p.dim as f64) * 2.0 / 37.0;
-        let issue = groups * tiles * (keys / 8.0 * dims / 16.0 * 8.0 + keys * 14.0) / 4.0;
+        let issue = groups * tiles * (keys / 8.0 * dims / 16.0 * 14.0 + keys * 24.0) / 4.0;
         let merge = 150.0 + groups * 15.0 + tiles * p.dim_v as f64;
         let wave = rounds * chain.max(beside * loads + 500.0).max(beside * issue) + merge;
-        let late = if self.early == 0 { 0.1 } else { 0.0 };
+        let early = f64::from(self.early) * 0.02;
         let near = (per_sm / beside).ceil() * wave / 1700.0;
-        LAUNCH - 1.0 + late + near.max(bytes(p, symbols) / (target.bandwidth * 800.0))
+        LAUNCH - 0.75 + early + near.max(bytes(p, symbols) / (target.bandwidth * 800.0))
     }
 }
 

@@ -29,8 +29,6 @@ struct Tile {
     stages: u32,
     /// Blocks that are to fit on a multiprocessor.
     blocks: u32,
-    /// Of eight powers, how many are taken by multiplications.
-    products: u32,
 }
 
 impl Tile {
@@ -41,7 +39,6 @@ impl Tile {
             keys: get("k")?,
             stages: get("stages")?,
             blocks: get("blocks")?,
-            products: get("products")?,
         })
     }
 
@@ -51,7 +48,6 @@ impl Tile {
             ("k", self.keys),
             ("stages", self.stages),
             ("blocks", self.blocks),
-            ("products", self.products),
         ];
         Tactic::new(AttentionWgmma.name(), AttentionWgmma.version(), &params)
     }
@@ -64,12 +60,21 @@ impl Tile {
         128 * (self.groups + 1)
     }
 
-    /// Registers of a thread at the start, of a filling and of a multiplying one.
-    fn registers(self) -> (u32, u32, u32) {
-        let filling = if self.groups == 3 { 32 } else { 40 };
-        let start = (65536 / (self.threads() * self.blocks) / 8 * 8).min(255);
-        let multiplying = ((start * (self.groups + 1)).saturating_sub(filling) / self.groups / 8 * 8).min(240);
-        (start, filling, multiplying)
+    /// Registers of a thread at the start, then of a filling and of a multiplying one where they differ.
+    fn registers(self, p: &Attention<Dim>) -> (u32, Option<(u32, u32)>) {
+        let start = (65536 / (self.threads() * self.blocks) / 8 * 8).min(240);
+        if self.groups == 1 && self.blocks == 1 {
+            return (start, None);
+        }
+        // Rows whose chunks are not shared evenly among threads take some to be found.
+        let even = [p.dim, p.dim_v].iter().all(|dim| matches!(dim, 64 | 128));
+        let filling = match (even, self.groups) {
+            (true, 3) => 32,
+            (true, _) => 40,
+            (false, _) => 56,
+        };
+        let multiplying = (start * (self.groups + 1)).saturating_sub(filling) / self.groups / 8 * 8;
+        (start, Some((filling, multiplying.min(240))))
     }
 
     fn shared(self, p: &Attention<Dim>) -> u32 {
@@ -90,11 +95,9 @@ impl Tile {
         }
         // Sums, scores and powers; ptxas wants the operands of one instruction within what the kernel starts with.
         let held = p.dim_v as u32 / 2 + self.keys / 2 + self.keys / 4;
-        if self.products > 4 {
-            return fail("at most half of the powers by products");
-        }
-        let (start, _, multiplying) = self.registers();
-        let more = (p.dim + p.dim_v) as u32 / 16 + 24;
+        let (start, split) = self.registers(p);
+        let multiplying = split.map_or(start, |(_, multiplying)| multiplying);
+        let more = (p.dim + p.dim_v) as u32 / 32 + 28;
         if held + more > multiplying || self.keys.max(p.dim_v as u32) / 2 + 28 > start {
             return fail(&format!("{held} registers beside {multiplying}"));
         }
@@ -114,15 +117,20 @@ impl Tile {
         let per_sm = (items / sms).ceil();
         let beside = f64::from(self.blocks).min(per_sm);
         let rounds = (pairs(p, symbols) / q / keys + if p.causal { 0.5 } else { 0.0 }).ceil();
-        // Cycles of a tile: 4096 multiplications and additions, 16 powers and 128 other results a cycle.
+        // Cycles of a tile: 4096 multiplications and additions, 16 powers and 128 other results a cycle, of which some are
+        // hidden behind each other.
         let products = 2.0 * rows * keys * (p.dim + p.dim_v) as f64 / 4096.0;
         let powers = rows * keys * (1.0 / 16.0 + 4.0 / 128.0);
-        let overlapped = self.groups > 1 || beside > 1.0;
-        let alone = if overlapped { 0.0 } else { powers / 2.0 };
-        let tile = products.max(powers) * 1.2 + alone + 250.0;
+        let alone = match f64::from(self.groups) * beside {
+            0.0..2.0 => 1.4,
+            2.0..3.0 => 1.1,
+            _ => 0.95,
+        };
+        let tile = (products + 670.0).max(powers * alone + 415.0);
         let fill = keys * (p.dim + p.dim_v) as f64 * 2.0 / 37.0;
-        let ends = 2500.0 + 500.0 * per_sm;
-        LAUNCH + ((per_sm * rounds * tile.max(fill) + ends) / 1700.0).max(bytes(p, symbols) / (target.bandwidth * 800.0))
+        let cycles = per_sm * (rounds * tile.max(fill) + 500.0 + f64::from(self.groups) * 300.0);
+        let memory = bytes(p, symbols) / (target.bandwidth * 800.0);
+        LAUNCH - 0.6 + 0.25 * f64::from(self.groups) + (cycles / 1750.0).max(memory)
     }
 }
 
@@ -178,8 +186,8 @@ impl Family for AttentionWgmma {
         let mut ranked = Vec::new();
         for (groups, blocks) in [(3, 1), (2, 1), (1, 1), (1, 2)] {
             for keys in [64, 80, 96, 112, 128, 144, 160, 176] {
-                for (stages, products) in [(2, 0), (2, 2), (3, 0)] {
-                    let tile = Tile { groups, keys, stages, blocks, products };
+                for stages in [2, 3] {
+                    let tile = Tile { groups, keys, stages, blocks };
                     let useful = keys == 64 || keys <= most;
                     if useful && tile.check(p, target).is_ok() {
                         ranked.push((tile.estimate(p, symbols, target), tile));
@@ -188,7 +196,7 @@ impl Family for AttentionWgmma {
             }
         }
         ranked.sort_by(|a, b| a.0.total_cmp(&b.0));
-        ranked.into_iter().take(24).map(|(_, tile)| tile.tactic()).collect()
+        ranked.into_iter().take(16).map(|(_, tile)| tile.tactic()).collect()
     }
 
     fn cost(&self, problem: &Problem<Dim>, tactic: &Tactic, symbols: &Symbols, target: &Target) -> f64 {
@@ -208,13 +216,12 @@ impl Family for AttentionWgmma {
         let p = fits(problem, target).ok_or_else(|| wrong(self, problem))?;
         let tile = Tile::of(tactic)?;
         tile.check(p, target)?;
-        let (_, filling, multiplying) = tile.registers();
+        let (filling, multiplying) = tile.registers(p).1.unwrap_or((0, 0));
         let constants = codegen::constants(&[
             ("CONSUMERS", tile.groups),
             ("KEYS", tile.keys),
             ("STAGES", tile.stages),
             ("BLOCKS", tile.blocks),
-            ("PRODUCTS", tile.products),
             ("TOGETHER", together(tile, p, symbols, target)),
             ("PRODUCER_REGISTERS", filling),
             ("CONSUMER_REGISTERS", multiplying),

@@ -28,8 +28,6 @@ struct Tile {
     turns: u32,
     /// Times that keys are taken, a part of them each.
     parts: u32,
-    /// Of eight powers, how many are taken by multiplications.
-    products: u32,
     /// 1: the next kernel's blocks may start as soon as this one's operands are asked for.
     early: u32,
 }
@@ -40,7 +38,6 @@ impl Tile {
             groups: tactic.get("groups")?,
             turns: tactic.get("turns")?,
             parts: tactic.get("parts")?,
-            products: tactic.get("products")?,
             early: tactic.get("early")?,
         })
     }
@@ -50,7 +47,6 @@ impl Tile {
             ("groups", self.groups),
             ("turns", self.turns),
             ("parts", self.parts),
-            ("products", self.products),
             ("early", self.early),
         ];
         Tactic::new(AttentionWhole.name(), AttentionWhole.version(), &params)
@@ -79,7 +75,7 @@ impl Tile {
     /// what a mask takes; and what else there is.
     fn registers(self, p: &Attention<Dim>, keys: u32) -> u32 {
         let (keys, sums) = (self.part(keys), p.dim_v as u32 / 2);
-        let mask = if p.mask.is_some() { 24 } else { 0 };
+        let mask = if p.mask.as_ref().is_some_and(|(_, a)| !a.strides[2].is(0)) { 24 } else { 0 };
         let held = if self.parts == 1 { (keys / 2).max(keys / 4 + sums) + 48 } else { keys / 2 + sums + 38 };
         (held + mask).min(255)
     }
@@ -92,8 +88,8 @@ impl Tile {
 
     fn check(self, p: &Attention<Dim>, keys: u32, target: &Target) -> Result<(), String> {
         let fail = |what: &str| Err(format!("`{}`: {what}", self.tactic()));
-        if !matches!(self.groups, 1..=4) || !matches!(self.turns, 1..=4) || self.early > 1 || self.products > 4 {
-            return fail("1 to 4 warpgroups with 1 to 4 turns, at most half of the powers by products, early or not");
+        if !matches!(self.groups, 1..=4) || !matches!(self.turns, 1..=4) || self.early > 1 {
+            return fail("1 to 4 warpgroups with 1 to 4 turns, early or not");
         }
         if !matches!(self.parts, 1..=2) || (self.parts - 1) * self.part(keys) >= keys {
             return fail(&format!("1 or 2 parts, none empty, of {keys} keys"));
@@ -117,19 +113,26 @@ impl Tile {
         let sms = f64::from(target.multiprocessors);
         let dims = (p.dim + p.dim_v) as f64;
         let blocks = (q / f64::from(self.queries())).ceil() * heads;
-        let beside = f64::from(self.blocks(p, keys, target)).min((blocks / sms).ceil());
-        let waves = (blocks / (sms * beside)).ceil();
+        let per_sm = (blocks / sms).ceil();
+        let resident = f64::from(self.blocks(p, keys, target)).min(per_sm);
         let rows = f64::from(self.queries());
-        let loads = (rows * p.dim as f64 + f64::from(keys) * dims) * 2.0 / 37.0;
-        let products = 2.0 * 64.0 * f64::from(keys) * dims / 4096.0;
-        let powers = 64.0 * f64::from(keys) * (1.0 / 16.0 + 5.0 / 128.0);
-        let work = f64::from(self.groups * self.turns) * (products + powers);
-        // A warpgroup's own chain for 64 queries.
-        let chain = f64::from(self.turns) * (f64::from(keys) * 6.0 + 600.0);
-        let block = 1000.0 + loads + chain;
-        let wave = block.max(beside * (loads + work));
-        let late = if self.early == 0 { 0.1 } else { 0.0 };
-        LAUNCH - 1.0 + late + (waves * wave / 1700.0).max(bytes(p, symbols) / (target.bandwidth * 800.0))
+        let part = f64::from(self.part(keys) * self.parts);
+        // Bytes that L2 gives to all multiprocessors, and to one.
+        let rate = (4900.0 / blocks.min(sms)).min(60.0);
+        let loads = per_sm * (rows * p.dim as f64 + part * dims) * 2.0 / rate;
+        // Warps without a query take no powers.
+        let queries = ((q / 16.0).ceil() * 16.0 / (q / rows).ceil()).min(rows);
+        let products = 2.0 * rows * part * dims / 4096.0;
+        let powers = queries * part * (1.0 / 16.0 + 5.5 / 128.0);
+        // A multiprocessor's warps hide some of each other's waiting.
+        let warps = resident * f64::from(self.groups);
+        let work = per_sm * (powers + products * 0.3) * (warps + 2.0) / (warps + 1.0);
+        // Blocks of a first wave wait for their operands at the same time.
+        let waves = (per_sm / resident).max(1.0);
+        let parts = f64::from(self.parts - 1) * 0.15;
+        let time = loads.max(work) + loads.min(work) / waves;
+        let memory = bytes(p, symbols) / (target.bandwidth * 800.0);
+        LAUNCH - 0.6 + parts + (time / 1750.0).max(memory)
     }
 }
 
@@ -156,10 +159,8 @@ impl Family for AttentionWhole {
         let queries = p.seq_q.upper(symbols).max(1) as u64;
         let mut ranked = Vec::new();
         for (groups, turns) in [(1, 1), (1, 2), (1, 3), (1, 4), (2, 1), (2, 2), (4, 1), (3, 1)] {
-            for (parts, products, early) in
-                [(1, 0, 1), (1, 2, 1), (2, 0, 1), (2, 2, 1), (1, 0, 0), (2, 0, 0)]
-            {
-                let tile = Tile { groups, turns, parts, products, early };
+            for (parts, early) in [(1, 1), (2, 1), (1, 0), (2, 0)] {
+                let tile = Tile { groups, turns, parts, early };
                 // Not more than one block for everything.
                 let useful = u64::from(tile.queries()) < queries + 64;
                 if useful && tile.check(p, keys, target).is_ok() {
@@ -194,7 +195,6 @@ impl Family for AttentionWhole {
             ("PARTS", tile.parts),
             ("KEYS", tile.part(keys)),
             ("BLOCKS", tile.blocks(p, keys, target)),
-            ("PRODUCTS", tile.products),
             ("EARLY", tile.early),
         ]);
         let steps = wgmma::step(tile.part(keys), p.dtype) + &wgmma::values(p.dim_v as u32, p.dtype);
