@@ -22,20 +22,24 @@ DEVICE float exp2_fast(float x) {
 constexpr int panel_bytes(int rows, int columns) { return (columns + 63) / 64 * rows * 128; }
 
 // By `thread` of THREADS: COUNT rows of global memory, `stride` elements apart, into a tile of ROWS; those not below `rows`
-// become zero. Of the requests UNROLL are written out, which takes registers for their addresses.
+// become zero. Where some do, UNROLL of the requests are written out, which takes registers.
 template <int ROWS, int COLUMNS, int THREADS, int COUNT = ROWS, int UNROLL = 64>
 DEVICE void copy_tile(unsigned char* to, const element_t* from, index_t stride, index_t rows, int thread) {
   constexpr int CHUNKS = COLUMNS / 8;
-  if constexpr (THREADS % (CHUNKS * 8) == 0) {
+  if constexpr (THREADS % (CHUNKS * 8) == 0 && COUNT % (THREADS / CHUNKS) == 0) {
     // All of a thread's chunks lie below each other, at the same place of their rows.
     constexpr int STEP = THREADS / CHUNKS;
     const int row = thread / CHUNKS, chunk = thread % CHUNKS;
     to += chunk / 8 * (ROWS * 128) + row * 128 + ((chunk ^ row) & 7) * 16;
     from += row * stride + chunk * 8;
+    if (rows >= COUNT) {
+#pragma unroll
+      for (int i = 0; i < COUNT / STEP; ++i) cp_async16(to + i * (STEP * 128), from + i * STEP * stride, true);
+    } else {
 #pragma unroll UNROLL
-    for (int i = 0; i < (COUNT + STEP - 1) / STEP; ++i)
-      if (COUNT % STEP == 0 || row + i * STEP < COUNT)
+      for (int i = 0; i < COUNT / STEP; ++i)
         cp_async16(to + i * (STEP * 128), from + i * STEP * stride, row + i * STEP < rows);
+    }
   } else {
 #pragma unroll 4
     for (int i = 0; i < (COUNT * CHUNKS + THREADS - 1) / THREADS; ++i) {

@@ -140,8 +140,23 @@ fn fits<'a>(problem: &'a Problem<Dim>, target: &Target) -> Option<&'a Attention<
     fits_mma(problem, target).filter(|p| hopper && p.dim <= 128 && p.dim_v <= 128 && p.scale > 0.0)
 }
 
-/// How many heads are done at the same time, see attention_wgmma.cuh. With a causal mask, the number among those whose keys
-/// L2 can deliver that gives every block the most equal share.
+/// How much the busiest of `blocks` blocks gets to do, in units of `weights`: those of a head's items, of which `together`
+/// heads are done at the same time. Items are handed out as attention_wgmma.cuh does it.
+fn most_loaded(together: usize, heads: usize, weights: &[f64], blocks: usize) -> f64 {
+    let tiles = weights.len();
+    let mut loads = vec![0.0; blocks];
+    // Few items tell enough.
+    for id in 0..(heads * tiles).min(1 << 15) {
+        let first = id / (together * tiles) * together;
+        let weight = weights[(id - first * tiles) / together.min(heads - first)];
+        let (turn, place) = (id / blocks, id % blocks);
+        loads[if turn % 2 == 0 { place } else { blocks - 1 - place }] += weight;
+    }
+    loads.into_iter().fold(0.0, f64::max)
+}
+
+/// How many heads are done at the same time. With a causal mask, the number among those whose keys L2 can deliver that gives
+/// every block the most equal share.
 fn together(tile: Tile, p: &Attention<Dim>, symbols: &Symbols, target: &Target) -> u32 {
     const MOST: usize = 40;
     if !p.causal {
@@ -149,25 +164,14 @@ fn together(tile: Tile, p: &Attention<Dim>, symbols: &Symbols, target: &Target) 
     }
     let heads = p.heads * p.batch.opt(symbols).max(1) as usize;
     let (q, k) = (size(&p.seq_q, symbols), size(&p.seq_k, symbols));
-    let (rows, tiles) = (f64::from(tile.queries()), (q / f64::from(tile.queries())).ceil() as usize);
+    let rows = f64::from(tile.queries());
     let blocks = (target.multiprocessors * tile.blocks) as usize;
     // Tiles of keys for each tile of queries, the last first, and about one more for beginning and end.
-    let weights: Vec<f64> = (0..tiles)
-        .rev()
-        .map(|t| (((t + 1) as f64 * rows).min(q) + k - q).clamp(0.0, k) / f64::from(tile.keys) + 1.0)
-        .collect();
-    let most_loaded = |together: usize| {
-        let mut loads = vec![0.0; blocks];
-        // Few items tell enough.
-        for id in 0..(heads * tiles).min(1 << 15) {
-            let first = id / (together * tiles) * together;
-            let weight = weights[(id - first * tiles) / together.min(heads - first)];
-            let (turn, place) = (id / blocks, id % blocks);
-            loads[if turn % 2 == 0 { place } else { blocks - 1 - place }] += weight;
-        }
-        loads.into_iter().fold(0.0, f64::max)
-    };
-    let best = (1..=heads.min(MOST)).min_by(|a, b| most_loaded(*a).total_cmp(&most_loaded(*b)));
+    let keys = |t: usize| (((t + 1) as f64 * rows).min(q) + k - q).clamp(0.0, k);
+    let tiles = (q / rows).ceil() as usize;
+    let weights: Vec<f64> = (0..tiles).rev().map(|t| keys(t) / f64::from(tile.keys) + 1.0).collect();
+    let load = |together: &usize| most_loaded(*together, heads, &weights, blocks);
+    let best = (1..=heads.min(MOST)).min_by(|a, b| load(a).total_cmp(&load(b)));
     best.unwrap_or(1) as u32
 }
 
@@ -237,5 +241,28 @@ impl Family for AttentionWgmma {
             launch.grid[0] = Dim::min(&launch.grid[0], &resident);
         }
         Ok(build)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dim::Symbols;
+    use crate::families::attention_samples::layers;
+
+    #[test]
+    fn causal_shares_are_even() {
+        let tile = Tile { groups: 2, keys: 128, stages: 2, blocks: 1 };
+        let target = Target::of("sm_90a".parse().unwrap());
+        let layers = layers();
+        let long = layers.iter().filter_map(|p| fits(p, &target));
+        let long: Vec<_> = long.filter(|p| p.causal && p.seq_q.is(4096)).collect();
+        assert_eq!(long.len(), 1);
+        let together = together(tile, long[0], &Symbols::new(), &target) as usize;
+        // 128 heads, 32 tiles of queries that see 1 to 32 tiles of keys.
+        let weights: Vec<f64> = (0..32).map(|t| 33.0 - f64::from(t)).collect();
+        let mean = weights.iter().sum::<f64>() * 128.0 / 132.0;
+        assert!(most_loaded(together, 128, &weights, 132) < 1.02 * mean, "{together}");
+        assert!(most_loaded(9, 128, &weights, 132) > 1.05 * mean);
     }
 }
