@@ -34,21 +34,12 @@ struct Tile {
 impl Tile {
     fn of(tactic: &Tactic) -> Result<Tile, String> {
         let get = |name| tactic.get(name);
-        Ok(Tile {
-            groups: get("groups")?,
-            keys: get("k")?,
-            stages: get("stages")?,
-            blocks: get("blocks")?,
-        })
+        Ok(Tile { groups: get("groups")?, keys: get("k")?, stages: get("stages")?, blocks: get("blocks")? })
     }
 
     fn tactic(self) -> Tactic {
-        let params = [
-            ("groups", self.groups),
-            ("k", self.keys),
-            ("stages", self.stages),
-            ("blocks", self.blocks),
-        ];
+        let params =
+            [("groups", self.groups), ("k", self.keys), ("stages", self.stages), ("blocks", self.blocks)];
         Tactic::new(AttentionWgmma.name(), AttentionWgmma.version(), &params)
     }
 
@@ -102,7 +93,9 @@ impl Tile {
             return fail(&format!("{held} registers beside {multiplying}"));
         }
         let shared = self.shared(p);
-        if shared > target.shared_per_block || (shared + 1024) * self.blocks > target.shared_per_multiprocessor {
+        if shared > target.shared_per_block
+            || (shared + 1024) * self.blocks > target.shared_per_multiprocessor
+        {
             return fail(&format!("{shared} bytes of shared memory of {}", target.shared_per_block));
         }
         Ok(())
