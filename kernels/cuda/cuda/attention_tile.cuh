@@ -161,14 +161,12 @@ struct Softmax {
   }
 };
 
-// Divides a warp's 16 rows of sums by those of their powers and stores them; `row` is this thread's first. Or only the first
-// or the second of every thread's two.
-template <int FIRST = 0, int LAST = 2>
+// Divides a warp's 16 rows of sums by those of their powers and stores them; `row` is this thread's first.
 DEVICE void store_rows(float (&o)[DIM_V / 2], const Softmax& rows, index_t batch, index_t head, index_t row,
                        element_t* out SYMBOL_PARAMS) {
   const int lane = threadIdx.x % 32, c = lane % 4;
 #pragma unroll
-  for (int h = FIRST; h < LAST; ++h) {
+  for (int h = 0; h < 2; ++h) {
     float sum = rows.sum[h];
     sum += __shfl_xor_sync(0xffffffffu, sum, 1);
     sum += __shfl_xor_sync(0xffffffffu, sum, 2);

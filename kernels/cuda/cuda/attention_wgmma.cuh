@@ -82,7 +82,8 @@ DEVICE void fill(const Place& place, const element_t* q, const element_t* k, con
     const element_t* from_v = v + V_OFFSET + batch * V_BATCH + head_kv * V_HEAD;
     const auto fill_queries = [&](int group) {
       mbarrier_wait(place.empty_q + 8 * group, parity_q);
-      copy_tile<64, DIM, 128, 64, 4>(place.q + group * Q_BYTES, from_q + group * 64 * Q_ROW, Q_ROW, SIZE_Q - item.q0 - group * 64, thread);
+      const index_t first = group * 64;
+      copy_tile<64, DIM, 128, 64, 4>(place.q + group * Q_BYTES, from_q + first * Q_ROW, Q_ROW, SIZE_Q - item.q0 - first, thread);
       cp_async_arrive(place.full_q + 8 * group);
     };
     fill_queries(0);

@@ -1,38 +1,13 @@
 // attention.whole: softmax(scale * q * k^T + mask) * v on Hopper's tensor cores, where a block holds all keys and values of a
 // head: PARTS times KEYS. It asks for everything at once and begins with what has come; each of its GROUPS warpgroups takes
-// TURNS times 64 queries. Or (SPLIT) each takes one part of the keys for the same 64 queries, and they meet over their sums.
+// TURNS times 64 queries.
 
-constexpr int ABREAST = SPLIT ? 64 : 64 * GROUPS;   // queries at a time
-constexpr int BLOCK_Q = ABREAST * TURNS;
+constexpr int BLOCK_Q = 64 * GROUPS * TURNS;
 constexpr int THREADS = 128 * GROUPS;
 constexpr int ROWS = PARTS * KEYS;
 constexpr int Q_BYTES = panel_bytes(BLOCK_Q, DIM), K_BYTES = panel_bytes(ROWS, DIM), V_BYTES = panel_bytes(ROWS, DIM_V);
-// What is asked for and waited for one after the other.
-constexpr int LOADS = SPLIT ? 1 : PARTS, LOAD_ROWS = ROWS / LOADS;
-static_assert(LOADS == 1 || LOADS == 2, "the waits below are for these");
-static_assert(!SPLIT || (GROUPS == 2 && PARTS == 2 && TURNS == 1), "two parts meet");
+static_assert(PARTS == 1 || PARTS == 2, "the waits below are for these");
 static_assert(KEYS % 16 == 0 && KEYS <= 256 && DIM % 16 == 0 && DIM_V % 16 == 0, "the tiles are of 16");
-
-// SPLIT: row H of the thread's two, its maximum and sums, to and from the same thread of the other warpgroup.
-constexpr int EXCHANGED = DIM_V / 4 + 2;
-
-template <int H> DEVICE void hand_over(const float (&o)[DIM_V / 2], const Softmax& rows, float* to) {
-#pragma unroll
-  for (int i = 0; i < DIM_V / 4; ++i) to[i * 128] = o[i / 2 * 4 + H * 2 + i % 2];
-  to[DIM_V / 4 * 128] = rows.most[H];
-  to[(DIM_V / 4 + 1) * 128] = rows.sum[H];
-}
-
-template <int H> DEVICE void take_over(float (&o)[DIM_V / 2], Softmax& rows, const float* from) {
-  const float other = from[DIM_V / 4 * 128], top = fmaxf(rows.most[H], other), base = top == -INFINITY ? 0.f : top;
-  const float mine = exp2_fast((rows.most[H] - base) * FACTOR), theirs = exp2_fast((other - base) * FACTOR);
-  rows.sum[H] = rows.sum[H] * mine + from[(DIM_V / 4 + 1) * 128] * theirs;
-#pragma unroll
-  for (int i = 0; i < DIM_V / 4; ++i) {
-    float& x = o[i / 2 * 4 + H * 2 + i % 2];
-    x = x * mine + from[i * 128] * theirs;
-  }
-}
 
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     KERNEL_NAME(const element_t* q, const element_t* k, const element_t* v MASK_PARAMS,
@@ -54,18 +29,18 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
   dependency_wait();
   // The first 64 queries of each group lie together, then the second ones.
   const auto copy_queries = [&](int i) {
-    const index_t first = i * ABREAST;
-    copy_tile<ABREAST, DIM, THREADS>(shared + i * (Q_BYTES / TURNS), from_q + first * Q_ROW, Q_ROW, SIZE_Q - q0 - first,
-                                     threadIdx.x);
+    const index_t first = i * GROUPS * 64;
+    copy_tile<64 * GROUPS, DIM, THREADS>(shared + i * (Q_BYTES / TURNS), from_q + first * Q_ROW, Q_ROW, SIZE_Q - q0 - first,
+                                         threadIdx.x);
   };
   copy_queries(CAUSAL ? TURNS - 1 : 0);
 #pragma unroll
-  for (int load = 0; load < LOADS; ++load) {
-    const index_t first = load * LOAD_ROWS;
-    copy_tile<ROWS, DIM, THREADS, LOAD_ROWS>(shared_k + first * 128, from_k + first * K_ROW, K_ROW, SIZE_K - first, threadIdx.x);
+  for (int part = 0; part < PARTS; ++part) {
+    const index_t first = part * KEYS;
+    copy_tile<ROWS, DIM, THREADS, KEYS>(shared_k + first * 128, from_k + first * K_ROW, K_ROW, SIZE_K - first, threadIdx.x);
     cp_async_commit();
-    copy_tile<ROWS, DIM_V, THREADS, LOAD_ROWS>(shared_v + first * 128, from_v + first * V_ROW, V_ROW, SIZE_K - first, threadIdx.x);
-    if (load == LOADS - 1) {
+    copy_tile<ROWS, DIM_V, THREADS, KEYS>(shared_v + first * 128, from_v + first * V_ROW, V_ROW, SIZE_K - first, threadIdx.x);
+    if (part == PARTS - 1) {
 #pragma unroll
       for (int i = 1; i < TURNS; ++i) copy_queries(CAUSAL ? TURNS - 1 - i : i);
     }
@@ -79,7 +54,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
 #endif
   if (EARLY) launch_dependents();
 
-  const uint64_t queries = wgmma_operand(shared_address(shared) + (SPLIT ? 0 : group * 8192));
+  const uint64_t queries = wgmma_operand(shared_address(shared) + group * 8192);
   const uint64_t keys = wgmma_operand(shared_address(shared_k)), values = values_operand<ROWS>(shared_address(shared_v));
   const auto arrived = [] {
     fence_async_shared();
@@ -90,7 +65,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     if (!EARLY && i == TURNS - 1) launch_dependents();
     // The last queries, which see most keys, come first under a causal mask.
     const int turn = CAUSAL ? TURNS - 1 - i : i;
-    const index_t mine = q0 + turn * ABREAST + (SPLIT ? 0 : group * 64);
+    const index_t mine = q0 + (turn * GROUPS + group) * 64;
     if (i > 0 && mine >= SIZE_Q) continue;
     // Warps past the last query only take part in products.
     const bool used = mine + threadIdx.x / 32 % 4 * 16 < SIZE_Q;
@@ -98,16 +73,16 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     uint32_t p[KEYS / 16][4];
     Softmax rows;
 #pragma unroll
-    for (int part = 0; part < LOADS; ++part) {
-      const int first = (SPLIT ? group : part) * KEYS;
+    for (int part = 0; part < PARTS; ++part) {
+      const index_t first = part * KEYS;
       // No key of this part is before the last of these queries.
       if (CAUSAL && part > 0 && i > 0 && first > mine + 63 + SIZE_K - SIZE_Q) break;
       if (i == 0) {
-        if (part == LOADS - 1) cp_async_wait<1>();
+        if (part == PARTS - 1) cp_async_wait<1>();
         else cp_async_wait<3>();
         arrived();
       }
-      ask_scores<ABREAST, ROWS, KEYS>(s, queries + turn * (Q_BYTES / TURNS / 16), keys + first * 8);
+      ask_scores<64 * GROUPS, ROWS, KEYS>(s, queries + turn * (Q_BYTES / TURNS / 16), keys + first * 8);
       wgmma_wait<0>();
       written(s);
       if (used) {
@@ -122,7 +97,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
       }
       pack_scores<KEYS>(p, s);
       if (i == 0) {
-        if (part == LOADS - 1) cp_async_wait<0>();
+        if (part == PARTS - 1) cp_async_wait<0>();
         else cp_async_wait<2>();
         arrived();
       }
@@ -133,23 +108,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
       wgmma_wait<0>();
       written(o);
     }
-    if constexpr (SPLIT) {
-      // Each warpgroup finishes one of every thread's two rows. Nothing is read from the tiles any more.
-      float* const theirs = reinterpret_cast<float*>(shared) + threadIdx.x % 128;
-      __syncthreads();
-      if (group == 0) {
-        hand_over<1>(o, rows, theirs);
-        __syncthreads();
-        take_over<0>(o, rows, theirs + EXCHANGED * 128);
-        store_rows<0, 1>(o, rows, batch, head, mine + row, out SYMBOL_NAMES);
-      } else {
-        hand_over<0>(o, rows, theirs + EXCHANGED * 128);
-        __syncthreads();
-        take_over<1>(o, rows, theirs);
-        store_rows<1, 2>(o, rows, batch, head, mine + row, out SYMBOL_NAMES);
-      }
-    } else {
-      store_rows(o, rows, batch, head, mine + row, out SYMBOL_NAMES);
-    }
+    store_rows(o, rows, batch, head, mine + row, out SYMBOL_NAMES);
   }
 }

@@ -28,8 +28,6 @@ struct Tile {
     turns: u32,
     /// Times that keys are taken, a part of them each.
     parts: u32,
-    /// 1: each warpgroup takes one part, of the same queries.
-    split: u32,
     /// 1: the next kernel's blocks may start as soon as this one's operands are asked for.
     early: u32,
 }
@@ -40,24 +38,18 @@ impl Tile {
             groups: tactic.get("groups")?,
             turns: tactic.get("turns")?,
             parts: tactic.get("parts")?,
-            split: tactic.get("split")?,
             early: tactic.get("early")?,
         })
     }
 
     fn tactic(self) -> Tactic {
-        let params = [
-            ("groups", self.groups),
-            ("turns", self.turns),
-            ("parts", self.parts),
-            ("split", self.split),
-            ("early", self.early),
-        ];
+        let params =
+            [("groups", self.groups), ("turns", self.turns), ("parts", self.parts), ("early", self.early)];
         Tactic::new(AttentionWhole.name(), AttentionWhole.version(), &params)
     }
 
     const fn queries(self) -> u32 {
-        (if self.split == 1 { 64 } else { 64 * self.groups }) * self.turns
+        64 * self.groups * self.turns
     }
 
     const fn threads(self) -> u32 {
@@ -72,10 +64,7 @@ impl Tile {
     fn shared(self, p: &Attention<Dim>, keys: u32) -> u32 {
         let panel = |dim: usize| dim.div_ceil(64) as u32 * 128;
         let held = self.part(keys) * self.parts;
-        let tiles = self.queries() * panel(p.dim) + held * (panel(p.dim) + panel(p.dim_v) + 4);
-        // What split parts exchange lies over the tiles.
-        let exchanged = self.split * 2 * (p.dim_v as u32 / 4 + 2) * 512;
-        tiles.max(exchanged)
+        self.queries() * panel(p.dim) + held * (panel(p.dim) + panel(p.dim_v) + 4)
     }
 
     /// Registers of a thread: its scores, or half as many words of powers beside the sums, both where there are several parts;
@@ -83,11 +72,7 @@ impl Tile {
     fn registers(self, p: &Attention<Dim>, keys: u32) -> u32 {
         let (keys, sums) = (self.part(keys), p.dim_v as u32 / 2);
         let mask = if p.mask.as_ref().is_some_and(|(_, a)| !a.strides[2].is(0)) { 24 } else { 0 };
-        let held = if self.parts == 1 || self.split == 1 {
-            (keys / 2).max(keys / 4 + sums) + 48
-        } else {
-            keys / 2 + sums + 38
-        };
+        let held = if self.parts == 1 { (keys / 2).max(keys / 4 + sums) + 48 } else { keys / 2 + sums + 38 };
         (held + mask).min(255)
     }
 
@@ -104,9 +89,6 @@ impl Tile {
         }
         if !matches!(self.parts, 1..=2) || (self.parts - 1) * self.part(keys) >= keys {
             return fail(&format!("1 or 2 parts, none empty, of {keys} keys"));
-        }
-        if self.split > 1 || (self.split == 1 && (self.groups, self.turns, self.parts) != (2, 1, 2)) {
-            return fail("two parts of one turn are split between two warpgroups");
         }
         if self.part(keys) > 256 {
             return fail("parts of at most 256 keys");
@@ -141,11 +123,10 @@ impl Tile {
         // A multiprocessor's warps hide some of each other's waiting.
         let warps = resident * f64::from(self.groups);
         let work = per_sm * (powers + products * 0.3) * (warps + 2.0) / (warps + 1.0);
-        let meeting = f64::from(self.split) * 200.0 * per_sm;
         // Blocks of a first wave wait for their operands at the same time.
         let waves = (per_sm / resident).max(1.0);
-        let parts = f64::from(self.parts - 1 - self.split) * 0.15;
-        let time = loads.max(work) + loads.min(work) / waves + meeting;
+        let parts = f64::from(self.parts - 1) * 0.15;
+        let time = loads.max(work) + loads.min(work) / waves;
         let memory = bytes(p, symbols) / (target.bandwidth * 800.0);
         LAUNCH - 0.6 + parts + (time / 1750.0).max(memory)
     }
@@ -178,8 +159,8 @@ impl Family for AttentionWhole {
         let queries = p.seq_q.upper(symbols).max(1) as u64;
         let mut ranked = Vec::new();
         for (groups, turns) in [(1, 1), (1, 2), (1, 3), (1, 4), (2, 1), (2, 2), (4, 1), (3, 1)] {
-            for (parts, split, early) in [(1, 0, 0), (2, 0, 0), (2, 1, 0), (1, 0, 1), (2, 0, 1), (2, 1, 1)] {
-                let tile = Tile { groups, turns, parts, split, early };
+            for (parts, early) in [(1, 1), (2, 1), (1, 0), (2, 0)] {
+                let tile = Tile { groups, turns, parts, early };
                 // Not more than one block for everything.
                 let useful = u64::from(tile.queries()) < queries + 64;
                 if useful && tile.check(p, keys, target).is_ok() {
@@ -212,7 +193,6 @@ impl Family for AttentionWhole {
             ("GROUPS", tile.groups),
             ("TURNS", tile.turns),
             ("PARTS", tile.parts),
-            ("SPLIT", tile.split),
             ("KEYS", tile.part(keys)),
             ("BLOCKS", tile.blocks(p, keys, target)),
             ("EARLY", tile.early),
