@@ -185,6 +185,10 @@ impl Tiles {
         if per_group as usize / 2 + p.dim_v / 2 + held + 40 > mine {
             return Err(format!("too many registers: {self:?}"));
         }
+        // Seen to spill on sm_80: what is merged is held beside the addresses of two stages.
+        if self.groups >= 4 && self.stages == 2 && p.dim + p.dim_v >= 256 {
+            return Err(format!("too many registers for {} dimensions: {self:?}", p.dim_v));
+        }
         Ok(())
     }
 
