@@ -112,6 +112,10 @@ DEVICE void fence_async_shared() { asm volatile("fence.proxy.async.shared::cta;"
 
 // Among `threads` threads (whole warps) of the block; id 0 is __syncthreads'.
 DEVICE void named_barrier(int id, int threads) { asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory"); }
+// The same without waiting for the others.
+DEVICE void named_barrier_arrive(int id, int threads) {
+  asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
 
 // ---- warpgroups: wgmma, and registers that move between warpgroups (sm_90a only, else nothing)
 

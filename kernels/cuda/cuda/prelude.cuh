@@ -57,6 +57,18 @@ template <> DEVICE bf16 from_float<bf16>(float x) {
 template <class T> DEVICE uint32_t pack2(float a, float b) {
   return (uint32_t)from_float<T>(a).bits | (uint32_t)from_float<T>(b).bits << 16;
 }
+#if __CUDA_ARCH__ >= 800
+template <> DEVICE uint32_t pack2<f16>(float a, float b) {
+  uint32_t y;
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(y) : "f"(b), "f"(a));
+  return y;
+}
+template <> DEVICE uint32_t pack2<bf16>(float a, float b) {
+  uint32_t y;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(y) : "f"(b), "f"(a));
+  return y;
+}
+#endif
 
 // ---- classes: an element is widened to what it computes in, and narrowed to be stored (ONNX Cast)
 

@@ -1,4 +1,4 @@
-//! Text of `wgmma_step` for one tile width: Hopper's asynchronous matrix product has an instruction for each, with all
+//! Text of `wgmma_step` and `wgmma_values` for one tile width: Hopper's asynchronous matrix product has an instruction for each, with all
 //! accumulator registers as operands.
 
 use bakelite_host::DType;
@@ -6,16 +6,8 @@ use bakelite_host::DType;
 /// `wgmma_step(d, a, b, add)`: d = a · b, or d += a · b, on 64 x `n` x 16 halves of shared memory, asynchronously. PTX for newer GPUs, which
 /// have no wgmma, gets the same with `mma.sync`.
 pub fn step(n: u32, dtype: DType) -> String {
-    let kind = if dtype == DType::BF16 { "bf16" } else { "f16" };
-    let count = n / 2;
-    let list = |each: &dyn Fn(u32) -> String, most: u32| -> String {
-        let rows: Vec<String> = (0..count.div_ceil(most))
-            .map(|r| (r * most..count.min((r + 1) * most)).map(each).collect::<Vec<_>>().join(", "))
-            .collect();
-        rows.join(", \"\n      \"")
-    };
-    let names = list(&|i| format!("%{i}"), 16);
-    let registers = list(&|i| format!("\"+f\"(d[{i}])"), 8).replace(", \"\n      \"", ",\n        ");
+    let (kind, count) = (kind(dtype), n / 2);
+    let (names, registers) = accumulators(count);
     format!(
         "// d = a * b on 64 x {n} x 16, `add`ed to d or not, asynchronously; what only sm_90a has, newer GPUs do with mma.sync.
 DEVICE void wgmma_step(float (&d)[{count}], uint64_t a, uint64_t b, bool add) {{
@@ -48,6 +40,62 @@ DEVICE void wgmma_step(float (&d)[{count}], uint64_t a, uint64_t b, bool add) {{
     )
 }
 
+/// `wgmma_values(d, a, b, add)`: the same with `a` in registers, laid out as `mma_m16n8k16` wants it, and `b` of 16 rows of `n` halves,
+/// in panels of 64 columns.
+pub fn values(n: u32, dtype: DType) -> String {
+    let (kind, count) = (kind(dtype), n / 2);
+    let (names, registers) = accumulators(count);
+    let left: Vec<String> = (count..count + 4).map(|i| format!("%{i}")).collect();
+    format!(
+        "// d = a * b on 64 x {n} x 16 with a in registers and b's columns in panels of 64, `add`ed to d or not, asynchronously.
+DEVICE void wgmma_values(float (&d)[{count}], const uint32_t (&a)[4], uint64_t b, bool add) {{
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+  asm volatile(
+      \"{{\\n.reg .pred p;\\nsetp.ne.b32 p, %{}, 0;\\n\"
+      \"wgmma.mma_async.sync.aligned.m64n{n}k16.f32.{kind}.{kind} \"
+      \"{{{names}}}, \"
+      \"{{{}}}, %{}, p, 1, 1, 1;\\n}}\"
+      : {registers}
+      : \"r\"(a[0]), \"r\"(a[1]), \"r\"(a[2]), \"r\"(a[3]), \"l\"(b), \"r\"((int)add));
+#else
+  const unsigned row = threadIdx.x % 16;
+  const unsigned char* const base = reinterpret_cast<const unsigned char*>(__cvta_shared_to_generic(0));
+  const unsigned char* const tile = base + ((b & 0x3fff) << 4) + row * 128;
+  const unsigned panel = (b >> 16 & 0x3fff) << 4;
+#pragma unroll
+  for (int j = 0; j < {}; ++j) {{
+    uint32_t right[2];
+    for (int e = 0; e < 4; ++e) d[4 * j + e] = add ? d[4 * j + e] : 0.f;
+    ldmatrix_x2_trans(right, tile + j / 8 * panel + ((j ^ row) & 7) * 16);
+    mma_m16n8k16<element_t>(reinterpret_cast<float(&)[4]>(d[4 * j]), a, right);
+  }}
+#endif
+}}
+",
+        count + 5,
+        left.join(", "),
+        count + 4,
+        n / 8,
+    )
+}
+
+const fn kind(dtype: DType) -> &'static str {
+    if matches!(dtype, DType::BF16) { "bf16" } else { "f16" }
+}
+
+// Names of the accumulators in the instruction, and the operands that they stand for.
+fn accumulators(count: u32) -> (String, String) {
+    let list = |each: &dyn Fn(u32) -> String, most: u32| -> String {
+        let rows: Vec<String> = (0..count.div_ceil(most))
+            .map(|r| (r * most..count.min((r + 1) * most)).map(each).collect::<Vec<_>>().join(", "))
+            .collect();
+        rows.join(", \"\n      \"")
+    };
+    let names = list(&|i| format!("%{i}"), 16);
+    let registers = list(&|i| format!("\"+f\"(d[{i}])"), 8).replace(", \"\n      \"", ",\n        ");
+    (names, registers)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -65,5 +113,12 @@ mod tests {
             assert!(text.contains(&format!("%{count}, %{}, p", count + 1)), "{text}");
         }
         assert!(step(64, DType::BF16).contains("f32.bf16.bf16"));
+    }
+
+    #[test]
+    fn a_left_operand_in_registers_comes_after_the_accumulators() {
+        let text = values(64, DType::F16);
+        assert!(text.contains("{%32, %33, %34, %35}, %36, p, 1, 1, 1;"), "{text}");
+        assert!(text.contains("setp.ne.b32 p, %37, 0;"), "{text}");
     }
 }

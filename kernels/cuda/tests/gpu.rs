@@ -141,12 +141,25 @@ fn layers() {
         println!("SKIPPED layers: only with BAKELITE_TIME");
         return;
     }
-    let mut layers = bakelite_kernels::families::conv_samples::layers();
+    check_all("layers", &picked(bakelite_kernels::families::conv_samples::layers()));
+}
+
+/// Attentions of well-known models, for `BAKELITE_TIME`; `BAKELITE_LAYERS` as above.
+#[test]
+fn attention_layers() {
+    if std::env::var_os("BAKELITE_TIME").is_none() {
+        println!("SKIPPED attention_layers: only with BAKELITE_TIME");
+        return;
+    }
+    check_all("attention_layers", &picked(bakelite_kernels::families::attention_samples::layers()));
+}
+
+fn picked(mut layers: Vec<Problem<Dim>>) -> Vec<Problem<Dim>> {
     if let Ok(text) = std::env::var("BAKELITE_LAYERS") {
         let (first, last) = text.split_once('-').unwrap();
         layers = layers[first.parse().unwrap()..=last.parse().unwrap()].to_vec();
     }
-    check_all("layers", &layers);
+    layers
 }
 
 fn check_all(file: &str, samples: &[Problem<Dim>]) {

@@ -22,12 +22,12 @@ fn scores(p: &Attention<Dim>) -> [Dim; 4] {
     [p.batch.clone(), Dim::from(p.heads as i64), p.seq_q.clone(), p.seq_k.clone()]
 }
 
-fn size(dim: &Dim, symbols: &Symbols) -> f64 {
+pub(super) fn size(dim: &Dim, symbols: &Symbols) -> f64 {
     dim.opt(symbols).max(1) as f64
 }
 
 /// Constants, sizes and the mask.
-fn text(p: &Attention<Dim>, problem: &Problem<Dim>) -> String {
+pub(super) fn text(p: &Attention<Dim>, problem: &Problem<Dim>) -> String {
     let acc = codegen::class_type(p.dtype.class());
     let mut text = format!("typedef {} element_t;\ntypedef {acc} acc_t;\n", codegen::ctype(p.dtype));
     text += &codegen::constants(&[
@@ -43,6 +43,7 @@ fn text(p: &Attention<Dim>, problem: &Problem<Dim>) -> String {
     let scale = f64::from(p.scale) * std::f64::consts::LOG2_E;
     let scale = if acc == "double" { format!("{scale:?}") } else { format!("{:?}f", scale as f32) };
     text += &format!("constexpr {acc} SCALE = {scale};\n");
+    text += &codegen::size("SIZE_BATCH", &p.batch);
     text += &codegen::size("SIZE_Q", &p.seq_q);
     text += &codegen::size("SIZE_K", &p.seq_k);
     for (name, access) in [("Q", &p.q), ("K", &p.k), ("V", &p.v)] {
@@ -51,16 +52,18 @@ fn text(p: &Attention<Dim>, problem: &Problem<Dim>) -> String {
             text += &codegen::size(&format!("{name}_{part}"), stride);
         }
     }
-    text += &codegen::symbol_params(problem);
+    let params = codegen::symbol_params(problem);
+    text += &params;
+    text += &params.replacen("SYMBOL_PARAMS", "SYMBOL_NAMES", 1).replace(", int ", ", ");
     let by_key = p.mask.as_ref().is_some_and(|(_, access)| access.strides[2].is(0));
     text += &format!("constexpr bool MASK_BY_KEY = {by_key};\n");
-    let Some((dtype, access)) = &p.mask else { return text + "#define MASK_PARAMS\n" };
+    let Some((dtype, access)) = &p.mask else { return text + "#define MASK_PARAMS\n#define MASK_NAMES\n" };
     let ty = codegen::ctype(*dtype);
     text += &codegen::size("MASK_OFFSET", &access.offset);
     for (part, stride) in ["BATCH", "HEAD", "ROW", "COLUMN"].iter().zip(&access.strides) {
         text += &codegen::size(&format!("MASK_{part}"), stride);
     }
-    text += &format!("#define MASK\n#define MASK_PARAMS , const {ty}* mask\n");
+    text += &format!("#define MASK\n#define MASK_PARAMS , const {ty}* mask\n#define MASK_NAMES , mask\n");
     if *dtype == DType::Bool {
         text += "DEVICE acc_t mask_value(bool keep) { return keep ? acc_t(0) : acc_t(-INFINITY); }\n";
     } else {
@@ -75,7 +78,7 @@ fn text(p: &Attention<Dim>, problem: &Problem<Dim>) -> String {
     text
 }
 
-fn wide(p: &Attention<Dim>, symbols: &Symbols) -> bool {
+pub(super) fn wide(p: &Attention<Dim>, symbols: &Symbols) -> bool {
     let shape = |heads: usize, seq: &Dim| [p.batch.clone(), Dim::from(heads as i64), seq.clone()];
     let last = |access: &Access<Dim>, shape: &[Dim], dim: usize| {
         codegen::extent(access, shape) + Dim::from(dim as i64)
@@ -105,7 +108,8 @@ fn malformed(p: &Attention<Dim>) -> Option<String> {
     None
 }
 
-fn launch(
+/// One kernel, of a block for every `queries` queries of a head.
+pub(super) fn launch(
     p: &Attention<Dim>,
     problem: &Problem<Dim>,
     kernel: String,
@@ -129,12 +133,12 @@ fn launch(
 }
 
 /// Pairs of query and key that are looked at, of one head.
-fn pairs(p: &Attention<Dim>, symbols: &Symbols) -> f64 {
+pub(super) fn pairs(p: &Attention<Dim>, symbols: &Symbols) -> f64 {
     let (q, k) = (size(&p.seq_q, symbols), size(&p.seq_k, symbols));
     if p.causal { q * (k - q.min(k) / 2.0) } else { q * k }
 }
 
-fn bytes(p: &Attention<Dim>, symbols: &Symbols) -> f64 {
+pub(super) fn bytes(p: &Attention<Dim>, symbols: &Symbols) -> f64 {
     let (q, k, batch) = (size(&p.seq_q, symbols), size(&p.seq_k, symbols), size(&p.batch, symbols));
     let both = (p.dim + p.dim_v) as f64;
     batch * both * (q * p.heads as f64 + k * p.kv_heads as f64) * p.dtype.size() as f64
@@ -181,6 +185,10 @@ impl Tiles {
         if per_group as usize / 2 + p.dim_v / 2 + held + 40 > mine {
             return Err(format!("too many registers: {self:?}"));
         }
+        // Seen to spill on sm_80: what is merged is held beside the addresses of two stages.
+        if self.groups >= 4 && self.stages == 2 && p.dim + p.dim_v >= 256 {
+            return Err(format!("too many registers for {} dimensions: {self:?}", p.dim_v));
+        }
         Ok(())
     }
 
@@ -222,14 +230,14 @@ impl Tiles {
     }
 }
 
-fn fits_mma<'a>(problem: &'a Problem<Dim>, target: &Target) -> Option<&'a Attention<Dim>> {
+/// The problem if it is one of halves in tiles of 16, whose rows can be copied 16 bytes at a time.
+pub(super) fn fits_mma<'a>(problem: &'a Problem<Dim>, target: &Target) -> Option<&'a Attention<Dim>> {
     let Problem::Attention(p) = problem else { return None };
     let typed = p.dtype == DType::F16 || (p.dtype == DType::BF16 && target.arch.sm >= 80);
     let tiled = p.dim % 16 == 0 && p.dim_v % 16 == 0 && p.dim <= 256 && p.dim_v <= 256;
     if !typed || !tiled || malformed(p).is_some() {
         return None;
     }
-    // Rows are copied 16 bytes at a time.
     let one = Dim::from(1);
     let aligned = [(&p.q, p.heads, &p.seq_q), (&p.k, p.kv_heads, &p.seq_k), (&p.v, p.kv_heads, &p.seq_k)]
         .into_iter()

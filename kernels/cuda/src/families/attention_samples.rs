@@ -84,6 +84,14 @@ pub fn samples() -> Vec<Problem<Dim>> {
         causal(masked(attention(F16, "1 2 2 70 40 32 96"), Bool, false)),
         attention(F16, "1 2 2 100 100 256 256"),
         attention(F16, "3 2 1 1 300 64 64"),
+        // Several tiles of keys, ragged at their end, and on the diagonal.
+        packed(attention(F16, "batch 2 2 197 197 64 64")),
+        attention(BF16, "1 4 2 300 523 128 128"),
+        causal(packed(attention(BF16, "2 2 2 601 601 128 128"))),
+        causal(packed(attention(F16, "1 3 3 1000 1000 64 64"))),
+        causal(attention(F16, "1 2 1 700 300 96 80")),
+        packed(masked(attention(F16, "2 2 2 384 384 64 64"), F16, false)),
+        causal(masked(attention(BF16, "1 2 2 200 400 128 64"), BF16, true)),
         // Full precision.
         packed(attention(F32, "2 3 3 65 65 64 64")),
         causal(masked(attention(F32, "batch 4 2 seq seq 32 32"), F32, true)),
@@ -91,6 +99,34 @@ pub fn samples() -> Vec<Problem<Dim>> {
         attention(F64, "1 2 1 20 45 33 17"),
         causal(attention(F16, "1 2 2 40 20 20 12")),
         attention(F32, "1 1 1 30 70 256 256"),
+    ];
+    all.into_iter().map(Problem::from).collect()
+}
+
+/// Attentions of well-known models and of single layers: what is timed.
+pub fn layers() -> Vec<Problem<Dim>> {
+    use DType::{BF16, F16, F32};
+    let all = [
+        // bert-base, vit-b-16 and gpt2, of 1 and of 32.
+        packed(masked(attention(F16, "1 12 12 128 128 64 64"), F32, false)),
+        packed(attention(F16, "1 12 12 128 128 64 64")),
+        packed(attention(F16, "1 12 12 197 197 64 64")),
+        causal(packed(attention(F16, "1 12 12 128 128 64 64"))),
+        packed(masked(attention(F16, "32 12 12 128 128 64 64"), F32, false)),
+        packed(attention(F16, "32 12 12 128 128 64 64")),
+        packed(attention(F16, "32 12 12 197 197 64 64")),
+        causal(packed(attention(F16, "32 12 12 128 128 64 64"))),
+        // Middling lengths.
+        packed(attention(F16, "1 12 12 512 512 64 64")),
+        packed(attention(F16, "16 12 12 512 512 64 64")),
+        packed(attention(F16, "8 16 16 1024 1024 64 64")),
+        // Long ones.
+        attention(BF16, "8 16 16 4096 4096 128 128"),
+        causal(attention(BF16, "8 16 16 4096 4096 128 128")),
+        attention(BF16, "4 16 16 4096 4096 64 64"),
+        causal(packed(attention(F16, "8 16 16 1024 1024 64 64"))),
+        // Next to nothing: what any kernel takes.
+        attention(F16, "1 1 1 16 16 64 64"),
     ];
     all.into_iter().map(Problem::from).collect()
 }

@@ -2,7 +2,10 @@
 
 pub mod arg_reduce;
 pub mod attention;
+pub mod attention_direct;
 pub mod attention_samples;
+pub mod attention_wgmma;
+pub mod attention_whole;
 pub mod concat;
 pub mod conv_depthwise;
 mod conv_geometry;
@@ -46,6 +49,9 @@ pub static FAMILIES: &[&dyn Family] = &[
     &gemm_mma::Mma,
     &gemm_simt::Simt,
     &gemm_simt_gemv::Gemv,
+    &attention_wgmma::AttentionWgmma,
+    &attention_whole::AttentionWhole,
+    &attention_direct::AttentionDirect,
     &attention::Mma,
     &attention::Simt,
     &conv_wgmma::ConvWgmma,

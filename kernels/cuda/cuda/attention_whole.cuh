@@ -1,0 +1,113 @@
+// attention.whole: softmax(scale * q * k^T + mask) * v on Hopper's tensor cores, where a block holds all keys and values of a
+// head: PARTS times KEYS. It asks for everything at once and begins with what has come; each of its GROUPS warpgroups takes
+// TURNS times 64 queries.
+
+constexpr int BLOCK_Q = 64 * GROUPS * TURNS;
+constexpr int THREADS = 128 * GROUPS;
+constexpr int ROWS = PARTS * KEYS;
+constexpr int Q_BYTES = panel_bytes(BLOCK_Q, DIM), K_BYTES = panel_bytes(ROWS, DIM), V_BYTES = panel_bytes(ROWS, DIM_V);
+static_assert(PARTS == 1 || PARTS == 2, "the waits below are for these");
+static_assert(KEYS % 16 == 0 && KEYS <= 256 && DIM % 16 == 0 && DIM_V % 16 == 0, "the tiles are of 16");
+
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
+    KERNEL_NAME(const element_t* q, const element_t* k, const element_t* v MASK_PARAMS,
+                element_t* out SYMBOL_PARAMS PREFETCH_PARAMS) {
+  PREFETCH;
+  extern __shared__ __align__(1024) unsigned char shared[];
+  unsigned char *const shared_k = shared + Q_BYTES, *const shared_v = shared_k + K_BYTES;
+  float* const shared_mask = reinterpret_cast<float*>(shared_v + V_BYTES);
+  const int group = __shfl_sync(0xffffffffu, threadIdx.x / 128, 0);   // the same for a warp, as the compiler then knows
+  const int lane = threadIdx.x % 32, row = threadIdx.x / 32 % 4 * 16 + lane / 4;
+  const index_t tiles_q = (SIZE_Q + BLOCK_Q - 1) / BLOCK_Q;
+  const index_t tile_q = CAUSAL ? tiles_q - 1 - blockIdx.x % tiles_q : blockIdx.x % tiles_q;
+  const index_t head = blockIdx.x / tiles_q % HEADS, batch = blockIdx.x / tiles_q / HEADS, q0 = tile_q * BLOCK_Q;
+  const index_t head_kv = head * KV_HEADS / HEADS;
+  const element_t* const from_q = q + Q_OFFSET + batch * Q_BATCH + head * Q_HEAD + q0 * Q_ROW;
+  const element_t* const from_k = k + K_OFFSET + batch * K_BATCH + head_kv * K_HEAD;
+  const element_t* const from_v = v + V_OFFSET + batch * V_BATCH + head_kv * V_HEAD;
+
+  dependency_wait();
+  // The first 64 queries of each group lie together, then the second ones.
+  const auto copy_queries = [&](int i) {
+    const index_t first = i * GROUPS * 64;
+    copy_tile<64 * GROUPS, DIM, THREADS>(shared + i * (Q_BYTES / TURNS), from_q + first * Q_ROW, Q_ROW, SIZE_Q - q0 - first,
+                                         threadIdx.x);
+  };
+  copy_queries(CAUSAL ? TURNS - 1 : 0);
+#pragma unroll
+  for (int part = 0; part < PARTS; ++part) {
+    const index_t first = part * KEYS;
+    copy_tile<ROWS, DIM, THREADS, KEYS>(shared_k + first * 128, from_k + first * K_ROW, K_ROW, SIZE_K - first, threadIdx.x);
+    cp_async_commit();
+    copy_tile<ROWS, DIM_V, THREADS, KEYS>(shared_v + first * 128, from_v + first * V_ROW, V_ROW, SIZE_K - first, threadIdx.x);
+    if (part == PARTS - 1) {
+#pragma unroll
+      for (int i = 1; i < TURNS; ++i) copy_queries(CAUSAL ? TURNS - 1 - i : i);
+    }
+    cp_async_commit();
+  }
+#ifdef MASK
+  if (MASK_BY_KEY) {
+    for (int i = threadIdx.x; i < ROWS; i += THREADS)
+      shared_mask[i] = i < SIZE_K ? mask_value(mask[MASK_OFFSET + batch * MASK_BATCH + head * MASK_HEAD + i * MASK_COLUMN]) : 0.f;
+  }
+#endif
+  if (EARLY) launch_dependents();
+
+  const uint64_t queries = wgmma_operand(shared_address(shared) + group * 8192);
+  const uint64_t keys = wgmma_operand(shared_address(shared_k)), values = values_operand<ROWS>(shared_address(shared_v));
+  const auto arrived = [] {
+    fence_async_shared();
+    __syncthreads();
+  };
+#pragma unroll 1
+  for (int i = 0; i < TURNS; ++i) {
+    if (!EARLY && i == TURNS - 1) launch_dependents();
+    // The last queries, which see most keys, come first under a causal mask.
+    const int turn = CAUSAL ? TURNS - 1 - i : i;
+    const index_t mine = q0 + (turn * GROUPS + group) * 64;
+    if (i > 0 && mine >= SIZE_Q) continue;
+    // Warps past the last query only take part in products.
+    const bool used = mine + threadIdx.x / 32 % 4 * 16 < SIZE_Q;
+    float s[KEYS / 2], o[DIM_V / 2];
+    uint32_t p[KEYS / 16][4];
+    Softmax rows;
+#pragma unroll
+    for (int part = 0; part < PARTS; ++part) {
+      const index_t first = part * KEYS;
+      // No key of this part is before the last of these queries.
+      if (CAUSAL && part > 0 && i > 0 && first > mine + 63 + SIZE_K - SIZE_Q) break;
+      if (i == 0) {
+        if (part == PARTS - 1) cp_async_wait<1>();
+        else cp_async_wait<3>();
+        arrived();
+      }
+      ask_scores<64 * GROUPS, ROWS, KEYS>(s, queries + turn * (Q_BYTES / TURNS / 16), keys + first * 8);
+      wgmma_wait<0>();
+      written(s);
+      if (used) {
+        const Corner at = {batch, head, mine + row, first + lane % 4 * 2};
+        const bool edge = CAUSAL || first + KEYS > SIZE_K;
+        mask_scores<KEYS>(s, at, edge, shared_mask + first + lane % 4 * 2 MASK_NAMES SYMBOL_NAMES);
+        const bool grown = rows.take(s);
+        if (part > 0 && grown) {
+#pragma unroll
+          for (int j = 0; j < DIM_V / 2; ++j) o[j] *= rows.shrink[j / 2 % 2];
+        }
+      }
+      pack_scores<KEYS>(p, s);
+      if (i == 0) {
+        if (part == PARTS - 1) cp_async_wait<0>();
+        else cp_async_wait<2>();
+        arrived();
+      }
+      wgmma_fence();
+#pragma unroll
+      for (int j = 0; j < KEYS / 16; ++j) wgmma_values(o, p[j], values + (first * 8 + j * 128), part > 0 || j > 0);
+      wgmma_commit();
+      wgmma_wait<0>();
+      written(o);
+    }
+    store_rows(o, rows, batch, head, mine + row, out SYMBOL_NAMES);
+  }
+}
