@@ -60,6 +60,14 @@ const CONV: &[&str] = &[
     "f64 first | 1 5 7 1 | 30 | 4 | 3 | 2 | 1 2 | bias",
     "i32 first | 1 3 4 1 | 6 6 | 3 3 | 1 1 | 1 1 | 1 1 1 1 | plain",
     "i8 last | 1 8 8 1 | 6 6 | 3 3 | 1 1 | 1 1 | 1 1 1 1 | to_i32",
+    // channels scaled on their way in: several images to a block, one, part of one; taps, groups, every type
+    "f16 last | batch 96 24 1 | 7 7 | 1 1 | 1 1 | 1 1 | 0 0 0 0 | scaled_bias_residual",
+    "f16 last | 1 672 112 1 | 14 14 | 1 1 | 1 1 | 1 1 | 0 0 0 0 | scaled_bias",
+    "f16 last | 3 40 72 1 | 16 16 | 1 1 | 1 1 | 1 1 | 0 0 0 0 | scaled_bias",
+    "bf16 last | 2 24 40 1 | seq 6 | 3 3 | 2 2 | 1 1 | 1 1 1 1 | scaled_bias_silu",
+    "f16 last | 2 64 32 2 | 9 9 | 3 3 | 1 1 | 1 1 | 1 1 1 1 | scaled_bias_relu",
+    "tf32 last | 2 28 40 1 | 5 5 | 1 1 | 1 1 | 1 1 | 0 0 0 0 | scaled_bias",
+    "f32 first | 2 6 5 1 | 6 7 | 3 3 | 1 1 | 1 1 | 1 1 1 1 | scaled_bias",
     // one channel to a group
     "f16 last | batch 32 32 32 | 14 14 | 3 3 | 1 1 | 1 1 | 1 1 1 1 | bias_relu",
     "f16 last | 1 48 48 48 | 15 13 | 5 5 | 2 2 | 1 1 | 2 2 2 2 | bias_silu",
@@ -203,6 +211,7 @@ impl Sample {
             dilations: self.dilations.clone(),
             pads: self.pads[..self.kernel.len()].to_vec(),
             layout: self.layout,
+            scaled: self.epilogue.contains("scaled"),
             dtype: self.dtype,
             math: self.math,
         })
