@@ -67,7 +67,8 @@ fn region(
     Region { name: name_of(graph, &nodes, main), nodes, problem, place: None, inputs, outputs }
 }
 
-/// A matrix product of `n` rows by constant weights `[columns, k]`: their numbers, and the epilogue over `[n, columns]`.
+/// A matrix product of `n` rows by constant weights `[columns, k]`: their numbers, and the epilogue over `[n, columns]`. Exact
+/// products do where rounded ones are asked for.
 fn layer(graph: &Graph, region: &Region, n: &Dim) -> Option<(usize, usize, Epilogue<Dim>)> {
     let Problem::Gemm(gemm) = &region.problem else { return None };
     let Gemm { batch, m, n: columns, k, a, b, epilogue, .. } = gemm;
@@ -103,7 +104,7 @@ fn squeeze(graph: &Graph, all: &[Region], at: usize) -> Option<Joined> {
         && product(&shape[end..]).is(channels as i64);
     let same = last.dtype == *dtype && first.out() == *dtype && between == hidden;
     let whole = *kind == ReduceKind::Mean && plain.stores(*dtype) && plain.operands.is_empty();
-    if !columns || !same || !whole || last.math != Default::default() {
+    if !columns || !same || !whole {
         return None;
     }
     let pixels = product(&shape[start..end]);
