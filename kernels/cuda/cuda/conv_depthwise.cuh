@@ -7,7 +7,6 @@
 constexpr int THREADS = 128;
 constexpr int ROWS = (TALL - 1) * SH + (KH - 1) * DH + 1;      // input rows and columns under a tile
 constexpr int COLUMNS = (WIDE - 1) * SW + (KW - 1) * DW + 1;
-constexpr int PIECE = sizeof(element_t) * V < 16 ? V : 16 / sizeof(element_t);
 
 // The tap that takes input i to output o along one dimension; none if it is no whole number of 0 to taps - 1.
 DEVICE constexpr int tap_of(int i, int o, int stride, int dilation, int taps) {
@@ -39,7 +38,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
   Piece taps[WHOLE ? KH * KW : 1];
   if constexpr (WHOLE) {
 #pragma unroll
-    for (int t = 0; t < KH * KW; ++t) taps[t] = load_row<V, PIECE>(own + t * CHANNELS);
+    for (int t = 0; t < KH * KW; ++t) taps[t] = load_vec<V>(own + t * CHANNELS);
   }
   const element_t* corner = x + image * (CHANNELS * IH * IW) + channel * (LAST ? 1 : IH * IW) + ((index_t)y0 * IW + x0) * STEP;
   dependency_wait();
@@ -50,10 +49,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     const bool row_inside = exists && (unsigned)(y0 + r) < (unsigned)IH;
 #pragma unroll
     for (int c = 0; c < COLUMNS; ++c) {
-#pragma unroll
-      for (int e = 0; e < V; ++e) line[c].v[e] = element_t{};
-      if (is_read(r, TALL, SH, DH, KH) && is_read(c, WIDE, SW, DW, KW) && row_inside && (unsigned)(x0 + c) < (unsigned)IW)
-        line[c] = load_row<V, PIECE>(corner + (index_t)(r * IW + c) * STEP);
+      if (is_read(r, TALL, SH, DH, KH) && is_read(c, WIDE, SW, DW, KW))
+        line[c] = load_vec_if<V>(corner + (index_t)(r * IW + c) * STEP, row_inside && (unsigned)(x0 + c) < (unsigned)IW);
     }
   };
   auto add = [&](int r, const Piece (&line)[COLUMNS]) {
@@ -65,7 +62,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         for (int i = 0; i < WIDE; ++i) {
           const int a = tap_of(r, j, SH, DH, KH), b = tap_of(c, i, SW, DW, KW);
           if (a >= 0 && b >= 0) {
-            const Piece tap = WHOLE ? taps[WHOLE ? a * KW + b : 0] : load_row<V, PIECE>(own + (a * KW + b) * CHANNELS);
+            const Piece tap = WHOLE ? taps[WHOLE ? a * KW + b : 0] : load_vec<V>(own + (a * KW + b) * CHANNELS);
 #pragma unroll
             for (int e = 0; e < V; ++e) acc[j][i][e] += widen(line[c].v[e]) * widen(tap.v[e]);
           }

@@ -30,11 +30,12 @@ extern "C" __global__ void __launch_bounds__(THREADS)
                     PREFETCH_PARAMS) {
   PREFETCH;
   extern __shared__ __align__(128) unsigned char shared[];
-  __shared__ __align__(16) acc_t sums[ROWS * WIDTH];
-  __shared__ acc_t some[THREADS];
-  __shared__ __align__(16) acc_t means[PITCH];
-  __shared__ acc_t parts[BLOCKS][HIDDEN];
-  __shared__ __align__(16) element_t hidden[HIDDEN];
+  // Behind the weights: sums of rows, sums of those or of parts of a filter, means, hidden sums of every block, what becomes of them.
+  acc_t* const sums = reinterpret_cast<acc_t*>(shared + (STAGED ? W1_BYTES + W2_BYTES : 0));
+  acc_t* const some = sums + THREADS * V;
+  acc_t* const means = some + THREADS;
+  acc_t* const parts = means + PITCH;
+  element_t* const hidden = reinterpret_cast<element_t*>(parts + BLOCKS * HIDDEN);
   const int thread = threadIdx.x, lane = thread % 32, warp = thread / 32;
   const int rank = blockIdx.x % BLOCKS, slice = rank % SLICES, part = rank / SLICES;
   const index_t image = blockIdx.x / BLOCKS;
@@ -75,11 +76,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         for (index_t p = first + row; p < end; p += AHEAD * ROWS) {
           Vec<element_t, V> v[AHEAD];
 #pragma unroll
-          for (int a = 0; a < AHEAD; ++a) {
-#pragma unroll
-            for (int e = 0; e < V; ++e) v[a].v[e] = element_t{};
-            if (p + a * ROWS < end) v[a] = load_vec<V>(from + (p + a * ROWS) * CHANNELS);
-          }
+          for (int a = 0; a < AHEAD; ++a) v[a] = load_vec_if<V>(from + (p + a * ROWS) * CHANNELS, p + a * ROWS < end);
 #pragma unroll
           for (int a = 0; a < AHEAD; ++a)
 #pragma unroll
@@ -116,7 +113,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
   if (BLOCKS > 1) cluster_wait();
 
   // A warp for each hidden element.
-#pragma unroll(PITCH > 256 ? 1 : 4)
+#pragma unroll(PITCH > 256 ? 1 : 2)
   for (int j = warp; j < HIDDEN; j += WARPS) {
     acc_t sum = 0;
 #pragma unroll 1
@@ -128,9 +125,9 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     }
     sum = warp_sum(sum);
     if (BLOCKS == 1) {
-      if (lane == 0) parts[0][j] = sum;
+      if (lane == 0) parts[j] = sum;
     } else if (lane < BLOCKS) {
-      store_cluster(&parts[rank][j], lane, sum);
+      store_cluster(parts + rank * HIDDEN + j, lane, sum);
     }
   }
   if (BLOCKS > 1)
@@ -139,9 +136,9 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     __syncthreads();
 #pragma unroll 1
   for (int j = thread; j < HIDDEN; j += THREADS) {
-    acc_t sum[1] = {parts[0][j]};
+    acc_t sum[1] = {parts[j]};
 #pragma unroll
-    for (int b = 1; b < BLOCKS; ++b) sum[0] += parts[b][j];
+    for (int b = 1; b < BLOCKS; ++b) sum[0] += parts[b * HIDDEN + j];
     if (HIDDEN <= THREADS)
       between.store<1>(sum, hidden_at + j, between_reads);
     else

@@ -24,9 +24,6 @@ struct Split {
     threads: u32,
 }
 
-/// Shared memory that is not weights at most: what a kernel may have without asking.
-const OTHER_SHARED: usize = 48 * 1024;
-
 impl Split {
     fn of(tactic: &Tactic) -> Result<Split, String> {
         let get = |name| tactic.get(name);
@@ -55,11 +52,19 @@ impl Split {
         codegen::power_of_two([&slice], 16 / p.dtype.size() as u32)
     }
 
-    /// Bytes of a block's weights, and whether they fit its shared memory.
-    fn staged(&self, p: &Shape<Dim>, target: &Target) -> (usize, bool) {
+    /// Bytes of a block's sums.
+    fn sums(&self, p: &Shape<Dim>) -> usize {
+        let [slice, _] = self.pitches(p);
+        let summed = (self.threads * (self.vector(p) + 1)) as usize;
+        let floats = summed + slice + (self.blocks() as usize).saturating_mul(p.hidden);
+        floats.saturating_mul(4).saturating_add(p.hidden * p.dtype.size())
+    }
+
+    /// Bytes of a block's weights in its shared memory: none where they do not fit.
+    fn staged(&self, p: &Shape<Dim>, target: &Target) -> usize {
         let [slice, own] = self.pitches(p);
-        let bytes = p.hidden * (slice + own) * p.dtype.size();
-        (bytes, bytes + OTHER_SHARED <= target.shared_per_block as usize)
+        let bytes = p.hidden.saturating_mul((slice + own) * p.dtype.size());
+        if bytes.saturating_add(self.sums(p)) <= target.shared_per_block as usize { bytes } else { 0 }
     }
 
     fn check(&self, p: &Shape<Dim>, target: &Target) -> Result<(), String> {
@@ -77,12 +82,8 @@ impl Split {
         if !p.channels.is_multiple_of(self.slices as usize) {
             return Err(format!("`{tactic}` does not divide {} channels", p.channels));
         }
-        let [slice, _] = self.pitches(p);
-        let v = self.vector(p);
-        let summed = (self.threads * v) as usize;
-        let floats = summed + self.threads as usize + slice + self.blocks() as usize * p.hidden;
-        if floats * 4 + p.hidden * p.dtype.size() + 128 > OTHER_SHARED {
-            return Err(format!("`{tactic}`: more sums than fit shared memory"));
+        if self.sums(p) > target.shared_per_block as usize {
+            return Err(format!("`{tactic}`: {} bytes of sums do not fit shared memory", self.sums(p)));
         }
         Ok(())
     }
@@ -91,7 +92,7 @@ impl Split {
         const CYCLES_PER_US: f64 = 1700.0;
         let [slice, own] = self.pitches(p).map(|n| n as f64);
         let (threads, hidden) = (f64::from(self.threads), p.hidden as f64);
-        let (weights, staged) = self.staged(p, target);
+        let staged = self.staged(p, target) as f64;
         let size = p.dtype.size() as f64;
         let n = p.n.opt(symbols).max(1) as f64;
         let pixels = p.pixels.opt(symbols).max(1) as f64 / f64::from(self.parts);
@@ -111,8 +112,8 @@ impl Split {
             40.0
         };
         let excite = (own / threads).ceil() * (hidden / (threads / own).max(1.0).floor() * 8.0 + 200.0);
-        let late = if staged { 0.0 } else { weights as f64 / 40.0 + 800.0 };
-        let shared = if staged { weights as f64 } else { 0.0 } + 24_000.0;
+        let late = if staged > 0.0 { 0.0 } else { hidden * (slice + own) * size / 40.0 + 800.0 };
+        let shared = staged + self.sums(p) as f64 + 1024.0;
         let resident =
             (f64::from(target.shared_per_multiprocessor) / shared).min(2048.0 / threads).floor().max(1.0);
         let blocks = n * f64::from(self.blocks());
@@ -178,7 +179,7 @@ impl Family for Excite {
         let p = shape(problem)?;
         let split = Split::of(tactic)?;
         split.check(p, target)?;
-        let (bytes, staged) = split.staged(p, target);
+        let staged = split.staged(p, target);
         let number = |n: usize| u32::try_from(n).map_err(|_| format!("a size of {n}"));
         let constants = codegen::constants(&[
             ("CHANNELS", number(p.channels)?),
@@ -188,7 +189,7 @@ impl Family for Excite {
             ("PARTS", split.parts),
             ("THREADS", split.threads),
             ("V", split.vector(p)),
-            ("STAGED", u32::from(staged)),
+            ("STAGED", u32::from(staged > 0)),
         ]);
         let sizes = format!(
             "typedef {} element_t;\n{}{}",
@@ -243,7 +244,7 @@ impl Family for Excite {
                 kernel: 0,
                 grid: [&p.n * &Dim::from(blocks), Dim::from(1), Dim::from(1)],
                 block: [split.threads, 1, 1],
-                shared: if staged { number(bytes)? } else { 0 },
+                shared: number(staged + split.sums(p))?,
                 cluster: (blocks > 1).then_some([split.blocks(), 1, 1]),
                 programmatic: true,
                 args: args.collect(),
