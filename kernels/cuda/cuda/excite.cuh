@@ -16,6 +16,7 @@ constexpr int ROWS = THREADS / LANES;
 constexpr int WIDTH = LANES * V;                        // channels that a block sums at a time
 constexpr int SHARERS = WIDTH < THREADS ? THREADS / WIDTH : 1;
 constexpr int AHEAD = V * sizeof(element_t) > 8 ? 12 : 16;   // loads in flight
+constexpr int AT_A_TIME = (HIDDEN + WARPS - 1) / WARPS < 4 ? (HIDDEN + WARPS - 1) / WARPS : 4;   // hidden elements of a warp
 constexpr int TOGETHER = OWN_PITCH < THREADS ? OWN_PITCH : THREADS;
 constexpr int DEPTH = THREADS / TOGETHER;               // threads that share a filter
 constexpr int W1_BYTES = HIDDEN * PITCH * sizeof(element_t), W2_BYTES = HIDDEN * OWN_PITCH * sizeof(element_t);
@@ -25,7 +26,7 @@ template <int BYTES> DEVICE void stage(unsigned char* to, const void* from) {
     cp_async16(to + at, static_cast<const unsigned char*>(from) + at, true);
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, 1)
     KERNEL_NAME(const element_t* x, const element_t* w1, const element_t* w2 BETWEEN_PARAMS EPILOGUE_PARAMS SYMBOL_PARAMS
                     PREFETCH_PARAMS) {
   PREFETCH;
@@ -112,22 +113,33 @@ extern "C" __global__ void __launch_bounds__(THREADS)
   __syncthreads();
   if (BLOCKS > 1) cluster_wait();
 
-  // A warp for each hidden element.
-#pragma unroll(PITCH > 256 ? 1 : 2)
-  for (int j = warp; j < HIDDEN; j += WARPS) {
-    acc_t sum = 0;
+  // A warp for each hidden element; of several at a time, so that their shuffles overlap.
+#pragma unroll 1
+  for (int j0 = warp; j0 < HIDDEN; j0 += WARPS * AT_A_TIME) {
+    acc_t sum[AT_A_TIME] = {};
 #pragma unroll 1
     for (int c = lane * 8; c < PITCH; c += 256) {
-      const auto w = load_vec<8>(w1 + j * PITCH + c);
       const auto m = load_vec<8>(means + c);
 #pragma unroll
-      for (int e = 0; e < 8; ++e) sum += widen(w.v[e]) * m.v[e];
+      for (int q = 0; q < AT_A_TIME; ++q) {
+        const auto w = load_vec<8>(w1 + min(j0 + q * WARPS, HIDDEN - 1) * PITCH + c);
+#pragma unroll
+        for (int e = 0; e < 8; ++e) sum[q] += widen(w.v[e]) * m.v[e];
+      }
     }
-    sum = warp_sum(sum);
-    if (BLOCKS == 1) {
-      if (lane == 0) parts[j] = sum;
-    } else if (lane < BLOCKS) {
-      store_cluster(parts + rank * HIDDEN + j, lane, sum);
+#pragma unroll
+    for (int d = 16; d; d >>= 1)
+#pragma unroll
+      for (int q = 0; q < AT_A_TIME; ++q) sum[q] += __shfl_xor_sync(0xffffffffu, sum[q], d);
+#pragma unroll
+    for (int q = 0; q < AT_A_TIME; ++q) {
+      const int j = j0 + q * WARPS;
+      if (j >= HIDDEN) break;
+      if (BLOCKS == 1) {
+        if (lane == 0) parts[j] = sum[q];
+      } else if (lane < BLOCKS) {
+        store_cluster(parts + rank * HIDDEN + j, lane, sum[q]);
+      }
     }
   }
   if (BLOCKS > 1)

@@ -157,7 +157,6 @@ impl Family for ConvDepthwise {
         let blocks = (tile.items(&geometry).opt(symbols) as f64 / f64::from(THREADS)).ceil();
         // A block has a warp for each of a multiprocessor's schedulers.
         let rounds = (blocks / sms).ceil();
-        let issue = rounds * instructions;
         let size = geometry.dtype.size() as f64;
         let fill = rounds * f64::from(THREADS) * (patch + taps) * (v * size).max(4.0) / 64.0;
         // How often a thread waits for loads, and what it holds.
@@ -167,6 +166,8 @@ impl Family for ConvDepthwise {
         };
         let registers = (held as f64 + 40.0).min(255.0);
         let resident = (65536.0 / (registers * f64::from(THREADS))).floor().max(1.0);
+        // Fewer than four warps to a scheduler do not keep it busy.
+        let issue = rounds * instructions / (resident / 4.0).min(1.0);
         // One block's own time: loads on their way, then all its instructions with nothing beside them.
         let waits = (rounds / resident).ceil() * (200.0 + 700.0 * turns as f64) + instructions;
         let memory = geometry.bytes(conv.epilogue.out().size(), symbols) / target.bandwidth / 1e3;

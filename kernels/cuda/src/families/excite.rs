@@ -103,7 +103,7 @@ impl Split {
         let load = (pixels / (threads / lanes).floor() / ahead).ceil().max(1.0) * 800.0;
         let load = load.max(bytes / 50.0);
         let rows = 200.0 + (threads / lanes).sqrt() * 20.0;
-        let squeeze = (hidden / (threads / 32.0)).ceil() * (slice / 256.0).ceil() * 30.0 + 150.0;
+        let squeeze = (hidden / (threads / 8.0)).ceil() * ((slice / 256.0).ceil() * 120.0 + 200.0);
         let meet = if self.blocks() > 8 {
             900.0
         } else if self.blocks() > 1 {
