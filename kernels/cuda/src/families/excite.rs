@@ -127,7 +127,7 @@ impl Split {
     }
 }
 
-fn shape<'a>(problem: &'a Problem<Dim>) -> Result<&'a Shape<Dim>, String> {
+fn shape(problem: &Problem<Dim>) -> Result<&Shape<Dim>, String> {
     let Problem::Excite(p) = problem else {
         return Err(format!("excite does not implement {}", problem.name()));
     };
