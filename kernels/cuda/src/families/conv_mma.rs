@@ -89,6 +89,9 @@ impl Shape<'_> {
         if taps > 32 && geometry.kernel.iter().any(|k| *k > 16) {
             return Err(format!("a kernel of {:?} has no tap mask", geometry.kernel));
         }
+        if geometry.groups > 1 && geometry.ng() == 1 {
+            return Err("one filter to a group leaves tiles of 32 nearly empty".to_owned());
+        }
         let gather = geometry.cg() % (step / 2) != 0;
         if scaled && gather {
             return Err("conv.mma scales channels that fill whole 16 bytes".to_owned());
