@@ -85,7 +85,8 @@ pub fn plan(graph: Graph, target: &Target, options: &Options, tools: &mut Tools<
     let graph = passes::run(graph, &policy(target, options), &mut Passes(tools.trace))?;
     let mut regions = fuse::regions(graph)?;
     // On the host a copy costs what a scattered store does.
-    if target.gpu().is_some() {
+    if let Some(gpu) = target.gpu() {
+        regions = fuse::join::join(regions, gpu)?;
         regions = fuse::place::place(regions, fuse::place::NEIGHBOURS)?;
     }
     tools.trace.made("regions", Form::Regions(&regions));

@@ -11,7 +11,7 @@
 //! ```
 //!
 //! In `text` the graph is read and printed; in `verify` it goes through the whole pipeline; in `fuse` the expectation is
-//! its regions, which run on the host, in `place` with their results placed where four elements stay together. An error
+//! its regions, which run on the host, in `join` with those joined that one kernel for sm_90a does, in `place` with their results placed where four elements stay together. An error
 //! stands behind `; expect:` as `error: ...`.
 
 // A test that cannot read its file fails.
@@ -59,9 +59,13 @@ fn transform(pass: &str, input: &str) -> Result<String, String> {
     let inputs = seeded_inputs(&graph, 1);
     let before = evaluate(&graph, &inputs);
     let after = match pass {
-        "fuse" | "place" => {
+        "fuse" | "join" | "place" => {
             let before = before.unwrap_or_else(|e| panic!("before fusion: {e}"));
             let mut regions = fuse::regions(graph).map_err(|e| e.to_string())?;
+            if pass == "join" {
+                let target = bakelite_kernels::Target::of("sm_90a".parse().unwrap());
+                regions = fuse::join::join(regions, &target).map_err(|e| e.to_string())?;
+            }
             if pass == "place" {
                 regions = fuse::place::place(regions, 4).map_err(|e| e.to_string())?;
             }
@@ -164,6 +168,11 @@ fn legalize() {
 #[test]
 fn fuse_regions() {
     check("fuse");
+}
+
+#[test]
+fn join_regions() {
+    check("join");
 }
 
 #[test]

@@ -61,6 +61,7 @@ impl Scope {
             Problem::ConvTranspose(p) => p.literal(self),
             Problem::Pool(p) => p.literal(self),
             Problem::Reduce(p) => p.literal(self),
+            Problem::Excite(p) => p.literal(self),
             Problem::ArgReduce(p) => p.literal(self),
             Problem::Softmax(p) => p.literal(self),
             Problem::LayerNorm(p) => p.literal(self),
@@ -170,10 +171,11 @@ macro_rules! literals {
 }
 literals! {
     Gemm { batch m n k dtype math a b epilogue }
-    Conv { n channels filters groups input output kernel strides dilations pads layout dtype math epilogue }
+    Conv { n channels filters groups input output kernel strides dilations pads layout scaled dtype math epilogue }
     ConvTranspose { n channels filters groups input output kernel strides dilations pads layout dtype epilogue }
     Pool { kind n channels input output kernel strides dilations pads pads_end layout dtype epilogue }
     Reduce { kind shape reduced dtype epilogue }
+    Excite { n pixels channels hidden filters dtype first epilogue }
     ArgReduce { max last outer len inner dtype }
     Softmax { log outer len inner dtype epilogue }
     LayerNorm { rms rows len epsilon bias dtype epilogue }

@@ -136,7 +136,12 @@ impl Writer<'_> {
                 self.map(&p.program, &p.shape, &operands)
             }
             Problem::Gemm(p) => anchor(p.dtype, "gemm", &format!("{x}, {x1}")),
+            Problem::Conv(p) if p.scaled => {
+                Err("a convolution of scaled channels is not written out for the host".to_owned())
+            }
             Problem::Conv(p) => anchor(p.dtype, "conv", &format!("{x}, {x1}")),
+            // `fuse::join` works for GPUs alone.
+            Problem::Excite(_) => Err("excitation in one step is not written out for the host".to_owned()),
             Problem::ConvTranspose(p) => anchor(p.dtype, "conv_transpose", &format!("{x}, {x1}")),
             Problem::Pool(p) => anchor(p.dtype, "pool", &x),
             Problem::Reduce(p) if p.dtype == DType::Bool => {

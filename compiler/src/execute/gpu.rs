@@ -64,6 +64,9 @@ impl Session {
             if launch.shared > 48 * 1024 {
                 kernels[launch.kernel].set_max_dynamic_smem(launch.shared)?;
             }
+            if launch.cluster.is_some_and(|c| c.iter().product::<u32>() > 8) {
+                kernels[launch.kernel].allow_large_clusters()?;
+            }
         }
         let weights = DeviceBuffer::alloc(gpu, plan.weight_bytes as usize)?;
         for w in &plan.weights {

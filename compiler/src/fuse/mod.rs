@@ -7,6 +7,7 @@
 mod access;
 mod grow;
 mod inline;
+pub mod join;
 pub mod place;
 mod print;
 pub(crate) mod shape;

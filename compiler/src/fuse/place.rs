@@ -38,7 +38,7 @@ fn producers(all: &[Region], value: Value) -> Vec<usize> {
 }
 
 // (region, operand)
-fn readers(all: &[Region], value: Value) -> Vec<(usize, usize)> {
+pub(super) fn readers(all: &[Region], value: Value) -> Vec<(usize, usize)> {
     let of = |(r, region): (usize, &Region)| {
         let inputs = region.inputs.iter().enumerate().filter(|(_, v)| **v == value);
         inputs.map(|(i, _)| (r, i)).collect::<Vec<_>>()

@@ -22,6 +22,7 @@ pub(crate) fn of_output(problem: &Problem<Dim>) -> Option<Vec<Dim>> {
         Problem::Reduce(p) => {
             p.shape.iter().zip(&p.reduced).filter(|(_, r)| !**r).map(|(d, _)| d.clone()).collect()
         }
+        Problem::Excite(p) => vec![p.n.clone(), Dim::from(p.filters)],
         Problem::Softmax(p) => three(&p.outer, &p.len, &p.inner),
         Problem::LayerNorm(p) => vec![p.rows.clone(), p.len.clone()],
         Problem::GroupNorm(p) => {

@@ -1,76 +1,112 @@
-// conv.depthwise: one filter to each channel. A thread computes V channels (V = 1 where channels come first) of WIDE
-// neighbouring pixels of one output row, and reads every input column that they share once.
+// conv.depthwise: one filter to each channel. A thread computes V channels (V = 1 where channels come first) of a tile of
+// TALL x WIDE neighbouring pixels. All it reads is asked for before the first of it is used: the filters' taps even before
+// the kernel in front has ended, then every input pixel under the tile once. Windows too large for that (WHOLE == 0) are
+// read row by row.
 // Weights come packed as [tap][channel].
 
 constexpr int THREADS = 128;
-constexpr int COLUMNS = (WIDE - 1) * SW + (KW - 1) * DW + 1;   // input columns under one row of outputs
-constexpr int PIECE = sizeof(element_t) * V < 16 ? V : 16 / sizeof(element_t);
+constexpr int ROWS = (TALL - 1) * SH + (KH - 1) * DH + 1;      // input rows and columns under a tile
+constexpr int COLUMNS = (WIDE - 1) * SW + (KW - 1) * DW + 1;
+
+// The tap that takes input i to output o along one dimension; none if it is no whole number of 0 to taps - 1.
+DEVICE constexpr int tap_of(int i, int o, int stride, int dilation, int taps) {
+  const int from = i - o * stride;
+  return from >= 0 && from % dilation == 0 && from / dilation < taps ? from / dilation : -1;
+}
+DEVICE constexpr bool is_read(int i, int outputs, int stride, int dilation, int taps) {
+  bool read = false;
+  for (int o = 0; o < outputs; ++o) read |= tap_of(i, o, stride, dilation, taps) >= 0;
+  return read;
+}
 
 extern "C" __global__ void __launch_bounds__(THREADS)
     KERNEL_NAME(const element_t* x, const element_t* w EPILOGUE_PARAMS SYMBOL_PARAMS PREFETCH_PARAMS) {
   PREFETCH;
-  const index_t strips = (OW + WIDE - 1) / WIDE;
+  const index_t strips = (OW + WIDE - 1) / WIDE, bands = (OH + TALL - 1) / TALL;
   const index_t item = (index_t)blockIdx.x * THREADS + threadIdx.x;
   // Lanes along what is contiguous: channels, or strips of a row.
-  const index_t channel = LAST ? item % (CHANNELS / V) * V : item / (strips * OH) % CHANNELS;
+  const index_t channel = LAST ? item % (CHANNELS / V) * V : item / (strips * bands) % CHANNELS;
   const index_t strip = LAST ? item / (CHANNELS / V) % strips : item % strips;
-  const index_t row = LAST ? item / (CHANNELS / V * strips) % OH : item / strips % OH;
-  const index_t image = item / (CHANNELS / V * strips * OH);
+  const index_t band = LAST ? item / (CHANNELS / V * strips) % bands : item / strips % bands;
+  const index_t image = item / (CHANNELS / V * strips * bands);
   const bool exists = image < N;
-  const int x0 = strip * WIDE * SW - PW, y0 = row * SH - PH;
-  const element_t* plane = x + image * (CHANNELS * IH * IW) + channel * (LAST ? 1 : IH * IW);
+  const int x0 = strip * WIDE * SW - PW, y0 = band * TALL * SH - PH;
   constexpr int STEP = LAST ? CHANNELS : 1;
+
+  typedef Vec<element_t, V> Piece;
+  const element_t* own = w + channel;
+  Piece taps[WHOLE ? KH * KW : 1];
+  if constexpr (WHOLE) {
+#pragma unroll
+    for (int t = 0; t < KH * KW; ++t) taps[t] = load_vec<V>(own + t * CHANNELS);
+  }
+  const element_t* corner = x + image * (CHANNELS * IH * IW) + channel * (LAST ? 1 : IH * IW) + ((index_t)y0 * IW + x0) * STEP;
   dependency_wait();
 
-  acc_t acc[WIDE][V] = {};
-  if (exists) {
+  acc_t acc[TALL][WIDE][V] = {};
+  // Row r of the input under the tile, zero outside the image.
+  auto fetch = [&](int r, Piece (&line)[COLUMNS]) {
+    const bool row_inside = exists && (unsigned)(y0 + r) < (unsigned)IH;
 #pragma unroll
-    for (int r = 0; r < KH; ++r) {
-      const int y = y0 + r * DH;
-      if ((unsigned)y >= (unsigned)IH) continue;
-      acc_t taps[KW][V];
+    for (int c = 0; c < COLUMNS; ++c) {
+      if (is_read(r, TALL, SH, DH, KH) && is_read(c, WIDE, SW, DW, KW))
+        line[c] = load_vec_if<V>(corner + (index_t)(r * IW + c) * STEP, row_inside && (unsigned)(x0 + c) < (unsigned)IW);
+    }
+  };
+  auto add = [&](int r, const Piece (&line)[COLUMNS]) {
 #pragma unroll
-      for (int s = 0; s < KW; ++s) {
-        const auto v = load_row<V, PIECE>(w + (r * KW + s) * CHANNELS + channel);
+    for (int c = 0; c < COLUMNS; ++c) {
 #pragma unroll
-        for (int e = 0; e < V; ++e) taps[s][e] = widen(v.v[e]);
-      }
-      const element_t* line = plane + (index_t)y * IW * STEP;
+      for (int j = 0; j < TALL; ++j) {
 #pragma unroll
-      for (int column = 0; column < COLUMNS; ++column) {
-        bool used = false;
+        for (int i = 0; i < WIDE; ++i) {
+          const int a = tap_of(r, j, SH, DH, KH), b = tap_of(c, i, SW, DW, KW);
+          if (a >= 0 && b >= 0) {
+            const Piece tap = WHOLE ? taps[WHOLE ? a * KW + b : 0] : load_vec<V>(own + (a * KW + b) * CHANNELS);
 #pragma unroll
-        for (int s = 0; s < KW; ++s) used |= column >= s * DW && (column - s * DW) % SW == 0 && (column - s * DW) / SW < WIDE;
-        if (!used || (unsigned)(x0 + column) >= (unsigned)IW) continue;
-        const auto v = load_row<V, PIECE>(line + (index_t)(x0 + column) * STEP);
-#pragma unroll
-        for (int s = 0; s < KW; ++s) {
-          // The one output of the strip that tap s takes this column to.
-          if (column >= s * DW && (column - s * DW) % SW == 0 && (column - s * DW) / SW < WIDE) {
-#pragma unroll
-            for (int e = 0; e < V; ++e) acc[(column - s * DW) / SW][e] += widen(v.v[e]) * taps[s][e];
+            for (int e = 0; e < V; ++e) acc[j][i][e] += widen(line[c].v[e]) * widen(tap.v[e]);
           }
         }
       }
     }
-  }
-  launch_dependents();
-  if (!exists) return;
-  const index_t pixel = row * OW + strip * WIDE;
-  if constexpr (LAST) {
+  };
+  if constexpr (WHOLE) {
+    Piece patch[ROWS][COLUMNS];
 #pragma unroll
-    for (int i = 0; i < WIDE; ++i)
-      if (OW % WIDE == 0 || strip * WIDE + i < OW)
-        EPILOGUE.store<V>(acc[i], ((image * OH * OW) + pixel + i) * CHANNELS + channel);
+    for (int r = 0; r < ROWS; ++r) fetch(r, patch[r]);
+    launch_dependents();
+#pragma unroll
+    for (int r = 0; r < ROWS; ++r) add(r, patch[r]);
   } else {
-    // V outputs at a time along the row; VEC divides both the strip and the row.
 #pragma unroll
-    for (int i = 0; i < WIDE; i += VEC) {
-      if (strip * WIDE + i < OW) {
-        acc_t some[VEC];
+    for (int r = 0; r < ROWS; ++r) {
+      Piece line[COLUMNS];
+      fetch(r, line);
+      add(r, line);
+    }
+    launch_dependents();
+  }
+  if (!exists) return;
 #pragma unroll
-        for (int e = 0; e < VEC; ++e) some[e] = acc[i + e][0];
-        EPILOGUE.store<VEC>(some, (image * CHANNELS + channel) * (OH * OW) + pixel + i);
+  for (int j = 0; j < TALL; ++j) {
+    const index_t row = band * TALL + j;
+    if (OH % TALL != 0 && row >= OH) break;
+    const index_t pixel = row * OW + strip * WIDE;
+    if constexpr (LAST) {
+#pragma unroll
+      for (int i = 0; i < WIDE; ++i)
+        if (OW % WIDE == 0 || strip * WIDE + i < OW)
+          EPILOGUE.store<V>(acc[j][i], (image * OH * OW + pixel + i) * CHANNELS + channel);
+    } else {
+      // VEC outputs at a time along the row; VEC divides both the strip and the row.
+#pragma unroll
+      for (int i = 0; i < WIDE; i += VEC) {
+        if (strip * WIDE + i < OW) {
+          acc_t some[VEC];
+#pragma unroll
+          for (int e = 0; e < VEC; ++e) some[e] = acc[j][i + e][0];
+          EPILOGUE.store<VEC>(some, (image * CHANNELS + channel) * (OH * OW) + pixel + i);
+        }
       }
     }
   }

@@ -14,6 +14,9 @@
 //   GATHER == 1  k = (channel, tap) as in the weights, for channels that fill no 16 bytes (first layers): element loads
 //                at offsets known at compile time, all of k resident up to STAGES tiles.
 
+// SCALED multiplies pixels by a factor of their image and channel once they are operands in registers, rounded as they are in
+// memory: SPAN images at most have pixels in a block, and their factors lie behind the tiles.
+
 constexpr int WARPS = WARPS_M * WARPS_N;
 constexpr int THREADS = 32 * WARPS * WARP_GROUPS;
 constexpr int CHUNK = 16 / sizeof(element_t);           // elements of 16 bytes
@@ -32,6 +35,7 @@ constexpr int COLUMN_TILES = (NG + BN - 1) / BN;
 static_assert(BM % (16 * WARPS_M) == 0 && BN % (16 * WARPS_N) == 0, "a warp's tile is whole 16x16 blocks");
 static_assert(TILE_STEPS == 2 || TILE_STEPS == 4, "rows of 64 or 128 bytes");
 static_assert(TILE_STEPS % WARP_GROUPS == 0, "every warp group has its steps in each tile");
+static_assert(!GATHER || !SCALED, "what is scaled is copied in 16-byte chunks");
 static_assert(!GATHER || (SPLIT == 1 && THREADS % BM == 0 && CHUNKS % (THREADS / BM) == 0), "whole chunks for each part");
 
 // Byte offset of 16-byte chunk `chunk` of tile row `row`: any eight consecutive rows cover all 32 banks.
@@ -139,9 +143,49 @@ DEVICE void multiply_step(float (&acc)[MI][NI][4], const uint32_t (&a)[MI][4], c
   }
 }
 
+#if SCALED
+constexpr int SCALES = TAP_STEPS * STEP;                // factors of one image, zeros behind them up to whole steps
+
+DEVICE void load_scales(element_t* to, const element_t* scales, index_t first SYMBOL_PARAMS) {
+  for (int i = threadIdx.x; i < SPAN * (SCALES / CHUNK); i += THREADS) {
+    const int image = i / (SCALES / CHUNK), channel = i % (SCALES / CHUNK) * CHUNK;
+    cp_async16(to + image * SCALES + channel, scales + (first + image) * CHANNELS + channel, first + image < N && channel < CG);
+  }
+}
+
+DEVICE uint32_t scale(uint32_t x, uint32_t s, float) { return __float_as_uint(__uint_as_float(x) * __uint_as_float(s)); }
+DEVICE uint32_t scale(uint32_t x, uint32_t s, f16) {
+  uint32_t y;
+  asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(y) : "r"(x), "r"(s));
+  return y;
+}
+DEVICE uint32_t scale(uint32_t x, uint32_t s, bf16) {
+  uint32_t y = 0;
+#if __CUDA_ARCH__ >= 800
+  asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(y) : "r"(x), "r"(s), "r"(0x80008000u));
+#endif
+  return y;
+}
+
+// A lane's operand registers of rows r and r + 8: elements at its quarter of each chunk. `of` are the factors of the images
+// of those rows.
+DEVICE void scale_rows(uint32_t (&a)[4], const element_t* const (&of)[2], int channel) {
+  channel += threadIdx.x % 4 * (CHUNK / 4);
+#pragma unroll
+  for (int e = 0; e < 4; ++e) {
+    const uint32_t s = *reinterpret_cast<const uint32_t*>(of[SPAN > 1 ? e % 2 : 0] + channel + e / 2 * CHUNK);
+    a[e] = scale(a[e], s, element_t{});
+  }
+}
+#endif
+
 // One tile's steps of this warp group. `a` and `b` are the tile's operands in shared memory.
 DEVICE void multiply(float (&acc)[MI][NI][4], const unsigned char* a, const unsigned char* b, int group, int warp_m,
-                     int warp_n) {
+                     int warp_n
+#if SCALED
+                     , const element_t* const (&of)[MI][2], int tile
+#endif
+                     ) {
   const int lane = threadIdx.x % 32;
 #pragma unroll
   for (int q = 0; q < TILE_STEPS / WARP_GROUPS; ++q) {
@@ -155,6 +199,9 @@ DEVICE void multiply(float (&acc)[MI][NI][4], const unsigned char* a, const unsi
 #pragma unroll
     for (int i = 0; i < MI; ++i) {
       ldmatrix_x4(fa[i], a + (warp_m * WM + i * 16) * ROW_BYTES + swizzle(lane & 15, step * 2 + (lane >> 4)));
+#if SCALED
+      scale_rows(fa[i], of[i], (tile * TILE_STEPS + step) % TAP_STEPS * STEP);
+#endif
 #if TF32X3
 #pragma unroll
       for (int e = 0; e < 4; ++e) low_a[i][e] = round_high(fa[i][e]);
@@ -191,7 +238,11 @@ typedef BlockSums<BM, BN, WARP_GROUPS> Sums;
 #endif
 
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
-    KERNEL_NAME(const element_t* x, const unsigned char* w EPILOGUE_PARAMS SYMBOL_PARAMS PREFETCH_PARAMS) {
+    KERNEL_NAME(const element_t* x, const unsigned char* w
+#if SCALED
+                , const element_t* scales
+#endif
+                EPILOGUE_PARAMS SYMBOL_PARAMS PREFETCH_PARAMS) {
   PREFETCH;
   extern __shared__ __align__(128) unsigned char shared[];
   unsigned char* const tiles_a = shared;
@@ -259,7 +310,22 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
   Window windows[A_ROWS];
 #pragma unroll
   for (int i = 0; i < A_ROWS; ++i) windows[i] = locate(row0 + thread / CHUNKS + i * ROWS_APART SYMBOL_NAMES);
+#if SCALED
+  element_t* const factors = reinterpret_cast<element_t*>(shared + FACTORS_AT);
+  const index_t image0 = row0 / (OH * OW);
+  const element_t* of[MI][2];
+#pragma unroll
+  for (int i = 0; i < MI; ++i)
+#pragma unroll
+    for (int e = 0; e < 2; ++e) {
+      const index_t m = min(row0 + warp_m * WM + i * 16 + e * 8 + thread % 32 / 4, M - 1);
+      of[i][e] = factors + (SPAN > 1 ? m / (OH * OW) - image0 : 0) * SCALES;
+    }
+#endif
   dependency_wait();
+#if SCALED
+  load_scales(factors, scales + filter_group * CG, image0 SYMBOL_NAMES);   // in the first group too
+#endif
 #pragma unroll
   for (int t = 0; t < STAGES - 1; ++t) {
     if (t < count) load_pixels(tiles_a + t * A_BYTES, x, windows, first + t SYMBOL_NAMES);
@@ -284,7 +350,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
           load_pixels(tiles_a + into * A_BYTES, x, windows, first + next SYMBOL_NAMES);
         }
         cp_async_commit();
+#if SCALED
+        multiply(acc, tiles_a + slot * A_BYTES, tiles_b + slot * B_BYTES, group, warp_m, warp_n, of, first + i);
+#else
         multiply(acc, tiles_a + slot * A_BYTES, tiles_b + slot * B_BYTES, group, warp_m, warp_n);
+#endif
       }
     }
   }

@@ -2,7 +2,11 @@
 // computed at run time and for groups too small to tile.
 
 extern "C" __global__ void __launch_bounds__(128)
-    KERNEL_NAME(const element_t* x, const element_t* w EPILOGUE_PARAMS SYMBOL_PARAMS PREFETCH_PARAMS) {
+    KERNEL_NAME(const element_t* x, const element_t* w
+#if SCALED
+                , const element_t* scales
+#endif
+                EPILOGUE_PARAMS SYMBOL_PARAMS PREFETCH_PARAMS) {
   PREFETCH;
   const index_t i = (index_t)blockIdx.x * 128 + threadIdx.x;
   const index_t pixels = OD * OH * OW;
@@ -29,8 +33,13 @@ extern "C" __global__ void __launch_bounds__(128)
         const element_t* at = from + ((z * IH + y) * IW + column) * (LAST ? CHANNELS : 1);
         const element_t* tap = weights + (a * KH + r) * KW + s;
 #pragma unroll 4
-        for (int c = 0; c < CG; ++c)
-          sum[0] += widen(at[c * (LAST ? 1 : extent)]) * widen(tap[c * (KD * KH * KW)]);
+        for (int c = 0; c < CG; ++c) {
+          acc_t value = widen(at[c * (LAST ? 1 : extent)]);
+#if SCALED
+          value = widen(narrow<element_t>(value * widen(scales[image * CHANNELS + filter / NG * CG + c])));
+#endif
+          sum[0] += value * widen(tap[c * (KD * KH * KW)]);
+        }
       }
     }
   }

@@ -22,6 +22,15 @@ DEVICE void cluster_barrier() {
   cluster_wait();
 }
 
+// Stores a float at `p` in the shared memory of the cluster's block `rank`, which must have started and not ended.
+DEVICE void store_cluster(float* p, int rank, float value) {
+#if __CUDA_ARCH__ >= 900
+  uint32_t at;
+  asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(at) : "r"(shared_address(p)), "r"(rank));
+  asm volatile("st.shared::cluster.f32 [%0], %1;" ::"r"(at), "f"(value) : "memory");
+#endif
+}
+
 // ---- barriers in shared memory, and copies that arrive at them (sm_90 and later)
 
 #if __CUDA_ARCH__ >= 900

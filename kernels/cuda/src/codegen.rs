@@ -11,13 +11,14 @@ use std::fmt::Write;
 mod epilogue;
 mod row;
 
-pub use epilogue::{Record, epilogue, epilogue_args, epilogue_in_two_steps};
+pub use epilogue::{Record, between, epilogue, epilogue_args, epilogue_in_two_steps};
 pub use row::{Source, indent, literal, row};
 
 const PRELUDE: &str = concat!(include_str!("../cuda/prelude.cuh"), include_str!("../cuda/hopper.cuh"));
 
 /// Sections of the prelude that are left out of a source which calls nothing of them.
-const OPTIONAL: [&str; 7] = [
+const OPTIONAL: [&str; 8] = [
+    "loads under a condition",
     "pointwise functions",
     "warps and blocks",
     "programmatic",

@@ -191,8 +191,12 @@ impl Problem<usize> {
                 let mut w = vec![p.filters, p.channels / p.groups];
                 w.extend(&p.kernel);
                 let w = exact("w", p.dtype, &w)?;
+                let mut inputs = vec![x, w];
+                if p.scaled {
+                    inputs.push(exact("s", p.dtype, &[p.n, p.channels])?);
+                }
                 let out = layout(p.n, p.filters, &p.output, p.layout);
-                with(vec![x, w], p.dtype.class(), &p.epilogue, out)
+                with(inputs, p.dtype.class(), &p.epilogue, out)
             }
             Problem::ConvTranspose(p) => {
                 number(p.dtype, "a transposed convolution")?;
@@ -227,6 +231,23 @@ impl Problem<usize> {
                 let kept = p.shape.iter().zip(&p.reduced).filter(|(_, r)| !**r).map(|(d, _)| *d).collect();
                 let x = exact("x", p.dtype, &p.shape)?;
                 with(vec![x], p.dtype.class(), &p.epilogue, kept)
+            }
+            Problem::Excite(p) => {
+                float(p.dtype, "excitation")?;
+                if p.channels == 0 || p.hidden == 0 {
+                    bail!("{} channels and {} between the products", p.channels, p.hidden);
+                }
+                len(&[p.n, p.channels])?;
+                let inputs = vec![
+                    exact("x", p.dtype, &[p.n, p.pixels, p.channels])?,
+                    exact("w1", p.dtype, &[p.hidden, p.channels])?,
+                    exact("w2", p.dtype, &[p.filters, p.hidden])?,
+                ];
+                let first = with(inputs, p.dtype.class(), &p.first, vec![p.n, p.hidden])?;
+                if p.first.out() != p.dtype || p.first.place.is_some() {
+                    bail!("what is between the products is {}, not a dense {}", p.first.out(), p.dtype);
+                }
+                with(first.inputs, p.dtype.class(), &p.epilogue, vec![p.n, p.filters])
             }
             Problem::ArgReduce(p) => {
                 number(p.dtype, "an order")?;

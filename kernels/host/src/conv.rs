@@ -19,6 +19,22 @@ pub fn conv<T: Element<Acc: Number>>(p: &Conv<usize>, x: &[T], w: &[T], y: &mut 
     in_class(p, &operand(x, p.math), &operand(w, p.math), y);
 }
 
+/// `x` with every channel of every image times its factor.
+pub fn scaled<T: Element<Acc: Number>>(p: &Conv<usize>, x: &[T], s: &[T]) -> Vec<T> {
+    let pixels: usize = p.input.iter().product();
+    let of = |i: usize| match p.layout {
+        Layout::ChannelsFirst => i / pixels,
+        Layout::ChannelsLast => i / (pixels * p.channels) * p.channels + i % p.channels,
+    };
+    let mut y = vec![T::default(); x.len()];
+    parallel::rows_mut(&mut y, 1, 1 << 14, &|first, y| {
+        for (i, y) in (first..).zip(y) {
+            *y = T::narrow(x[i].widen().times(s[of(i)].widen()));
+        }
+    });
+    y
+}
+
 fn in_class<A: Number>(p: &Conv<usize>, x: &[A], w: &[A], y: &mut [A]) {
     let window = Window::from(p);
     if y.is_empty() {

@@ -20,6 +20,7 @@ pub mod conv_transpose;
 pub mod cum_sum;
 pub mod depthwise;
 pub mod dtype;
+pub mod excite;
 pub mod gather;
 pub mod gemm;
 pub mod group_norm;

@@ -96,7 +96,8 @@ pub struct Gemm<S = usize> {
 
 /// Cross-correlation: `out[n, o, p] = Σ_{c, r} x[n, g·cg + c, p·stride + r·dilation − pad] · w[o, c, r]`, reading zero
 /// outside `x`; `cg = channels / groups`, `g = o / (filters / groups)`. Any number of spatial dimensions.
-/// Operands `x`, `w`, then the epilogue's. `x` and the output in `layout`; `w` always `[filters, cg, kernel...]`.
+/// Operands `x`, `w`, then `s` if `scaled`, then the epilogue's. `x` and the output in `layout`; `w` always
+/// `[filters, cg, kernel...]`. With `s` (`[n, channels]`), `x[n, c, p] · s[n, c]`, rounded to `dtype`, stands for `x[n, c, p]`.
 /// The epilogue's accesses are over the output's dimensions in `layout`'s order.
 #[derive(Clone, Debug, PartialEq)]
 #[allow(missing_docs)]
@@ -113,7 +114,9 @@ pub struct Conv<S = usize> {
     /// Zeros before the first element of each spatial dimension (what follows the last one is implied by `output`).
     pub pads: Vec<usize>,
     pub layout: Layout,
-    /// Element type of `x` and `w`.
+    /// Whether every channel of every image has a factor, the third operand.
+    pub scaled: bool,
+    /// Element type of `x`, `w` and `s`.
     pub dtype: DType,
     pub math: Math,
     pub epilogue: Epilogue<S>,
@@ -203,6 +206,24 @@ pub struct Reduce<S = usize> {
     pub shape: Vec<S>,
     pub reduced: Vec<bool>,
     pub dtype: DType,
+    pub epilogue: Epilogue<S>,
+}
+
+/// What squeeze and excitation makes of each image: two matrix products of its mean over pixels, `h[n, j] = first(Σ_c m[n, c] ·
+/// w1[j, c])` with `m[n, c] = Σ_p x[n, p, c] / pixels`, then `out[n, o] = epilogue(Σ_j h[n, j] · w2[o, j])`. The mean stays in the
+/// accumulator's class; `h` is rounded to `dtype`, the one result of `first`, which places nothing.
+/// Operands `x` `[n, pixels, channels]`, `w1` `[hidden, channels]`, `w2` `[filters, hidden]`, then `first`'s, whose accesses are over
+/// `[n, hidden]`, then the epilogue's, over `[n, filters]`.
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs)]
+pub struct Excite<S = usize> {
+    pub n: S,
+    pub pixels: S,
+    pub channels: usize,
+    pub hidden: usize,
+    pub filters: usize,
+    pub dtype: DType,
+    pub first: Epilogue<S>,
     pub epilogue: Epilogue<S>,
 }
 
@@ -453,7 +474,7 @@ macro_rules! problems {
 
 problems! {
     Pointwise "pointwise"; Gemm "gemm"; Conv "conv"; ConvTranspose "conv_transpose"; Pool "pool"; Reduce "reduce";
-    ArgReduce "arg_reduce"; Softmax "softmax"; LayerNorm "layer_norm"; GroupNorm "group_norm"; Lrn "lrn";
+    Excite "excite"; ArgReduce "arg_reduce"; Softmax "softmax"; LayerNorm "layer_norm"; GroupNorm "group_norm"; Lrn "lrn";
     Attention "attention"; Concat "concat"; Pad "pad"; Gather "gather"; GatherElements "gather_elements";
     Resize "resize"; CumSum "cum_sum"; TopK "top_k";
 }
@@ -472,7 +493,7 @@ macro_rules! with_epilogue {
         }
     };
 }
-with_epilogue!(Gemm Conv ConvTranspose Pool Reduce Softmax LayerNorm GroupNorm Lrn Concat Gather Resize);
+with_epilogue!(Gemm Conv ConvTranspose Pool Reduce Excite Softmax LayerNorm GroupNorm Lrn Concat Gather Resize);
 
 impl<S> Problem<S> {
     /// Number of operands that are the problem's own, not its epilogue's.
@@ -484,7 +505,9 @@ impl<S> Problem<S> {
             Problem::Attention(p) => 3 + usize::from(p.mask.is_some()),
             Problem::Concat(p) => p.lens.len(),
             Problem::Pad(p) => 1 + usize::from(p.mode == PadMode::Constant),
-            Problem::Gemm(_) | Problem::Conv(_) | Problem::ConvTranspose(_) => 2,
+            Problem::Conv(p) => 2 + usize::from(p.scaled),
+            Problem::Excite(p) => 3 + p.first.operands.len(),
+            Problem::Gemm(_) | Problem::ConvTranspose(_) => 2,
             Problem::Gather(_) | Problem::GatherElements(_) => 2,
             _ => 1,
         }
@@ -635,7 +658,23 @@ impl<S> Attention<S> {
     }
 }
 
-map_sizes! { Conv: size n; list input output; keep channels filters groups kernel strides dilations pads layout dtype math; epilogue epilogue; }
+impl<S> Excite<S> {
+    /// The same problem with every size mapped.
+    pub fn map<T>(&self, f: &mut impl FnMut(&S) -> T) -> Excite<T> {
+        Excite {
+            n: f(&self.n),
+            pixels: f(&self.pixels),
+            channels: self.channels,
+            hidden: self.hidden,
+            filters: self.filters,
+            dtype: self.dtype,
+            first: self.first.map(f),
+            epilogue: self.epilogue.map(f),
+        }
+    }
+}
+
+map_sizes! { Conv: size n; list input output; keep channels filters groups kernel strides dilations pads layout scaled dtype math; epilogue epilogue; }
 map_sizes! { ConvTranspose: size n; list input output; keep channels filters groups kernel strides dilations pads layout dtype; epilogue epilogue; }
 map_sizes! { Pool: size n channels; list input output kernel; keep kind strides dilations pads pads_end layout dtype; epilogue epilogue; }
 map_sizes! { Reduce: list shape; keep kind reduced dtype; epilogue epilogue; }

@@ -7,8 +7,8 @@ use crate::problem::*;
 use crate::view::{RunError, View, ViewMut, bail};
 use crate::walk::{self, count};
 use crate::{
-    arg_reduce, attention, concat, conv, conv_transpose, cum_sum, gather, gemm, group_norm, interpret,
-    layer_norm, lrn, pad, pool, reduce, resize, softmax, top_k,
+    arg_reduce, attention, concat, conv, conv_transpose, cum_sum, excite, gather, gemm, group_norm,
+    interpret, layer_norm, lrn, pad, pool, reduce, resize, softmax, top_k,
 };
 
 /// Computes `outputs` from `inputs`, in the order the problem's doc gives. Views that do not fit are an error, as is an
@@ -84,7 +84,9 @@ fn dispatch(
         }),
         Problem::Conv(p) => number!(p.dtype, T => {
             let (x, w) = (inputs[0].as_slice::<T>()?, inputs[1].as_slice::<T>()?);
-            anchor::<<T as Element>::Acc>(&p.epilogue, shape, &inputs[2..], out, &mut |y| conv::conv(p, x, w, y))
+            let scaled = if p.scaled { conv::scaled(p, x, inputs[2].as_slice::<T>()?) } else { vec![] };
+            let x = if p.scaled { &scaled } else { x };
+            anchor::<<T as Element>::Acc>(&p.epilogue, shape, &inputs[problem.own_inputs()..], out, &mut |y| conv::conv(p, x, w, y))
         }),
         Problem::ConvTranspose(p) => number!(p.dtype, T => {
             let (x, w) = (inputs[0].as_slice::<T>()?, inputs[1].as_slice::<T>()?);
@@ -106,6 +108,14 @@ fn dispatch(
         Problem::Reduce(p) => number!(p.dtype, T => {
             let x = inputs[0].as_slice::<T>()?;
             anchor::<<T as Element>::Acc>(&p.epilogue, shape, &inputs[1..], out, &mut |y| reduce::reduce(p, x, y))
+        }),
+        Problem::Excite(p) => real!(p.dtype, T => {
+            let (x, w1) = (inputs[0].as_slice::<T>()?, inputs[1].as_slice::<T>()?);
+            let (w2, own) = (inputs[2].as_slice::<T>()?, problem.own_inputs());
+            let mut hidden = vec![T::default(); p.n * p.hidden];
+            let between = &mut ViewMut::of(&mut hidden);
+            anchor::<<T as Element>::Acc>(&p.first, &[p.n, p.hidden], &inputs[3..own], between, &mut |y| excite::squeeze(p, x, w1, y))?;
+            anchor::<<T as Element>::Acc>(&p.epilogue, shape, &inputs[own..], out, &mut |y| excite::excite(p, &hidden, w2, y))
         }),
         Problem::ArgReduce(p) => number!(p.dtype, T => {
             arg_reduce::arg_reduce(p, inputs[0].as_slice::<T>()?, out.as_mut_slice()?);

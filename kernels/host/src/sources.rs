@@ -20,6 +20,7 @@ files! {
     "depthwise.rs"
     "dtype.rs"
     "element.rs"
+    "excite.rs"
     "gather.rs"
     "gemm.rs"
     "group_norm.rs"

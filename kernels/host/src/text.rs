@@ -108,7 +108,6 @@ impl Text for usize {
 
 text! {
     Gemm "gemm" { size batch m n k; sizes a b; keep dtype math; then epilogue; }
-    Conv "conv" { size n; sizes input output; list kernel strides dilations pads; keep channels filters groups layout dtype math; then epilogue; }
     ConvTranspose "conv_transpose" { size n; sizes input output; list kernel strides dilations pads; keep channels filters groups layout dtype; then epilogue; }
     Pool "pool" { size n channels; sizes input output kernel; list strides dilations pads pads_end; keep kind layout dtype; then epilogue; }
     Reduce "reduce" { sizes shape; list reduced; keep kind dtype; then epilogue; }
@@ -135,6 +134,41 @@ impl<S: Display> Display for Pointwise<S> {
     }
 }
 
+impl<S: Display> Display for Conv<S> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "conv n={}", self.n)?;
+        for (name, sizes) in [("input", &self.input), ("output", &self.output)] {
+            write!(f, " {name}=")?;
+            list(f, sizes, |f, s| write!(f, "{s}"))?;
+        }
+        let lists = [
+            ("kernel", &self.kernel),
+            ("strides", &self.strides),
+            ("dilations", &self.dilations),
+            ("pads", &self.pads),
+        ];
+        for (name, numbers) in lists {
+            write!(f, " {name}=")?;
+            list(f, numbers, |f, n| write!(f, "{n}"))?;
+        }
+        write!(f, " channels={} filters={} groups={} layout=", self.channels, self.filters, self.groups)?;
+        self.layout.write(f)?;
+        write!(f, " dtype={} math=", self.dtype)?;
+        self.math.write(f)?;
+        // Said only where it is so: most have none.
+        f.write_str(if self.scaled { " scaled" } else { "" })?;
+        write!(f, " then {}", self.epilogue)
+    }
+}
+
+impl<S: Display> Display for Excite<S> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "excite n={} pixels={} channels={}", self.n, self.pixels, self.channels)?;
+        write!(f, " hidden={} filters={} dtype={}", self.hidden, self.filters, self.dtype)?;
+        write!(f, " first {} then {}", self.first, self.epilogue)
+    }
+}
+
 impl<S: Display> Display for Attention<S> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         write!(f, "attention batch={} heads={} kv_heads={}", self.batch, self.heads, self.kv_heads)?;
@@ -156,7 +190,7 @@ macro_rules! problem_text {
         }
     };
 }
-problem_text!(Pointwise Gemm Conv ConvTranspose Pool Reduce ArgReduce Softmax LayerNorm GroupNorm Lrn Attention Concat Pad Gather
+problem_text!(Pointwise Gemm Conv ConvTranspose Pool Reduce Excite ArgReduce Softmax LayerNorm GroupNorm Lrn Attention Concat Pad Gather
     GatherElements Resize CumSum TopK);
 
 #[cfg(test)]

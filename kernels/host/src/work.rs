@@ -109,6 +109,10 @@ impl Problem<usize> {
                 let taps = p.kernel.iter().product::<usize>() * (p.channels / p.groups.max(1));
                 (times(times(results, taps), 2), 0)
             }
+            Problem::Excite(p) => {
+                let products = times(count(&[p.n, p.hidden]), 2 * (p.channels + p.filters));
+                (products, count(&[p.n, p.pixels, p.channels]))
+            }
             Problem::ConvTranspose(p) => {
                 let taps = p.kernel.iter().product::<usize>() * (p.filters / p.groups.max(1));
                 (times(times(times(count(&p.input), p.n * p.channels), taps), 2), 0)
@@ -206,6 +210,7 @@ mod tests {
             dilations: vec![1; 2],
             pads: vec![kernel / 2; 2],
             layout: Layout::ChannelsLast,
+            scaled: false,
             dtype: DType::F16,
             math: Math::Exact,
             epilogue: Epilogue::new(program, vec![bias]),

@@ -34,16 +34,34 @@ impl Record<'_> {
 /// wherever they are placed.
 /// A malformed epilogue gives an `#error` line, so that the reason comes out where the source is compiled.
 pub fn epilogue(epilogue: &Epilogue<Dim>, out_shape: &[Dim]) -> String {
-    epilogue_in_steps(epilogue, out_shape, false)
+    epilogue_in_steps(epilogue, out_shape, false, &LAST)
 }
 
 /// The same with `store<V>(acc, i, reads)` after `reads = read<V>(i)`: as operands may lie where the output does, no
 /// compiler reads for one row before it has stored another, and kernels that finish several rows should.
 pub fn epilogue_in_two_steps(epilogue: &Epilogue<Dim>, out_shape: &[Dim]) -> String {
-    epilogue_in_steps(epilogue, out_shape, true)
+    epilogue_in_steps(epilogue, out_shape, true, &LAST)
 }
 
-fn epilogue_in_steps(epilogue: &Epilogue<Dim>, out_shape: &[Dim], two: bool) -> String {
+/// What a kernel does to sums on their way to a second product, in two steps: `struct Between`, `BETWEEN_PARAMS` for its operands
+/// alone, and `BETWEEN(out)`, the value that stores at `out`.
+pub fn between(epilogue: &Epilogue<Dim>, out_shape: &[Dim]) -> String {
+    epilogue_in_steps(epilogue, out_shape, true, &BETWEEN)
+}
+
+/// What the text of an epilogue calls its struct, its macros and its operands.
+struct Names {
+    record: &'static str,
+    macros: &'static str,
+    operands: &'static str,
+    /// Whether the result is a parameter of the kernel, not of the macro.
+    stored: bool,
+}
+
+const LAST: Names = Names { record: "Epilogue", macros: "EPILOGUE", operands: "e", stored: true };
+const BETWEEN: Names = Names { record: "Between", macros: "BETWEEN", operands: "b", stored: false };
+
+fn epilogue_in_steps(epilogue: &Epilogue<Dim>, out_shape: &[Dim], two: bool, names: &Names) -> String {
     let program = &epilogue.program;
     let Some(acc) = program.inputs.first() else {
         return "#error the epilogue has no accumulator\n".to_owned();
@@ -54,11 +72,17 @@ fn epilogue_in_steps(epilogue: &Epilogue<Dim>, out_shape: &[Dim], two: bool) -> 
     let mut pointers: Vec<(String, String)> = program.inputs[1..]
         .iter()
         .enumerate()
-        .map(|(n, d)| (format!("const {}*", ctype(*d)), format!("e{n}")))
+        .map(|(n, d)| (format!("const {}*", ctype(*d)), format!("{}{n}", names.operands)))
         .collect();
     pointers.push((format!("{}*", ctype(epilogue.out())), "out".to_owned()));
     let mut sources = vec![Source::Value("acc[j]".to_owned())];
-    sources.extend(epilogue.operands.iter().enumerate().map(|(n, a)| Source::Memory(format!("e{n}"), a)));
+    sources.extend(
+        epilogue
+            .operands
+            .iter()
+            .enumerate()
+            .map(|(n, a)| Source::Memory(format!("{}{n}", names.operands), a)),
+    );
     let row = match parts(out_shape, program, &sources, &["out".to_owned()], epilogue.place.as_ref()) {
         Ok(row) => row,
         Err(e) => return format!("#error the epilogue: {}\n", e.replace('\n', " ")),
@@ -79,16 +103,20 @@ fn epilogue_in_steps(epilogue: &Epilogue<Dim>, out_shape: &[Dim], two: bool) -> 
                 .flat_map(|p| p.shape.iter().chain(&p.access.strides).chain([&p.access.offset])),
         )
         .collect();
-    let (fields, value) = Record { pointers: &pointers, sizes }.fields_and_value("Epilogue");
-    let params: String = pointers.iter().map(|(ty, name)| format!(", {ty} {name}")).collect();
+    let (fields, value) = Record { pointers: &pointers, sizes }.fields_and_value(names.record);
+    let parameters = pointers.len() - usize::from(!names.stored);
+    let params: String = pointers[..parameters].iter().map(|(ty, name)| format!(", {ty} {name}")).collect();
+    let Names { record, macros, stored, .. } = names;
+    let out = if *stored { "" } else { "(out)" };
+    let what = record.to_lowercase();
     format!(
-        "// epilogue: {program}\n\
+        "// {what}: {program}\n\
          typedef {} acc_t;\n\
-         struct Epilogue {{\n{fields}\n{reads}  \
+         struct {record} {{\n{fields}\n{reads}  \
            // Elements i to i + V - 1 of the output, from their accumulators.\n  \
            template <int V> DEVICE void store(const acc_t (&acc)[V], index_t i{more}) const {{\n{}  }}\n}};\n\
-         #define EPILOGUE_PARAMS {params}\n\
-         #define EPILOGUE {value}\n",
+         #define {macros}_PARAMS {params}\n\
+         #define {macros}{out} {value}\n",
         class_type(acc.class()),
         indent(&body, 4),
     )

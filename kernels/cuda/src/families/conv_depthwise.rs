@@ -1,10 +1,10 @@
 //! `conv.depthwise`: one filter to each channel, two dimensions at most, both layouts, constant weights. Memory-bound:
-//! a thread computes a few neighbouring pixels so that they share what they read.
+//! a thread computes a tile of neighbouring pixels, which share what it reads.
 
 use super::conv_geometry::Geometry;
 use super::strips::LAUNCH;
 use crate::codegen;
-use crate::dim::{Dim, Symbols, product};
+use crate::dim::{Dim, Symbols};
 use crate::family::{Arg, Build, Family, Launch, Pack};
 use crate::tactic::Tactic;
 use crate::target::Target;
@@ -12,6 +12,9 @@ use bakelite_host::problem::Conv;
 use bakelite_host::{Class, Problem};
 
 const KERNEL: &str = include_str!("../../cuda/conv_depthwise.cuh");
+
+/// Threads of a block.
+const THREADS: u32 = 128;
 
 /// The family.
 #[derive(Debug)]
@@ -36,25 +39,78 @@ fn conv(problem: &Problem<Dim>) -> Result<(&Conv<Dim>, Geometry), String> {
     Ok((conv, geometry))
 }
 
-/// Why `wide` pixels of `v` channels do not fit, if they do not.
-fn check(geometry: &Geometry, wide: u32, v: u32) -> Result<(), String> {
-    let words = if geometry.dtype.class() == Class::F64 { 2 } else { 1 };
-    let registers = (wide + geometry.kernel[2] as u32 + 1) * v * words;
-    let fits = matches!(wide, 1 | 2 | 4 | 8) && matches!(v, 1 | 2 | 4 | 8) && registers <= 144;
-    let rows = v as usize * geometry.dtype.size() <= 16;
-    let divides = if geometry.last { geometry.channels.is_multiple_of(v as usize) } else { v == 1 };
-    if fits && rows && divides {
-        Ok(())
-    } else {
-        Err(format!("{wide} pixels of {v} channels do not fit a thread"))
-    }
+/// What a tactic says: a thread's tile of pixels, and its channels.
+#[derive(Clone, Copy, Debug)]
+struct Tile {
+    tall: u32,
+    wide: u32,
+    v: u32,
 }
 
-/// Strips of `wide` pixels over all rows, times sets of `v` channels.
-fn items(geometry: &Geometry, wide: u32, v: u32) -> Dim {
-    let strips = geometry.output[2].ceil_div(&Dim::from(i64::from(wide)));
-    let rows = &geometry.n * &product(&geometry.output[..2]);
-    rows * strips * Dim::from(geometry.channels / v.max(1) as usize)
+impl Tile {
+    fn of(tactic: &Tactic) -> Result<Tile, String> {
+        Ok(Tile { tall: tactic.get("tall")?, wide: tactic.get("wide")?, v: tactic.get("v")? })
+    }
+
+    fn tactic(&self) -> Tactic {
+        let params = [("tall", self.tall), ("wide", self.wide), ("v", self.v)];
+        Tactic::new(ConvDepthwise.name(), ConvDepthwise.version(), &params)
+    }
+
+    /// Rows and columns of input that a thread reads; those that a stride or dilation jumps over do not count.
+    fn patch(&self, geometry: &Geometry) -> [usize; 2] {
+        [(1, self.tall), (2, self.wide)].map(|(d, outputs)| {
+            let reach = (geometry.kernel[d] - 1) * geometry.dilations[d] + 1;
+            let span = (outputs as usize - 1) * geometry.strides[d] + reach;
+            span.min(outputs as usize * geometry.kernel[d])
+        })
+    }
+
+    /// Registers for what a thread holds if it reads `rows` of the patch and of the taps at a time: as they are in
+    /// memory, and sums in their class.
+    fn registers(&self, geometry: &Geometry, rows: usize) -> usize {
+        let (v, size) = (self.v as usize, geometry.dtype.size());
+        let sums = if geometry.dtype.class() == Class::F64 { 2 * v } else { v };
+        // Taps of several rows of outputs stay widened.
+        let tap = if self.tall > 1 { size.max(4) } else { size };
+        let [tall, columns] = self.patch(geometry);
+        let patch = rows.min(tall) * columns * (v * size).max(4);
+        // Halves alone in their registers stay there beside what they widen to.
+        let copies = if v * size < 4 { 2 } else { 1 };
+        let taps = rows.min(geometry.kernel[1]) * geometry.kernel[2] * (v * tap).max(4) * copies;
+        (patch + taps) / 4 + (self.tall * self.wide) as usize * sums
+    }
+
+    /// Whether all of the patch and the taps fit a thread at once.
+    fn is_whole(&self, geometry: &Geometry) -> bool {
+        self.registers(geometry, usize::MAX) <= 160
+    }
+
+    /// Why it does not fit a thread, if it does not.
+    fn check(&self, geometry: &Geometry) -> Result<(), String> {
+        let (tall, wide, v) = (self.tall, self.wide, self.v as usize);
+        let known = matches!(tall, 1 | 2 | 4) && matches!(wide, 1 | 2 | 4 | 8) && matches!(v, 1 | 2 | 4 | 8);
+        let bytes = v * geometry.dtype.size() <= 16;
+        let divides = if geometry.last { geometry.channels.is_multiple_of(v) } else { v == 1 };
+        let fits = known
+            && (self.is_whole(geometry) || (tall == 1 && wide <= 4 && self.registers(geometry, 1) <= 96));
+        if fits && bytes && divides {
+            Ok(())
+        } else {
+            Err(format!("{tall} by {wide} pixels of {v} channels do not fit a thread"))
+        }
+    }
+
+    /// Tiles over all rows, times sets of `v` channels.
+    fn items(&self, geometry: &Geometry) -> Dim {
+        let strips = geometry.output[2].ceil_div(&Dim::from(i64::from(self.wide)));
+        let bands = geometry.output[1].ceil_div(&Dim::from(i64::from(self.tall)));
+        &geometry.n
+            * &geometry.output[0]
+            * bands
+            * strips
+            * Dim::from(geometry.channels / self.v.max(1) as usize)
+    }
 }
 
 impl Family for ConvDepthwise {
@@ -63,47 +119,59 @@ impl Family for ConvDepthwise {
     }
 
     fn version(&self) -> u32 {
-        1
+        2
     }
 
     fn tactics(&self, problem: &Problem<Dim>, symbols: &Symbols, target: &Target) -> Vec<Tactic> {
         let Ok((_, geometry)) = conv(problem) else { return vec![] };
-        let mut out: Vec<Tactic> = [1, 2, 4, 8]
+        let mut out: Vec<Tactic> = [1, 2, 4]
             .into_iter()
-            .flat_map(|wide| [8, 4, 2, 1].map(|v| (wide, v)))
-            .filter(|(wide, v)| check(&geometry, *wide, *v).is_ok())
-            .map(|(wide, v)| Tactic::new(self.name(), self.version(), &[("wide", wide), ("v", v)]))
+            .flat_map(|tall| [1, 2, 4, 8].map(|wide| (tall, wide)))
+            .flat_map(|(tall, wide)| [8, 4, 2, 1].map(|v| Tile { tall, wide, v }))
+            .filter(|tile| tile.check(&geometry).is_ok())
+            .map(|tile| tile.tactic())
             .collect();
         out.sort_by(|a, b| {
             let cost = |t| self.cost(problem, t, symbols, target);
             cost(a).total_cmp(&cost(b))
         });
-        out.truncate(8);
+        out.truncate(16);
         out
     }
 
     fn cost(&self, problem: &Problem<Dim>, tactic: &Tactic, symbols: &Symbols, target: &Target) -> f64 {
-        let (Ok((conv, geometry)), Ok(wide), Ok(v)) = (conv(problem), tactic.get("wide"), tactic.get("v"))
-        else {
+        let (Ok((conv, geometry)), Ok(tile)) = (conv(problem), Tile::of(tactic)) else {
             return f64::INFINITY;
         };
-        if check(&geometry, wide, v).is_err() {
+        if tile.check(&geometry).is_err() {
             return f64::INFINITY;
         }
-        let threads = items(&geometry, wide, v).opt(symbols) as f64;
-        let columns = ((wide as usize - 1) * geometry.strides[2] + geometry.kernel[2]) as f64;
-        let rows = geometry.kernel[1] as f64;
-        let (v, wide) = (f64::from(v), f64::from(wide));
-        // Instructions of a thread: loads and conversions of columns and taps, multiplications, the epilogue.
-        let fma = wide * rows * geometry.kernel[2] as f64 * v;
-        let instructions =
-            rows * (columns + geometry.kernel[2] as f64) * (4.0 + v) + fma + wide * (10.0 + 2.0 * v);
+        const CYCLES_PER_US: f64 = 1700.0;
         let sms = f64::from(target.multiprocessors);
-        let busy = threads * instructions / (128.0 * sms) / 1700.0;
-        // One thread's own time: it waits for each row of loads.
-        let alone = (instructions * 2.0 + rows * 500.0) / 1700.0;
+        let [rows, columns] = tile.patch(&geometry);
+        let (patch, taps) = ((rows * columns) as f64, geometry.taps() as f64);
+        let (v, outputs) = (f64::from(tile.v), f64::from(tile.tall * tile.wide));
+        // Instructions of a thread: loads and conversions of pixels and taps, multiplications, the epilogue.
+        let instructions =
+            60.0 + patch * (3.0 + 1.5 * v) + taps * (1.0 + v) + outputs * (taps * v + 10.0 + 6.0 * v);
+        let blocks = (tile.items(&geometry).opt(symbols) as f64 / f64::from(THREADS)).ceil();
+        // A block has a warp for each of a multiprocessor's schedulers.
+        let rounds = (blocks / sms).ceil();
+        let size = geometry.dtype.size() as f64;
+        let fill = rounds * f64::from(THREADS) * (patch + taps) * (v * size).max(4.0) / 64.0;
+        // How often a thread waits for loads, and what it holds.
+        let (turns, held) = match tile.is_whole(&geometry) {
+            true => (1, tile.registers(&geometry, rows)),
+            false => (rows, tile.registers(&geometry, 1)),
+        };
+        let registers = (held as f64 + 40.0).min(255.0);
+        let resident = (65536.0 / (registers * f64::from(THREADS))).floor().max(1.0);
+        // Fewer than four warps to a scheduler do not keep it busy.
+        let issue = rounds * instructions / (resident / 4.0).min(1.0);
+        // One block's own time: loads on their way, then all its instructions with nothing beside them.
+        let waits = (rounds / resident).ceil() * (200.0 + 700.0 * turns as f64) + instructions;
         let memory = geometry.bytes(conv.epilogue.out().size(), symbols) / target.bandwidth / 1e3;
-        LAUNCH + busy.max(memory * 1.1) + alone * 0.7
+        LAUNCH + (issue.max(fill).max(waits) / CYCLES_PER_US).max(memory * 1.1)
     }
 
     fn build(
@@ -114,14 +182,21 @@ impl Family for ConvDepthwise {
         _: &Target,
     ) -> Result<Build, String> {
         let (conv, geometry) = conv(problem)?;
-        let (wide, v) = (tactic.get("wide")?, tactic.get("v")?);
-        check(&geometry, wide, v)?;
-        let vec = codegen::power_of_two([&geometry.output[2], &Dim::from(i64::from(wide))], 8);
+        let tile = Tile::of(tactic)?;
+        tile.check(&geometry)?;
+        let whole = u32::from(tile.is_whole(&geometry));
+        let vec = codegen::power_of_two([&geometry.output[2], &Dim::from(i64::from(tile.wide))], 8);
         let kernel = codegen::source(
             &format!("{} ({tactic})", geometry.title("conv.depthwise")),
             geometry.is_wide(symbols),
             &[
-                &codegen::constants(&[("WIDE", wide), ("V", v), ("VEC", vec)]),
+                &codegen::constants(&[
+                    ("TALL", tile.tall),
+                    ("WIDE", tile.wide),
+                    ("V", tile.v),
+                    ("VEC", vec),
+                    ("WHOLE", whole),
+                ]),
                 &codegen::epilogue(&conv.epilogue, &geometry.out_shape()),
                 &geometry.constants(problem),
                 KERNEL,
@@ -136,8 +211,12 @@ impl Family for ConvDepthwise {
             kernels: vec![kernel],
             launches: vec![Launch {
                 kernel: 0,
-                grid: [items(&geometry, wide, v).ceil_div(&Dim::from(128)), Dim::from(1), Dim::from(1)],
-                block: [128, 1, 1],
+                grid: [
+                    tile.items(&geometry).ceil_div(&Dim::from(i64::from(THREADS))),
+                    Dim::from(1),
+                    Dim::from(1),
+                ],
+                block: [THREADS, 1, 1],
                 shared: 0,
                 cluster: None,
                 programmatic: true,

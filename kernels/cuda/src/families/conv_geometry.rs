@@ -33,6 +33,8 @@ pub(super) struct Implicit<'a> {
     pub(super) epilogue: &'a Epilogue<Dim>,
     /// How far the weights' elements lie apart: filters, channels and taps.
     pub(super) weights: [usize; 3],
+    /// Whether the third operand has a factor for every channel of every image.
+    pub(super) scaled: bool,
 }
 
 impl Implicit<'_> {
@@ -40,9 +42,15 @@ impl Implicit<'_> {
     pub(super) fn of(problem: &Problem<Dim>) -> Result<Implicit<'_>, String> {
         match problem {
             Problem::Conv(conv) => {
-                let geometry = Geometry::of_conv(conv)?;
+                let geometry = Geometry::of_any_conv(conv)?;
                 let weights = [geometry.cg() * geometry.taps(), geometry.taps(), 1];
-                Ok(Implicit { geometry, math: conv.math, epilogue: &conv.epilogue, weights })
+                Ok(Implicit {
+                    geometry,
+                    math: conv.math,
+                    epilogue: &conv.epilogue,
+                    weights,
+                    scaled: conv.scaled,
+                })
             }
             Problem::Gemm(g) => {
                 let geometry = Geometry::of_gemm(g)?;
@@ -53,7 +61,13 @@ impl Implicit<'_> {
                 let (Some(row), Some(column)) = (stride(&g.b[1]), stride(&g.b[2])) else {
                     return Err(format!("strides {} and {} of the right operand", g.b[1], g.b[2]));
                 };
-                Ok(Implicit { geometry, math: g.math, epilogue: &g.epilogue, weights: [column, row, 0] })
+                Ok(Implicit {
+                    geometry,
+                    math: g.math,
+                    epilogue: &g.epilogue,
+                    weights: [column, row, 0],
+                    scaled: false,
+                })
             }
             other => Err(format!("{} is no product over pixels", other.name())),
         }
@@ -103,8 +117,16 @@ fn numbers(of: &[usize], missing: usize) -> [usize; 3] {
 }
 
 impl Geometry {
-    of!(of_conv, Conv);
+    of!(of_any_conv, Conv);
     of!(of_transpose, ConvTranspose);
+
+    /// Of a convolution that reads its pixels as they are: for families that cannot scale them.
+    pub(super) fn of_conv(p: &Conv<Dim>) -> Result<Geometry, String> {
+        if p.scaled {
+            return Err("it scales its channels".to_owned());
+        }
+        Geometry::of_any_conv(p)
+    }
 
     /// A matrix product as a convolution by a window of one element: rows are pixels, `k` channels, columns filters. The
     /// left operand must lie as pixels do, dense rows of `k`.

@@ -6,7 +6,7 @@ use super::conv_geometry::{Geometry, Implicit};
 use super::strips::LAUNCH;
 use super::tile_sums::{TILE_SUMS, finish_registers, finish_width, sum_bytes};
 use crate::codegen;
-use crate::dim::{Dim, Symbols};
+use crate::dim::{Dim, Symbols, product};
 use crate::family::{Arg, Build, Family, Launch, Limit, Pack};
 use crate::tactic::Tactic;
 use crate::target::Target;
@@ -65,6 +65,8 @@ struct Shape<'a> {
     epilogue: &'a Epilogue<Dim>,
     /// How far the weights' elements lie apart: filters, channels and taps.
     weights: [usize; 3],
+    /// Whether the third operand scales channels.
+    scaled: bool,
     /// Element loads instead of 16-byte copies.
     gather: bool,
     /// Elements of k in a step, steps in all.
@@ -74,7 +76,7 @@ struct Shape<'a> {
 
 impl Shape<'_> {
     fn of<'a>(problem: &'a Problem<Dim>, target: &Target) -> Result<Shape<'a>, String> {
-        let Implicit { geometry, math, epilogue, weights } = Implicit::of(problem)?;
+        let Implicit { geometry, math, epilogue, weights, scaled } = Implicit::of(problem)?;
         let step = match (geometry.dtype, math, target.arch.sm) {
             (DType::F16, _, _) | (DType::BF16, _, 80..) => 16,
             (DType::F32, Math::Tf32 | Math::Tf32x3, 80..) => 8,
@@ -87,10 +89,16 @@ impl Shape<'_> {
         if taps > 32 && geometry.kernel.iter().any(|k| *k > 16) {
             return Err(format!("a kernel of {:?} has no tap mask", geometry.kernel));
         }
+        if geometry.groups > 1 && geometry.ng() == 1 {
+            return Err("one filter to a group leaves tiles of 32 nearly empty".to_owned());
+        }
         let gather = geometry.cg() % (step / 2) != 0;
+        if scaled && gather {
+            return Err("conv.mma scales channels that fill whole 16 bytes".to_owned());
+        }
         let total =
             if gather { (taps * geometry.cg()).div_ceil(step) } else { taps * geometry.cg().div_ceil(step) };
-        Ok(Shape { geometry, math, epilogue, weights, gather, step, total })
+        Ok(Shape { geometry, math, epilogue, weights, scaled, gather, step, total })
     }
 
     fn tiles(&self, tile: &Tile) -> u32 {
@@ -158,12 +166,38 @@ impl Tile {
         })
     }
 
+    /// Images that a block's pixels belong to at most.
+    fn span(&self, shape: &Shape) -> u32 {
+        let geometry = &shape.geometry;
+        let pixels = product(&geometry.output);
+        if geometry.n.is(1) || pixels.exact_div(&Dim::from(i64::from(self.m))).is_some() {
+            return 1;
+        }
+        let least = pixels.as_const().unwrap_or(1).max(1);
+        (i64::from(self.m - 1) / least + 2) as u32
+    }
+
+    /// Bytes of the factors of a block's images.
+    fn factors(&self, shape: &Shape) -> u32 {
+        if !shape.scaled {
+            return 0;
+        }
+        let channels = shape.geometry.cg().next_multiple_of(shape.step) * shape.geometry.dtype.size();
+        self.span(shape).saturating_mul(channels as u32)
+    }
+
     const fn threads(&self) -> u32 {
         32 * self.warps * self.groups
     }
 
-    /// Dynamic shared memory: the stages, then over them the partial sums, and beside them what the cluster's blocks send.
-    fn shared(&self) -> u32 {
+    /// Dynamic shared memory: the stages, then over them the partial sums, beside them what the cluster's blocks send, and
+    /// factors.
+    fn shared(&self, shape: &Shape) -> u32 {
+        self.factors_at().saturating_add(self.factors(shape))
+    }
+
+    /// Where in it the factors of channels lie: behind everything else.
+    fn factors_at(&self) -> u32 {
         let tiles = self.stages * (self.m + self.n) * 32 * self.steps;
         let (own, others) = sum_bytes(self.m, self.n, self.cluster, self.groups);
         tiles.max(own) + if self.cluster > 1 { others + 16 } else { 0 }
@@ -214,8 +248,12 @@ impl Tile {
         if self.threads() > 512 || self.accumulators() > 128 || self.warp_grid().is_none() {
             return fail("more threads or registers than a block has, or warps that do not tile it");
         }
-        if self.shared() > target.shared_per_block {
-            return fail(&format!("{} bytes of shared memory of {}", self.shared(), target.shared_per_block));
+        if self.shared(shape) > target.shared_per_block {
+            return fail(&format!(
+                "{} bytes of shared memory of {}",
+                self.shared(shape),
+                target.shared_per_block
+            ));
         }
         let tiles = shape.tiles(self);
         if self.split == 0 || self.cluster == 0 || (self.split > 1 && self.cluster > 1) {
@@ -263,7 +301,7 @@ impl Tile {
             _ => 2048,
         };
         let registers = (self.accumulators() + 72).min(255);
-        let resident = (target.shared_per_multiprocessor / (self.shared() + 1024))
+        let resident = (target.shared_per_multiprocessor / (self.shared(shape) + 1024))
             .min(threads_per_sm / self.threads())
             .min(65536 / (self.threads() * registers))
             .max(1);
@@ -341,7 +379,7 @@ fn candidates(shape: &Shape, target: &Target) -> Vec<Tile> {
                     // All of k at once, its weights before the wait, where the next kernel's block fits beside it.
                     let whole = Tile { stages: mine + 1, split, cluster, ..tile };
                     if (6..=MOST_STAGES).contains(&whole.stages)
-                        && whole.shared() <= target.shared_per_multiprocessor / 2 - 1024
+                        && whole.shared(shape) <= target.shared_per_multiprocessor / 2 - 1024
                     {
                         out.push(whole);
                     }
@@ -421,10 +459,13 @@ impl Family for ConvMma {
             ("POINTWISE", u32::from(geometry.is_pointwise())),
             ("AHEAD", tile.ahead(&shape).0),
             ("BLOCKS", tile.blocks(&shape)),
+            ("SPAN", tile.span(&shape)),
+            ("FACTORS_AT", tile.factors_at()),
         ]);
         let switches = format!(
-            "#define GATHER {}\n#define TF32 {}\n#define TF32X3 {}\n#define SPLIT {split}\n#define CLUSTER {}\n",
+            "#define GATHER {}\n#define SCALED {}\n#define TF32 {}\n#define TF32X3 {}\n#define SPLIT {split}\n#define CLUSTER {}\n",
             u32::from(shape.gather),
+            u32::from(shape.scaled),
             u32::from(geometry.dtype == DType::F32),
             u32::from(shape.math == Math::Tf32x3),
             u32::from(tile.cluster > 1),
@@ -438,20 +479,21 @@ impl Family for ConvMma {
             Dim::from(i64::from(split)),
             Dim::from(geometry.groups),
         ];
-        let mut args = vec![Arg::Input(0), Arg::Input(1)];
-        let packs = [None, Some(shape.pack(&tile))].into_iter();
-        let packs = packs.chain(shape.epilogue.operands.iter().map(|_| None)).collect();
+        let own = problem.own_inputs();
+        let mut args: Vec<Arg> = (0..own).map(Arg::Input).collect();
+        let mut packs = vec![None; own + shape.epilogue.operands.len()];
+        packs[1] = Some(shape.pack(&tile));
         let mut launch = Launch {
             kernel: 0,
             grid,
             block: [tile.threads(), 1, 1],
-            shared: tile.shared(),
+            shared: tile.shared(&shape),
             cluster: (tile.cluster > 1).then_some([1, tile.cluster, 1]),
             programmatic: true,
             args: vec![],
         };
         if tile.split == 1 {
-            args.extend(codegen::epilogue_args(shape.epilogue, 2));
+            args.extend(codegen::epilogue_args(shape.epilogue, own));
             args.extend(codegen::symbol_args(problem));
             launch.args = args;
             let epilogue = codegen::epilogue_in_two_steps(shape.epilogue, &geometry.out_shape());
@@ -477,7 +519,7 @@ impl Family for ConvMma {
             &[&codegen::constants(&[("SPLIT", split), ("WIDTH", width)]), &epilogue, &sizes, REDUCE],
         );
         let mut args = vec![Arg::Workspace(Dim::from(0))];
-        args.extend(codegen::epilogue_args(shape.epilogue, 2));
+        args.extend(codegen::epilogue_args(shape.epilogue, own));
         args.extend(codegen::symbol_args(problem));
         let second = Launch {
             kernel: 1,

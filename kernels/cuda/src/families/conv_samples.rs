@@ -60,6 +60,14 @@ const CONV: &[&str] = &[
     "f64 first | 1 5 7 1 | 30 | 4 | 3 | 2 | 1 2 | bias",
     "i32 first | 1 3 4 1 | 6 6 | 3 3 | 1 1 | 1 1 | 1 1 1 1 | plain",
     "i8 last | 1 8 8 1 | 6 6 | 3 3 | 1 1 | 1 1 | 1 1 1 1 | to_i32",
+    // channels scaled on their way in: several images to a block, one, part of one; taps, groups, every type
+    "f16 last | batch 96 24 1 | 7 7 | 1 1 | 1 1 | 1 1 | 0 0 0 0 | scaled_bias_residual",
+    "f16 last | 1 672 112 1 | 14 14 | 1 1 | 1 1 | 1 1 | 0 0 0 0 | scaled_bias",
+    "f16 last | 3 40 72 1 | 16 16 | 1 1 | 1 1 | 1 1 | 0 0 0 0 | scaled_bias",
+    "bf16 last | 2 24 40 1 | seq 6 | 3 3 | 2 2 | 1 1 | 1 1 1 1 | scaled_bias_silu",
+    "f16 last | 2 64 32 2 | 9 9 | 3 3 | 1 1 | 1 1 | 1 1 1 1 | scaled_bias_relu",
+    "tf32 last | 2 28 40 1 | 5 5 | 1 1 | 1 1 | 1 1 | 0 0 0 0 | scaled_bias",
+    "f32 first | 2 6 5 1 | 6 7 | 3 3 | 1 1 | 1 1 | 1 1 1 1 | scaled_bias",
     // one channel to a group
     "f16 last | batch 32 32 32 | 14 14 | 3 3 | 1 1 | 1 1 | 1 1 1 1 | bias_relu",
     "f16 last | 1 48 48 48 | 15 13 | 5 5 | 2 2 | 1 1 | 2 2 2 2 | bias_silu",
@@ -68,6 +76,9 @@ const CONV: &[&str] = &[
     "f32 first | batch 16 16 16 | 14 12 | 3 3 | 1 1 | 1 1 | 1 1 1 1 | bias_relu",
     "f16 first | 1 7 7 7 | 13 16 | 7 7 | 2 2 | 1 1 | 3 3 3 3 | bias",
     "f32 last | batch 6 6 6 | seq | 5 | 1 | 1 | 4 0 | bias_silu",
+    "f16 last | batch 48 48 48 | 14 14 | 5 5 | 1 1 | 1 1 | 2 2 2 2 | bias_silu",
+    "bf16 last | 2 24 24 24 | 11 10 | 3 3 | 2 1 | 1 2 | 1 2 2 1 | bias_relu",
+    "f32 last | 1 8 8 8 | 12 13 | 11 11 | 1 1 | 1 1 | 5 5 5 5 | plain",
     "f64 last | 1 3 3 3 | 6 5 | 3 3 | 1 1 | 1 1 | 1 1 1 1 | plain",
     "f32 first | 1 4 12 4 | 8 8 | 3 3 | 1 1 | 1 1 | 1 1 1 1 | bias",
 ];
@@ -95,6 +106,17 @@ const LAYERS: &[&str] = &[
     "f16 last | 1 512 2048 1 | 7 7 | 1 1 | 1 1 | 1 1 | 0 0 0 0 | bias_residual_relu",
     "f16 last | 1 768 3072 1 | 128 | 1 | 1 | 1 | 0 0 | bias",
     "f16 last | 1 3072 768 1 | 128 | 1 | 1 | 1 | 0 0 | bias_residual",
+    // EfficientNet-B0's depthwise layers, from 20 on.
+    "f16 last | 1 32 32 32 | 112 112 | 3 3 | 1 1 | 1 1 | 1 1 1 1 | bias_silu",
+    "f16 last | 1 96 96 96 | 112 112 | 3 3 | 2 2 | 1 1 | 1 1 1 1 | bias_silu",
+    "f16 last | 1 144 144 144 | 56 56 | 5 5 | 2 2 | 1 1 | 2 2 2 2 | bias_silu",
+    "f16 last | 1 240 240 240 | 28 28 | 5 5 | 1 1 | 1 1 | 2 2 2 2 | bias_silu",
+    "f16 last | 1 480 480 480 | 14 14 | 3 3 | 1 1 | 1 1 | 1 1 1 1 | bias_silu",
+    "f16 last | 1 672 672 672 | 14 14 | 5 5 | 1 1 | 1 1 | 2 2 2 2 | bias_silu",
+    "f16 last | 1 1152 1152 1152 | 7 7 | 5 5 | 1 1 | 1 1 | 2 2 2 2 | bias_silu",
+    "f16 last | 32 32 32 32 | 112 112 | 3 3 | 1 1 | 1 1 | 1 1 1 1 | bias_silu",
+    "f16 last | 32 144 144 144 | 56 56 | 5 5 | 2 2 | 1 1 | 2 2 2 2 | bias_silu",
+    "f16 last | 32 672 672 672 | 14 14 | 5 5 | 1 1 | 1 1 | 2 2 2 2 | bias_silu",
 ];
 
 const TRANSPOSE: &[&str] = &[
@@ -189,6 +211,7 @@ impl Sample {
             dilations: self.dilations.clone(),
             pads: self.pads[..self.kernel.len()].to_vec(),
             layout: self.layout,
+            scaled: self.epilogue.contains("scaled"),
             dtype: self.dtype,
             math: self.math,
         })

@@ -27,7 +27,7 @@ impl Family for ConvDirect {
 
     fn tactics(&self, problem: &Problem<Dim>, _: &Symbols, _: &Target) -> Vec<Tactic> {
         match problem {
-            Problem::Conv(conv) if Geometry::of_conv(conv).is_ok() && conv.dtype != DType::Bool => {
+            Problem::Conv(conv) if Geometry::of_any_conv(conv).is_ok() && conv.dtype != DType::Bool => {
                 vec![Tactic::new(self.name(), self.version(), &[])]
             }
             _ => vec![],
@@ -36,7 +36,7 @@ impl Family for ConvDirect {
 
     fn cost(&self, problem: &Problem<Dim>, _: &Tactic, symbols: &Symbols, target: &Target) -> f64 {
         let Problem::Conv(conv) = problem else { return f64::INFINITY };
-        let Ok(geometry) = Geometry::of_conv(conv) else { return f64::INFINITY };
+        let Ok(geometry) = Geometry::of_any_conv(conv) else { return f64::INFINITY };
         // Two loads for each multiplication; few threads wait for every one of them.
         let busy = geometry.flops(false, symbols) / (target.simt_tflops * 1e6) * 12.0;
         let chain = (geometry.taps() * geometry.cg()) as f64 * 0.02;
@@ -55,18 +55,21 @@ impl Family for ConvDirect {
         let Problem::Conv(conv) = problem else {
             return Err(format!("conv.direct does not implement {}", problem.name()));
         };
-        let geometry = Geometry::of_conv(conv)?;
+        let geometry = Geometry::of_any_conv(conv)?;
+        let own = problem.own_inputs();
         let kernel = codegen::source(
             &format!("{} ({tactic})", geometry.title("conv.direct")),
             geometry.is_wide(symbols),
             &[
+                &format!("#define SCALED {}\n", u32::from(conv.scaled)),
                 &geometry.constants(problem),
                 &codegen::epilogue(&conv.epilogue, &geometry.out_shape()),
                 KERNEL,
             ],
         );
-        let args = [Arg::Input(0), Arg::Input(1)].into_iter();
-        let args = args.chain(codegen::epilogue_args(&conv.epilogue, 2)).chain(codegen::symbol_args(problem));
+        let args = (0..own).map(Arg::Input);
+        let args =
+            args.chain(codegen::epilogue_args(&conv.epilogue, own)).chain(codegen::symbol_args(problem));
         Ok(Build {
             kernels: vec![kernel],
             launches: vec![Launch {
@@ -79,7 +82,7 @@ impl Family for ConvDirect {
                 args: args.collect(),
             }],
             workspace: Dim::from(0),
-            packs: vec![None; 2 + conv.epilogue.operands.len()],
+            packs: vec![None; own + conv.epilogue.operands.len()],
         })
     }
 }

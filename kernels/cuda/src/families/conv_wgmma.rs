@@ -55,7 +55,10 @@ struct Shape<'a> {
 
 impl Shape<'_> {
     fn of<'a>(problem: &'a Problem<Dim>, target: &Target) -> Result<Shape<'a>, String> {
-        let Implicit { geometry, epilogue, weights, .. } = Implicit::of(problem)?;
+        let Implicit { geometry, epilogue, weights, scaled, .. } = Implicit::of(problem)?;
+        if scaled {
+            return Err("conv.wgmma multiplies pixels as they are in memory, and these are scaled".to_owned());
+        }
         if target.arch.sm != 90 || !target.arch.specific {
             return Err(format!("no wgmma on {}", target.arch));
         }

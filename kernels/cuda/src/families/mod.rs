@@ -16,6 +16,7 @@ pub mod conv_simt_direct;
 pub mod conv_transpose;
 pub mod conv_wgmma;
 pub mod cum_sum;
+pub mod excite;
 pub mod gather;
 pub mod gather_elements;
 pub mod gemm_mma;
@@ -40,6 +41,7 @@ pub mod top_k;
 
 use crate::dim::{Dim, Range, Symbols};
 use crate::family::Family;
+use crate::target::Target;
 use bakelite_host::Problem;
 
 /// All of them.
@@ -62,6 +64,7 @@ pub static FAMILIES: &[&dyn Family] = &[
     &conv_transpose::ConvTransposeSimt,
     &arg_reduce::ArgReduce,
     &cum_sum::CumSum,
+    &excite::Excite,
     &group_norm::GroupNorm,
     &layer_norm::LayerNorm,
     &lrn::Lrn,
@@ -88,6 +91,7 @@ pub static SAMPLES: &[(&str, Samples)] = &[
     ("conv_transpose", conv_samples::transpose),
     ("arg_reduce", arg_reduce::samples),
     ("cum_sum", cum_sum::samples),
+    ("excite", excite::samples),
     ("group_norm", group_norm::samples),
     ("layer_norm", layer_norm::samples),
     ("lrn", lrn::samples),
@@ -109,6 +113,15 @@ pub fn sample_symbols() -> Symbols {
         ("batch".to_owned(), Range { min: 1, max: 8, opt: 3 }),
         ("seq".to_owned(), Range { min: 1, max: 128, opt: 50 }),
     ])
+}
+
+/// The least estimated µs of all tactics for `problem`; `None` where no family has one.
+pub fn estimate(problem: &Problem<Dim>, symbols: &Symbols, target: &Target) -> Option<f64> {
+    let tactics = FAMILIES.iter().flat_map(|f| {
+        let tactics = f.tactics(problem, symbols, target);
+        tactics.into_iter().map(|t| f.cost(problem, &t, symbols, target))
+    });
+    tactics.filter(|us| us.is_finite()).min_by(f64::total_cmp)
 }
 
 /// The family that `name` names, such as `pointwise.linear`.

@@ -4,7 +4,7 @@
 
 use crate::tensor::{Random, Tensor, eval, indices, linear, same};
 use bakelite_host::DType;
-use bakelite_host::problem::{Conv, ConvTranspose, Gemm, Layout, Math};
+use bakelite_host::problem::{Conv, ConvTranspose, Epilogue, Excite, Gemm, Layout, Math};
 
 const TYPES: [DType; 8] =
     [DType::F32, DType::F32, DType::F64, DType::F16, DType::BF16, DType::I64, DType::I8, DType::U32];
@@ -56,7 +56,7 @@ fn gemm_is_the_triple_loop() {
 fn tf32_rounds_operands_to_ten_bits() {
     let one = |math| {
         let strides = [1, 1, 1];
-        let epilogue = bakelite_host::problem::Epilogue::store(DType::F32);
+        let epilogue = Epilogue::store(DType::F32);
         Gemm { batch: 1, m: 1, n: 1, k: 1, dtype: DType::F32, math, a: strides, b: strides, epilogue }
     };
     let unit = Tensor::of(DType::F32, &[1.0]);
@@ -162,6 +162,7 @@ fn convolution(r: &mut Random, case: usize) {
         dilations,
         pads,
         layout,
+        scaled: false,
         dtype,
         math,
         epilogue,
@@ -223,11 +224,101 @@ fn conv_tiles_meet() {
             dilations: two(1),
             pads: two(1),
             layout,
+            scaled: false,
             dtype: DType::F32,
             math: Math::Exact,
-            epilogue: bakelite_host::problem::Epilogue::store(DType::F32),
+            epilogue: Epilogue::store(DType::F32),
         };
         same(&eval(p.clone(), &[&x, &w]), &acc, &p);
+    }
+}
+
+/// A convolution of scaled pixels is one of pixels that were multiplied before, in both layouts.
+#[test]
+fn factors_scale_the_pixels_of_their_image_and_channel() {
+    let mut r = Random(11);
+    for case in 0..40 {
+        let dtype = r.pick(&[DType::F32, DType::F64, DType::F16, DType::I64]);
+        let layout = r.pick(&[Layout::ChannelsFirst, Layout::ChannelsLast]);
+        let (n, groups, own) = (r.within(1, 3), r.pick(&[1, 2]), r.within(1, 3));
+        let (channels, side, kernel) = (groups * own, vec![r.within(2, 5), r.within(2, 5)], r.pick(&[1, 3]));
+        let x = r.integers(dtype, n * channels * side[0] * side[1]);
+        let w = r.integers(dtype, groups * 2 * own * kernel * kernel);
+        let s = r.integers(dtype, n * channels);
+        let (xs, ss) = (x.f64(), s.f64());
+        let mut product = xs.clone();
+        for image in 0..n {
+            for c in 0..channels {
+                for at in indices(&side) {
+                    product[place(layout, c, channels, &side, image, &at)] *= ss[image * channels + c];
+                }
+            }
+        }
+        let plain = Conv {
+            n,
+            channels,
+            filters: groups * 2,
+            groups,
+            input: side.clone(),
+            output: side,
+            kernel: vec![kernel; 2],
+            strides: vec![1; 2],
+            dilations: vec![1; 2],
+            pads: vec![kernel / 2; 2],
+            layout,
+            scaled: false,
+            dtype,
+            math: Math::Exact,
+            epilogue: Epilogue::store(dtype),
+        };
+        let scaled = Conv { scaled: true, ..plain.clone() };
+        let expected = eval(plain, &[&Tensor::of(dtype, &product), &w]);
+        assert!(case > 0 || xs != product, "factors of 1 test nothing");
+        same(&eval(scaled.clone(), &[&x, &w, &s]), &expected, &scaled);
+    }
+}
+
+#[test]
+fn excite_is_a_mean_and_two_products() {
+    let mut r = Random(12);
+    for _ in 0..40 {
+        let dtype = r.pick(&[DType::F32, DType::F64, DType::F16]);
+        let [n, channels, hidden, filters] = [r.within(1, 3), r.within(1, 6), r.within(1, 5), r.within(1, 6)];
+        // A power of two, so that means are exact.
+        let pixels = 1 << r.below(4);
+        let x = r.integers(dtype, n * pixels * channels);
+        let (w1, w2) = (r.integers(dtype, hidden * channels), r.integers(dtype, filters * hidden));
+        let (between, last) = (r.epilogue(dtype, &[n, hidden]), r.epilogue(dtype, &[n, filters]));
+        if between.epilogue.out() != dtype {
+            continue;
+        }
+        let (xs, a, b) = (x.f64(), w1.f64(), w2.f64());
+        let mut sums = vec![0.0; n * hidden];
+        for (i, sum) in sums.iter_mut().enumerate() {
+            for (c, p) in (0..channels).flat_map(|c| (0..pixels).map(move |p| (c, p))) {
+                let at = (i / hidden * pixels + p) * channels + c;
+                *sum += xs[at] / pixels as f64 * a[i % hidden * channels + c];
+            }
+        }
+        let h = Tensor::of(dtype, &between.apply(&sums)).f64();
+        let outs: Vec<f64> = (0..n * filters)
+            .map(|i| {
+                (0..hidden).map(|j| h[i / filters * hidden + j] * b[i % filters * hidden + j]).sum::<f64>()
+            })
+            .collect();
+        let p = Excite {
+            n,
+            pixels,
+            channels,
+            hidden,
+            filters,
+            dtype,
+            first: between.epilogue.clone(),
+            epilogue: last.epilogue.clone(),
+        };
+        let inputs: Vec<&Tensor> = between.inputs(&[&x, &w1, &w2]);
+        let inputs = last.inputs(&inputs);
+        same(&eval(p.clone(), &inputs), &last.apply(&outs), &p);
     }
 }
 

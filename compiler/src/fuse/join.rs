@@ -1,0 +1,163 @@
+//! Regions joined that each read nothing but the one before, where one kernel does it all and the cost models say that it is
+//! faster: squeeze and excitation (a mean over pixels and two matrix products of it), and the factor of each channel that a
+//! convolution reads its pixels with. GPU plans only.
+
+use super::place::readers;
+use super::{Region, Regions, name_of, root};
+use crate::error::Result;
+use crate::ir::types::dense_strides;
+use crate::ir::{Graph, NodeId, Value};
+use bakelite_host::problem::{Access, Conv, Epilogue, Excite, Gemm, Layout, Pointwise, Reduce, ReduceKind};
+use bakelite_host::{Instr, Pw};
+use bakelite_kernels::dim::product;
+use bakelite_kernels::families::estimate;
+use bakelite_kernels::{Dim, Problem, Target};
+
+/// Joins what can be joined.
+pub fn join(mut regions: Regions, target: &Target) -> Result<Regions> {
+    let Regions { graph, regions: all } = &mut regions;
+    for find in [squeeze, scale] {
+        let mut at = 0;
+        while at < all.len() {
+            let joined =
+                find(graph, all, at).filter(|(parts, region)| pays(graph, all, parts, region, target));
+            let Some((parts, region)) = joined else {
+                at += 1;
+                continue;
+            };
+            // The parts before it go; what it reads is made before the first of them, or before itself.
+            all[at] = region;
+            let before: Vec<usize> = parts.into_iter().filter(|part| *part != at).collect();
+            at = at + 1 - before.len();
+            before.iter().for_each(|part| drop(all.remove(*part)));
+        }
+    }
+    super::verify(&regions)?;
+    Ok(regions)
+}
+
+/// Indices of regions, the last first, and the region that does what they do.
+type Joined = (Vec<usize>, Region);
+
+fn pays(graph: &Graph, all: &[Region], parts: &[usize], region: &Region, target: &Target) -> bool {
+    let cost = |problem| estimate(problem, &graph.symbols, target);
+    let apart: Option<f64> = parts.iter().map(|part| cost(&all[*part].problem)).sum();
+    matches!((cost(&region.problem), apart), (Some(joined), Some(apart)) if joined < apart)
+}
+
+/// The region that makes `value` for this reader alone, all of it, dense.
+fn producer(graph: &Graph, all: &[Region], value: Value, reader: usize) -> Option<usize> {
+    let made = all.iter().position(|r| r.outputs.contains(&value))?;
+    let alone = readers(all, value).iter().map(|(r, _)| *r).eq([reader]);
+    let given = graph.outputs.iter().any(|(_, v)| root(graph, *v) == value);
+    (alone && !given && all[made].place.is_none() && all[made].outputs.len() == 1).then_some(made)
+}
+
+/// The region of all nodes of `parts`, named after `main`.
+fn region(
+    graph: &Graph,
+    parts: &[&Region],
+    main: NodeId,
+    problem: Problem<Dim>,
+    inputs: Vec<Value>,
+    outputs: Vec<Value>,
+) -> Region {
+    let inside = |id: &NodeId| parts.iter().any(|part| part.nodes.contains(id));
+    let nodes: Vec<NodeId> = graph.order().into_iter().filter(inside).collect();
+    Region { name: name_of(graph, &nodes, main), nodes, problem, place: None, inputs, outputs }
+}
+
+/// A matrix product of `n` rows by constant weights `[columns, k]`: their numbers, and the epilogue over `[n, columns]`. Exact
+/// products do where rounded ones are asked for.
+fn layer(graph: &Graph, region: &Region, n: &Dim) -> Option<(usize, usize, Epilogue<Dim>)> {
+    let Problem::Gemm(gemm) = &region.problem else { return None };
+    let Gemm { batch, m, n: columns, k, a, b, epilogue, .. } = gemm;
+    let rows = batch.is(1) && m == n && a[2].is(1) && b[1].is(1) && b[2] == *k;
+    let dense = n.is(1) || a[1] == *k;
+    graph.data(region.inputs[1])?;
+    if !rows || !dense || region.place.is_some() {
+        return None;
+    }
+    let operands = epilogue.operands.iter().map(|a| {
+        // Over [1, n, columns].
+        Access { offset: a.offset.clone(), strides: a.strides[1..].to_vec() }
+    });
+    let number = |d: &Dim| d.as_const().and_then(|d| usize::try_from(d).ok());
+    Some((number(k)?, number(columns)?, Epilogue::new(epilogue.program.clone(), operands.collect())))
+}
+
+/// `epilogue(w2 · first(w1 · mean(x)))`, where region `at` is the last product.
+fn squeeze(graph: &Graph, all: &[Region], at: usize) -> Option<Joined> {
+    let Problem::Gemm(last) = &all[at].problem else { return None };
+    let n = last.m.clone();
+    let (hidden, filters, epilogue) = layer(graph, &all[at], &n)?;
+    let middle = producer(graph, all, all[at].inputs[0], at)?;
+    let (channels, between, first) = layer(graph, &all[middle], &n)?;
+    let mean = producer(graph, all, all[middle].inputs[0], middle)?;
+    let Problem::Reduce(reduce) = &all[mean].problem else { return None };
+    let Reduce { kind, shape, reduced, dtype, epilogue: plain } = reduce;
+    // Images, pixels, channels.
+    let start = reduced.iter().position(|r| *r)?;
+    let end = reduced.iter().rposition(|r| *r)? + 1;
+    let columns = reduced[start..end].iter().all(|r| *r)
+        && product(&shape[..start]) == n
+        && product(&shape[end..]).is(channels as i64);
+    let same = last.dtype == *dtype && first.out() == *dtype && between == hidden;
+    let whole = *kind == ReduceKind::Mean && plain.stores(*dtype) && plain.operands.is_empty();
+    if !columns || !same || !whole {
+        return None;
+    }
+    let pixels = product(&shape[start..end]);
+    let problem = Excite { n, pixels, channels, hidden, filters, dtype: *dtype, first, epilogue };
+    let weights = [all[mean].inputs[0], all[middle].inputs[1], all[at].inputs[1]];
+    let inputs =
+        weights.iter().chain(&all[middle].inputs[2..]).chain(&all[at].inputs[2..]).copied().collect();
+    let parts = [&all[mean], &all[middle], &all[at]];
+    let main = *all[mean].nodes.first()?;
+    let region = region(graph, &parts, main, problem.into(), inputs, all[at].outputs.clone());
+    Some((vec![at, middle, mean], region))
+}
+
+/// `conv(x · s)`, where region `at` is the convolution.
+fn scale(graph: &Graph, all: &[Region], at: usize) -> Option<Joined> {
+    let Problem::Conv(conv) = &all[at].problem else { return None };
+    if conv.scaled || conv.layout != Layout::ChannelsLast {
+        return None;
+    }
+    graph.data(all[at].inputs[1])?;
+    let product = producer(graph, all, all[at].inputs[0], at)?;
+    let Problem::Pointwise(p) = &all[product].problem else { return None };
+    let factor = factor(p, conv)?;
+    let [x, s] = [1 - factor, factor].map(|i| all[product].inputs[i]);
+    let mut inputs = vec![x, all[at].inputs[1], s];
+    inputs.extend(&all[at].inputs[2..]);
+    let problem = Conv { scaled: true, ..conv.clone() };
+    let main = *all[at].nodes.first()?;
+    let outputs = all[at].outputs.clone();
+    let mut region = region(graph, &[&all[product], &all[at]], main, problem.into(), inputs, outputs);
+    region.place = all[at].place.clone();
+    Some((vec![at, product], region))
+}
+
+/// Which operand of a product of two is one number for each image and channel, the other being the convolution's pixels.
+fn factor(p: &Pointwise<Dim>, conv: &Conv<Dim>) -> Option<usize> {
+    let program = &p.program;
+    let multiplies =
+        matches!(program.code.as_slice(), [Instr::Apply(Pw::Mul, of)] if matches!(of[..], [0, 1] | [1, 0]));
+    let same = program.inputs == [conv.dtype; 2] && program.outputs == [(2, conv.dtype)];
+    let channels = Dim::from(conv.channels);
+    let pixels = [&conv.n].into_iter().chain(&conv.input).chain([&channels]);
+    if !multiplies || !same || !p.shape.iter().eq(pixels) {
+        return None;
+    }
+    // Whether an access has these strides wherever there is more than one element.
+    let reads = |access: &Access<Dim>, strides: &[Dim]| {
+        let mut each = access.strides.iter().zip(strides).zip(&p.shape);
+        access.offset.is(0) && each.all(|((a, b), size)| size.is(1) || a == b)
+    };
+    let mut each = vec![Dim::from(0); p.shape.len()];
+    each[0] = channels;
+    *each.last_mut()? = Dim::from(1);
+    let dense = dense_strides(&p.shape);
+    (0..2).find(|i| reads(&p.inputs[*i], &each) && reads(&p.inputs[1 - i], &dense))
+}
