@@ -229,7 +229,7 @@ impl Tile {
         let (count, each) = self.batch(shape);
         // The mainloop and the program need registers, too; a warp has no use for more than four slabs.
         let taken = 48 + (2.0 * instructions(&shape.epilogue.program)).min(40.0) as u32;
-        let most = if self.cluster == 1 { count.min(4) } else { count };
+        let (taken, most) = if self.cluster == 1 { (taken, count.min(4)) } else { (taken + 20, count) };
         (self.room(shape).saturating_sub(taken) / each).clamp(1, most) - 1
     }
 
