@@ -343,6 +343,7 @@ pub fn cuda_steps(m: &Model, target: &Cuda) -> Result<String> {
         for (name, from) in [("w", "weights"), ("a", "arena")] {
             match code.contains(&format!(" {name}(")) || code.contains(&format!("[{name}(")) {
                 true => opening += &format!("let {name} = |offset| Arg::from({from}.add(offset));\n"),
+                false if code.contains(&format!("{from}.add(")) => {}
                 false => opening += &format!("let _ = {from};\n"),
             }
         }
@@ -361,10 +362,27 @@ pub fn cuda_steps(m: &Model, target: &Cuda) -> Result<String> {
     let loads: String = target.kernels.iter().map(load).collect();
     let unused = if target.kernels.is_empty() { "let _ = gpu;" } else { "" };
     let ports: Vec<String> = target.ports.iter().map(u64::to_string).collect();
-    let arg =
-        if used.contains("Arg::") || parts.iter().any(|(o, _)| o.contains("Arg::")) { "Arg, " } else { "" };
-    let kernel = if target.kernels.is_empty() { "" } else { "Image, Kernel, " };
-    let shape = if used.contains("Launch {") { "Launch, " } else { "" };
+    let named = |name: &str| match name {
+        "Arg" => used.contains("Arg::") || parts.iter().any(|(o, _)| o.contains("Arg::")),
+        "Image" | "Kernel" => !target.kernels.is_empty(),
+        "DevicePtr" | "Gpu" | "Stream" => true,
+        _ => used.contains(&format!("{name}::")) || used.contains(&format!("{name} {{")),
+    };
+    let imported = [
+        "Arg",
+        "DevicePtr",
+        "Element",
+        "Gpu",
+        "Image",
+        "Kernel",
+        "Launch",
+        "Stream",
+        "Swizzle",
+        "TensorMap",
+        "Tiled",
+        "Windows",
+    ];
+    let imported = imported.into_iter().filter(|name| named(name)).collect::<Vec<_>>().join(", ");
     let mut import = String::new();
     for name in ["early", "plain"] {
         if used.contains(&format!("{name}([")) {
@@ -378,7 +396,7 @@ pub fn cuda_steps(m: &Model, target: &Cuda) -> Result<String> {
         "{head}
         use {root}::cuda::{{Places{import}}};
         use {root}::{{Buffers, Result{}}};
-        use bakelite_runtime::{{{arg}DevicePtr, Gpu, {kernel}{shape}Stream}};
+        use bakelite_runtime::{{{imported}}};
 
         /// Memory of this target.
         pub(crate) const PLACES: Places = Places {{ arena: {}, ports: [{}] }};
@@ -469,5 +487,7 @@ fn launch(l: &Launch) -> String {
         special += &format!("cluster: Some([{x}, {y}, {z}]), ");
     }
     let shape = if special.is_empty() { shape } else { format!("Launch {{ {special}..{shape} }}") };
-    format!("launch(stream, &k.{}, {shape}, &[{}])?;", l.kernel, l.args.join(", "))
+    let map = |(i, map): (usize, &String)| format!("let {} = {map};\n", Launch::map_name(i));
+    let maps: String = l.maps.iter().enumerate().map(map).collect();
+    format!("{maps}launch(stream, &k.{}, {shape}, &[{}])?;", l.kernel, l.args.join(", "))
 }

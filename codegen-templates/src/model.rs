@@ -195,8 +195,17 @@ pub struct Launch {
     pub cluster: Option<[u32; 3]>,
     /// Programmatic dependent launch.
     pub programmatic: bool,
-    /// Expressions of type `Arg`, over `w(offset)`, `a(offset)`, `io` and the symbols.
+    /// Expressions of type `TensorMap`, over `arena.add(offset)`, `weights.add(offset)`, `io`, `stream` and the symbols.
+    pub maps: Vec<String>,
+    /// Expressions of type `Arg`, over `w(offset)`, `a(offset)`, `io`, the symbols and the maps by [`Launch::map_name`].
     pub args: Vec<String>,
+}
+
+impl Launch {
+    /// What the map is called that the launch asks for in this place.
+    pub fn map_name(index: usize) -> String {
+        if index == 0 { "map".to_owned() } else { format!("map_{index}") }
+    }
 }
 
 impl Model {

@@ -119,6 +119,11 @@ driver_calls! {
         map: *mut c_void, element: c_int, rank: u32, address: *mut c_void, dims: *const u64, strides: *const u64,
         tile: *const u32, steps: *const u32, interleave: c_int, swizzle: c_int, promotion: c_int, fill: c_int,
     );
+    cuTensorMapEncodeIm2col(
+        map: *mut c_void, element: c_int, rank: u32, address: *mut c_void, dims: *const u64, strides: *const u64,
+        lower: *const c_int, upper: *const c_int, channels: u32, pixels: u32, steps: *const u32,
+        interleave: c_int, swizzle: c_int, promotion: c_int, fill: c_int,
+    );
 }
 
 /// One symbol of the driver's library.

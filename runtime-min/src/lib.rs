@@ -34,7 +34,7 @@ pub use launch::{Arg, Launch};
 pub use memory::{DeviceBuffer, DevicePtr, PinnedBuffer, memcpy_dtod, memset};
 pub use module::{Image, Kernel, KernelAttributes, Module};
 pub use shaped::{Scalar, Shaped};
-pub use tensor_map::{Element, Swizzle, TensorMap, Tiled};
+pub use tensor_map::{Element, Swizzle, TensorMap, Tiled, Windows};
 #[cfg(feature = "file-weights")]
 pub use weights::WeightsFile;
 

@@ -58,13 +58,54 @@ pub struct Tiled<'a> {
     pub swizzle: Swizzle,
 }
 
+/// What a map of windows over channels-last images says: channels, x, y, image, in this order.
+#[derive(Clone, Copy, Debug)]
+pub struct Windows {
+    /// The element type.
+    pub element: Element,
+    /// The first element, aligned to 16 bytes.
+    pub address: DevicePtr,
+    /// The size of each dimension, in elements.
+    pub dims: [u64; 4],
+    /// The distance in bytes from one index to the next, of x, y and image; multiples of 16.
+    pub strides: [u64; 3],
+    /// Where the first window begins, x and y, from the image's first pixel, and the last from its last.
+    pub corners: [[i32; 2]; 2],
+    /// From one window to the next, x and y.
+    pub steps: [u32; 2],
+    /// How many channels of one tap, of how many windows, one copy moves.
+    pub channels: u32,
+    /// Likewise.
+    pub windows: u32,
+    /// The layout in shared memory.
+    pub swizzle: Swizzle,
+}
+
+const PROMOTE_TO_256_BYTES: c_int = 3;
+
+// What the driver refused, with its reason.
+fn refused(error: Error, what: &dyn std::fmt::Debug) -> Error {
+    match error {
+        Error::Driver { call, code, name, text } => {
+            Error::Driver { call, code, name, text: format!("{text}: {what:?}") }
+        }
+        other => other,
+    }
+}
+
 impl TensorMap {
-    /// Encodes a tiled map. Elements of a tile outside the tensor are read as zeros and not written.
+    /// Walks nothing.
+    pub const EMPTY: TensorMap = TensorMap { opaque: [0; 16] };
+
+    /// Encodes a tiled map. Elements of a tile outside the tensor are read as zeros and not written. Of an empty tensor the map
+    /// is empty too: nothing is launched with it.
     pub fn tiled(gpu: &Gpu, what: &Tiled<'_>) -> Result<TensorMap> {
-        const PROMOTE_TO_256_BYTES: c_int = 3;
         let rank = check_lists(what)?;
         let steps = [1; 5];
-        let mut map = TensorMap::default();
+        let mut map = TensorMap::EMPTY;
+        if what.dims.contains(&0) {
+            return Ok(map);
+        }
         // SAFETY: the lists have the lengths that the rank says; the driver writes 128 bytes, aligned to 128.
         unsafe {
             gpu.bind()?.cuTensorMapEncodeTiled(
@@ -82,12 +123,40 @@ impl TensorMap {
                 0,
             )
         }
-        .map_err(|error| match error {
-            Error::Driver { call, code, name, text } => {
-                Error::Driver { call, code, name, text: format!("{text}: {what:?}") }
-            }
-            other => other,
-        })?;
+        .map_err(|error| refused(error, what))?;
+        Ok(map)
+    }
+
+    /// Encodes a map of windows. Taps outside the images are read as zeros. Of an empty tensor the map is empty too.
+    pub fn windows(gpu: &Gpu, what: &Windows) -> Result<TensorMap> {
+        let [x, y] = what.steps;
+        let steps = [1, x, y, 1];
+        let mut map = TensorMap::EMPTY;
+        if what.dims.contains(&0) {
+            return Ok(map);
+        }
+        // SAFETY: the lists have the lengths that the rank asks for (two corners, three strides); the driver writes 128 bytes,
+        // aligned to 128.
+        unsafe {
+            gpu.bind()?.cuTensorMapEncodeIm2col(
+                ptr::from_mut(&mut map).cast(),
+                what.element as c_int,
+                4,
+                ptr::without_provenance_mut(what.address.0 as usize),
+                what.dims.as_ptr(),
+                what.strides.as_ptr(),
+                what.corners[0].as_ptr(),
+                what.corners[1].as_ptr(),
+                what.channels,
+                what.windows,
+                steps.as_ptr(),
+                0,
+                what.swizzle as c_int,
+                PROMOTE_TO_256_BYTES,
+                0,
+            )
+        }
+        .map_err(|error| refused(error, what))?;
         Ok(map)
     }
 }

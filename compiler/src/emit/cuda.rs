@@ -3,7 +3,10 @@
 use super::expression::Scope;
 use crate::error::{Error, Result, Stage};
 use crate::plan::{CudaStep, Place, Plan, Step};
+use bakelite_host::DType;
+use bakelite_kernels::Dim;
 use bakelite_kernels::family::{Arg, Launch};
+use bakelite_kernels::tensor_map::{Piece, TensorMap};
 use bakelite_templates as templates;
 
 /// Kernels, with what their launches ask for.
@@ -64,7 +67,21 @@ fn launch(
             None => Some(format!("a({})", plan.buffers.get(*b)?.offset)),
         },
     };
-    let arg = |arg: &Arg| match arg {
+    let address = |place: &Place| match place {
+        Place::Weight(w) => Some(format!("weights.add({})", plan.weights.get(*w)?.offset)),
+        Place::Buffer(b) => match port(*b) {
+            Some(name) => Some(format!("io.{name}")),
+            None => Some(format!("arena.add({})", plan.buffers.get(*b)?.offset)),
+        },
+    };
+    let map = |arg: &Arg| match arg {
+        Arg::Map(m) => Some(step.inputs.get(m.input).and_then(address).map(|at| map(m, &at, scope))),
+        _ => None,
+    };
+    let maps = l.args.iter().filter_map(map).collect::<Option<Vec<_>>>()?;
+    let mut names = (0..maps.len()).map(templates::Launch::map_name);
+    let mut arg = |arg: &Arg| match arg {
+        Arg::Map(_) => Some(format!("Arg::Map(&{})", names.next()?)),
         Arg::Input(i) => pointer(step.inputs.get(*i)?),
         Arg::Output(i) => pointer(step.outputs.get(*i)?),
         Arg::Workspace(at) => {
@@ -84,6 +101,69 @@ fn launch(
         shared: l.shared,
         cluster: l.cluster,
         programmatic: l.programmatic,
-        args: l.args.iter().map(arg).collect::<Option<Vec<_>>>()?,
+        maps,
+        args: l.args.iter().map(&mut arg).collect::<Option<Vec<_>>>()?,
     })
+}
+
+// The expression that encodes a map over the tensor at `address`.
+fn map(map: &TensorMap, address: &str, scope: &Scope) -> String {
+    let element = if map.dtype == DType::BF16 { "BF16" } else { "F16" };
+    let list = |dims: &[Dim]| dims.iter().map(|d| scope.cast(d, "u64")).collect::<Vec<_>>().join(", ");
+    let (dims, strides) = (list(&map.dims), list(&map.strides));
+    let head = format!("element: Element::{element}, address: {address}");
+    match &map.piece {
+        Piece::Tile(tile) => format!(
+            "TensorMap::tiled(stream.gpu(), &Tiled {{ {head}, dims: &[{dims}], strides: &[{strides}], tile: &{tile:?}, swizzle: Swizzle::B128 }})?"
+        ),
+        Piece::Windows(w) => {
+            let corner = |c: &[Dim; 2]| c.each_ref().map(|d| scope.cast(d, "i32")).join(", ");
+            let [first, last] = w.corners.each_ref().map(corner);
+            format!(
+                "TensorMap::windows(stream.gpu(), &Windows {{ {head}, dims: [{dims}], strides: [{strides}], corners: [[{first}], [{last}]], steps: {:?}, channels: {}, windows: {}, swizzle: Swizzle::B128 }})?",
+                w.steps, w.channels, w.count
+            )
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::emit::name::Names;
+    use bakelite_kernels::tensor_map::Windows;
+    use bakelite_kernels::{Range, Symbols};
+
+    #[test]
+    fn maps_are_written_with_their_sizes() {
+        let symbols = Symbols::from([("batch".to_owned(), Range { min: 1, max: 8, opt: 1 })]);
+        let scope = Scope::new(&symbols, &mut Names::default());
+        let size = |n: i64| Dim::from(n);
+        let rows = TensorMap {
+            input: 0,
+            dtype: DType::BF16,
+            dims: vec![size(72), Dim::symbol("batch") * size(49)],
+            strides: vec![size(144)],
+            piece: Piece::Tile(vec![64, 128]),
+        };
+        let text = map(&rows, "arena.add(256)", &scope);
+        for part in ["tiled", "Element::BF16", "arena.add(256)", "&[72, ", "batch", "&[144]", "&[64, 128]"] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+        let windows = Windows {
+            channels: 64,
+            count: 128,
+            corners: [[size(-1), size(-2)], [size(-3), size(0)]],
+            steps: [2, 1],
+        };
+        let dims = vec![size(64), size(9), size(7), Dim::symbol("batch")];
+        let strides = vec![size(128), size(1152), size(8064)];
+        let images = TensorMap { input: 0, dtype: DType::F16, dims, strides, piece: Piece::Windows(windows) };
+        let text = map(&images, "io.image", &scope);
+        for part in
+            ["windows", "[64, 9, 7, batch as u64]", "[[-1, -2], [-3, 0]]", "steps: [2, 1]", "windows: 128"]
+        {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+    }
 }

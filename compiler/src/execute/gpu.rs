@@ -6,9 +6,12 @@ use super::{Sizes, bind, shape, value};
 use crate::error::{Error, Result, Stage};
 use crate::ir::Tensor;
 use crate::plan::{CudaStep, Place, Plan, Step};
-use bakelite_kernels::{Arg as PlanArg, Dim, Launch as PlanLaunch};
+use bakelite_host::DType;
+use bakelite_kernels::tensor_map::Piece;
+use bakelite_kernels::{Arg as PlanArg, Dim, Launch as PlanLaunch, TensorMap as PlanMap};
 use bakelite_runtime::{
-    Arg, DeviceBuffer, Event, Gpu, Graph, GraphCache, Image, Kernel, Launch, Module, PinnedBuffer, Stream,
+    Arg, DeviceBuffer, DevicePtr, Element, Event, Gpu, Graph, GraphCache, Image, Kernel, Launch, Module,
+    PinnedBuffer, Stream, Swizzle, TensorMap, Tiled, Windows,
 };
 use std::collections::HashMap;
 
@@ -301,6 +304,38 @@ pub(crate) struct Addresses<'a> {
     pub(crate) weights: u64,
 }
 
+const EMPTY: TensorMap = TensorMap::EMPTY;
+
+/// The map that a launch asks for, over the tensor at `address`.
+fn encode(gpu: &Gpu, map: &PlanMap<i64>, address: u64) -> bakelite_runtime::Result<TensorMap> {
+    let element = if map.dtype == DType::BF16 { Element::BF16 } else { Element::F16 };
+    let (address, swizzle) = (DevicePtr(address), Swizzle::B128);
+    // Sizes are never negative; a list of another length than four is refused by the driver's check of ranks.
+    let unsigned = |list: &[i64]| list.iter().map(|d| u64::try_from(*d).unwrap_or(0)).collect::<Vec<u64>>();
+    let (dims, strides) = (unsigned(&map.dims), unsigned(&map.strides));
+    match &map.piece {
+        Piece::Tile(tile) => {
+            let what = Tiled { element, address, dims: &dims, strides: &strides, tile, swizzle };
+            TensorMap::tiled(gpu, &what)
+        }
+        Piece::Windows(w) => {
+            let at = |list: &[u64], i: usize| list.get(i).copied().unwrap_or(0);
+            let what = Windows {
+                element,
+                address,
+                dims: [0, 1, 2, 3].map(|i| at(&dims, i)),
+                strides: [0, 1, 2].map(|i| at(&strides, i)),
+                corners: w.corners.map(|c| c.map(|d| i32::try_from(d).unwrap_or(i32::MAX))),
+                steps: w.steps,
+                channels: w.channels,
+                windows: w.count,
+                swizzle,
+            };
+            TensorMap::windows(gpu, &what)
+        }
+    }
+}
+
 /// Enqueues one launch of a build with actual addresses and sizes.
 pub(crate) fn launch(
     kernel: &Kernel,
@@ -309,10 +344,17 @@ pub(crate) fn launch(
     places: &Addresses<'_>,
     value: &dyn Fn(&Dim) -> i64,
 ) -> bakelite_runtime::Result<()> {
+    let maps = launch.args.iter().filter_map(|a| match a {
+        PlanArg::Map(map) => Some(encode(stream.gpu(), &map.eval(value), places.inputs[map.input])),
+        _ => None,
+    });
+    let maps = maps.collect::<bakelite_runtime::Result<Vec<_>>>()?;
+    let mut maps = maps.iter();
     let args: Vec<Arg<'_>> = launch
         .args
         .iter()
         .map(|a| match a {
+            PlanArg::Map(_) => Arg::Map(maps.next().unwrap_or(&EMPTY)),
             PlanArg::Input(i) => Arg::Ptr(places.inputs[*i]),
             PlanArg::Output(i) => Arg::Ptr(places.outputs[*i]),
             PlanArg::Workspace(offset) => Arg::Ptr(places.workspace + value(offset) as u64),

@@ -46,11 +46,12 @@ DEVICE void mbarrier_init_done() {
 DEVICE void mbarrier_arrive(uint32_t barrier) {
   asm volatile("{\n.reg .b64 state;\nmbarrier.arrive.shared::cta.b64 state, [%0];\n}" ::"r"(barrier) : "memory");
 }
-// At the barrier that lies at the same place in the cluster's block `rank`.
+// At the barrier that lies at the same place in the cluster's block `rank`. Orders nothing before it but what has ended, such as
+// wgmma's reads: a release for the whole cluster waits for all of the thread's memory traffic.
 DEVICE void mbarrier_arrive_at(uint32_t barrier, int rank) {
   asm volatile(
       "{\n.reg .b32 there;\nmapa.shared::cluster.u32 there, %0, %1;\n"
-      "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [there];\n}" ::"r"(barrier),
+      "mbarrier.arrive.relaxed.cluster.shared::cluster.b64 _, [there];\n}" ::"r"(barrier),
       "r"(rank)
       : "memory");
 }
@@ -112,6 +113,43 @@ DEVICE void copy_bulk_to_all(uint32_t shared, const void* global, int bytes, uin
       "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1], %2, [%3], %4;" ::"r"(
           shared),
       "l"(global), "r"(bytes), "r"(barrier), "h"((unsigned short)blocks)
+      : "memory");
+}
+
+// How the copy engine walks a tensor; a parameter of the kernel, by value. The driver makes it.
+struct alignas(64) TensorMap {
+  uint64_t opaque[16];
+};
+// The map's tile whose first element is (c0, c1), innermost first.
+DEVICE void copy_tile(uint32_t shared, const TensorMap& map, int c0, int c1, uint32_t barrier) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];" ::"r"(
+          shared),
+      "l"(&map), "r"(c0), "r"(c1), "r"(barrier)
+      : "memory");
+}
+DEVICE void copy_tile_to_all(uint32_t shared, const TensorMap& map, int c0, int c1, uint32_t barrier, int blocks) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster [%0], "
+      "[%1, {%2, %3}], [%4], %5;" ::"r"(shared),
+      "l"(&map), "r"(c0), "r"(c1), "r"(barrier), "h"((unsigned short)blocks)
+      : "memory");
+}
+// The channels from `c` of one tap, dx and dy from the first, of the map's many windows from the one that begins at (x, y, n).
+DEVICE void copy_windows(uint32_t shared, const TensorMap& map, int c, int x, int y, int n, int dx, int dy, uint32_t barrier) {
+  asm volatile(
+      "cp.async.bulk.tensor.4d.shared::cluster.global.im2col.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4, %5}], "
+      "[%6], {%7, %8};" ::"r"(shared),
+      "l"(&map), "r"(c), "r"(x), "r"(y), "r"(n), "r"(barrier), "h"((unsigned short)dx), "h"((unsigned short)dy)
+      : "memory");
+}
+DEVICE void copy_windows_to_all(uint32_t shared, const TensorMap& map, int c, int x, int y, int n, int dx, int dy,
+                                uint32_t barrier, int blocks) {
+  asm volatile(
+      "cp.async.bulk.tensor.4d.shared::cluster.global.im2col.mbarrier::complete_tx::bytes.multicast::cluster [%0], "
+      "[%1, {%2, %3, %4, %5}], [%6], {%7, %8}, %9;" ::"r"(shared),
+      "l"(&map), "r"(c), "r"(x), "r"(y), "r"(n), "r"(barrier), "h"((unsigned short)dx), "h"((unsigned short)dy),
+      "h"((unsigned short)blocks)
       : "memory");
 }
 // What ordinary stores and cp.async have put into shared memory, as far as this thread knows of it, becomes visible to

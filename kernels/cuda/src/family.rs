@@ -4,6 +4,7 @@
 use crate::dim::{Dim, Symbols};
 use crate::tactic::Tactic;
 use crate::target::Target;
+use crate::tensor_map::TensorMap;
 use bakelite_host::Problem;
 
 /// A kernel family: one algorithm with declared tactics.
@@ -77,6 +78,8 @@ pub enum Arg {
     Workspace(Dim),
     /// A 32-bit signed integer: the value of a symbol or of any size.
     Size(Dim),
+    /// A tensor map over an operand, by value.
+    Map(Box<TensorMap>),
     /// Pointer to the plan's weights plus this many bytes. Only the planner makes these.
     Weights(u64),
 }

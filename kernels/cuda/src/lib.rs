@@ -9,6 +9,7 @@ pub mod nvrtc;
 pub mod prefetch;
 pub mod tactic;
 pub mod target;
+pub mod tensor_map;
 pub mod trial;
 pub mod wgmma;
 
@@ -19,3 +20,4 @@ pub use family::{Arg, Build, Family, Launch, Pack};
 pub use nvrtc::Nvrtc;
 pub use tactic::Tactic;
 pub use target::{Arch, Target};
+pub use tensor_map::TensorMap;

@@ -16,6 +16,7 @@ use bakelite_host::problem::{
 use bakelite_host::{DType, Instr, Program, Pw};
 use bakelite_kernels::families::{FAMILIES, SAMPLES, Samples, sample_symbols};
 use bakelite_kernels::nvrtc::NvrtcError;
+use bakelite_kernels::tensor_map::{Piece, TensorMap};
 use bakelite_kernels::trial::{self, Elements, Tolerance};
 use bakelite_kernels::{Arch, Arg, Build, Dim, Nvrtc, Problem, Tactic, Target};
 use bakelite_runtime as rt;
@@ -322,6 +323,34 @@ impl Reference {
     }
 }
 
+/// What the compiler's session and generated crates do with a map.
+fn encode(gpu: &rt::Gpu, map: &TensorMap<i64>, address: rt::DevicePtr) -> rt::Result<rt::TensorMap> {
+    let element = if map.dtype == DType::BF16 { rt::Element::BF16 } else { rt::Element::F16 };
+    let swizzle = rt::Swizzle::B128;
+    let dims: Vec<u64> = map.dims.iter().map(|d| *d as u64).collect();
+    let strides: Vec<u64> = map.strides.iter().map(|d| *d as u64).collect();
+    match &map.piece {
+        Piece::Tile(tile) => {
+            let what = rt::Tiled { element, address, dims: &dims, strides: &strides, tile, swizzle };
+            rt::TensorMap::tiled(gpu, &what)
+        }
+        Piece::Windows(w) => {
+            let what = rt::Windows {
+                element,
+                address,
+                dims: dims.try_into().unwrap(),
+                strides: strides.try_into().unwrap(),
+                corners: w.corners.map(|c| c.map(|d| d as i32)),
+                steps: w.steps,
+                channels: w.channels,
+                windows: w.count,
+                swizzle,
+            };
+            rt::TensorMap::windows(gpu, &what)
+        }
+    }
+}
+
 const POISON: u8 = 0xff;
 /// Bytes behind every result that no kernel may touch.
 const BEHIND: usize = 256;
@@ -368,6 +397,21 @@ fn run(
 
     let number = |d: &Dim| d.eval(value);
     let mut launches = Vec::new();
+    // Beside the launches, which borrow them.
+    let maps: Vec<rt::TensorMap> = job
+        .build
+        .launches
+        .iter()
+        .flat_map(|l| &l.args)
+        .filter_map(|arg| match arg {
+            Arg::Map(map) => {
+                let operand = inputs.get(map.input).ok_or_else(|| "no such operand".to_owned());
+                Some(operand.and_then(|i| encode(gpu, &map.eval(&number), i.ptr()).map_err(text)))
+            }
+            _ => None,
+        })
+        .collect::<Result<_, String>>()?;
+    let mut maps = maps.iter();
     for launch in &job.build.launches {
         let kernel = kernels.get(launch.kernel).ok_or("a launch of a kernel that is not there")?;
         if launch.shared > 48 * 1024 {
@@ -383,7 +427,7 @@ fn run(
             cluster: launch.cluster,
             programmatic: launch.programmatic,
         };
-        let args: Vec<rt::Arg<'static>> = launch
+        let args: Vec<rt::Arg<'_>> = launch
             .args
             .iter()
             .map(|arg| {
@@ -391,6 +435,7 @@ fn run(
                     Arg::Input(n) => rt::Arg::Ptr(inputs.get(*n).ok_or("no such operand")?.ptr().0),
                     Arg::Output(n) => rt::Arg::Ptr(outputs.get(*n).ok_or("no such result")?.ptr().0),
                     Arg::Workspace(at) => rt::Arg::Ptr(workspace.ptr().0 + number(at) as u64),
+                    Arg::Map(_) => rt::Arg::Map(maps.next().ok_or("a map too few")?),
                     Arg::Weights(_) => return Err("only a planner passes weights".to_owned()),
                     Arg::Size(d) => rt::Arg::I32(i32::try_from(number(d)).map_err(|e| e.to_string())?),
                 })

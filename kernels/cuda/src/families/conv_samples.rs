@@ -29,6 +29,10 @@ const CONV: &[&str] = &[
     "bf16 last | 2 72 200 1 | 17 19 | 3 3 | 2 2 | 1 1 | 1 1 1 1 | bias_silu",
     "f16 last | 3 24 40 1 | 14 14 | 7 7 | 2 2 | 1 1 | 3 3 3 3 | bias",
     "f16 last | batch 768 96 1 | 197 | 1 | 1 | 1 | 0 0 | bias",
+    // more tiles than multiprocessors: pixels and weights shared, warpgroups in turns
+    "bf16 last | batch 200 1024 1 | 2900 | 1 | 1 | 1 | 0 0 | bias_gelu",
+    "f16 last | batch 64 256 1 | 61 67 | 3 3 | 1 1 | 1 1 | 1 1 1 1 | bias_residual_relu",
+    "f16 last | batch 128 256 1 | 40 44 | 3 2 | 2 3 | 2 1 | 0 1 3 0 | bias",
     // groups
     "f16 last | batch 64 64 4 | 10 10 | 3 3 | 1 1 | 1 1 | 1 1 1 1 | bias_relu",
     "f16 last | 1 32 64 8 | 9 9 | 3 3 | 2 2 | 1 1 | 1 1 1 1 | bias",
@@ -84,7 +88,7 @@ const CONV: &[&str] = &[
 ];
 
 // Layers as models have them, for timing: ResNet-50, BERT and ViT (matrix products as convolutions by one element) in batches
-// of 32, then of one.
+// of 32, large products, then batches of one.
 const LAYERS: &[&str] = &[
     "f16 last | 32 64 64 1 | 56 56 | 3 3 | 1 1 | 1 1 | 1 1 1 1 | bias_relu",
     "f16 last | 32 256 64 1 | 56 56 | 1 1 | 1 1 | 1 1 | 0 0 0 0 | bias_relu",
@@ -99,6 +103,11 @@ const LAYERS: &[&str] = &[
     "f16 last | 32 3072 768 1 | 128 | 1 | 1 | 1 | 0 0 | bias_residual",
     "f16 last | 32 768 768 1 | 128 | 1 | 1 | 1 | 0 0 | bias_residual",
     "f16 last | 32 768 2304 1 | 197 | 1 | 1 | 1 | 0 0 | bias",
+    "f16 last | 32 768 3072 1 | 128 | 1 | 1 | 1 | 0 0 | bias_gelu",
+    "f16 last | 1 4096 4096 1 | 4096 | 1 | 1 | 1 | 0 0 | plain",
+    "bf16 last | 1 4096 4096 1 | 4096 | 1 | 1 | 1 | 0 0 | plain",
+    "f16 last | 1 8192 8192 1 | 8192 | 1 | 1 | 1 | 0 0 | plain",
+    "bf16 last | 1 8192 8192 1 | 8192 | 1 | 1 | 1 | 0 0 | plain",
     "f16 last | 1 64 64 1 | 56 56 | 3 3 | 1 1 | 1 1 | 1 1 1 1 | bias_relu",
     "f16 last | 1 256 256 1 | 14 14 | 3 3 | 1 1 | 1 1 | 1 1 1 1 | bias_relu",
     "f16 last | 1 512 512 1 | 7 7 | 3 3 | 1 1 | 1 1 | 1 1 1 1 | bias_relu",
@@ -269,6 +278,7 @@ impl Sample {
                     value += u16::from(value > 0);
                     value = program.push(Instr::Apply(Pw::Add, vec![value, operand]));
                 }
+                "gelu" => value = program.push(Instr::Apply(Pw::Gelu, vec![value])),
                 "relu" => value = program.push(Instr::Apply(Pw::Relu, vec![value])),
                 "silu" => {
                     let gate = program.push(Instr::Apply(Pw::Sigmoid, vec![value]));

@@ -3,6 +3,7 @@
 //! padding, one group, channels in eights, constant weights.
 
 use super::conv_geometry::{Geometry, Implicit};
+use super::conv_maps;
 use super::strips::LAUNCH;
 use super::tile_sums::{TILE_SUMS, finish_registers, finish_width, sum_bytes};
 use crate::codegen;
@@ -12,16 +13,17 @@ use crate::tactic::Tactic;
 use crate::target::Target;
 use crate::wgmma;
 use bakelite_host::problem::Epilogue;
-use bakelite_host::{DType, Problem};
+use bakelite_host::{DType, Instr, Problem, Program, Pw};
 
+const RING: &str = include_str!("../../cuda/conv_wgmma_ring.cuh");
+const COPIES: &str =
+    concat!(include_str!("../../cuda/conv_window.cuh"), include_str!("../../cuda/conv_wgmma_copy.cuh"));
+const MAPS: &str = include_str!("../../cuda/conv_wgmma_map.cuh");
 const MAINLOOP: &str =
-    concat!(include_str!("../../cuda/conv_window.cuh"), include_str!("../../cuda/conv_wgmma.cuh"));
+    concat!(include_str!("../../cuda/conv_wgmma_finish.cuh"), include_str!("../../cuda/conv_wgmma.cuh"));
 
 /// Elements of k in a tile: rows of 128 bytes.
 const DEPTH: usize = 64;
-
-/// Columns that a warp finishes at a time.
-const SLAB: u32 = 32;
 
 /// The family.
 pub struct ConvWgmma;
@@ -41,6 +43,12 @@ struct Tile {
     cluster: u32,
     /// Blocks of a cluster that share their weights.
     share: u32,
+    /// Blocks of a cluster that share their pixels.
+    spread: u32,
+    /// 1: the copy engine brings the pixels, by a tensor map.
+    maps: u32,
+    /// 1: the warpgroups take a tile each, in turns.
+    pong: u32,
 }
 
 /// The problem as the kernel sees it.
@@ -88,12 +96,14 @@ impl Shape<'_> {
     fn pack(&self, tile: &Tile) -> Pack {
         let (n, channels) = (tile.n as usize, self.geometry.channels);
         let [filter, channel, tap] = self.weights;
-        let depth = vec![(1, DEPTH), (3, 1)];
+        // In each 32 rows, those that meet in one thread's accumulators are eight neighbours.
+        let depth = vec![(1, DEPTH), (6, 1)];
+        let rows = vec![(0, n), (2, 32), (3, 2), (4, 8), (5, 1)];
         let limit = Limit { terms: depth.clone(), below: channels * self.geometry.taps() };
         Pack {
-            shape: vec![self.column_tiles(tile), self.tiles as usize, n, DEPTH],
-            strides: vec![n * filter, 0, filter, 0],
-            limits: vec![Limit { terms: vec![(0, n), (2, 1)], below: self.geometry.filters }, limit],
+            shape: vec![self.column_tiles(tile), self.tiles as usize, n / 32, 4, 4, 2, DEPTH],
+            strides: vec![n * filter, 0, 32 * filter, 2 * filter, 8 * filter, filter, 0],
+            limits: vec![Limit { terms: rows, below: self.geometry.filters }, limit],
             folds: vec![Fold { terms: depth, by: channels, outer: tap, inner: channel }],
             swizzled: true,
         }
@@ -110,6 +120,9 @@ impl Tile {
             ("blocks", self.blocks),
             ("cluster", self.cluster),
             ("share", self.share),
+            ("spread", self.spread),
+            ("maps", self.maps),
+            ("pong", self.pong),
         ];
         Tactic::new(ConvWgmma.name(), ConvWgmma.version(), &params)
     }
@@ -123,23 +136,44 @@ impl Tile {
             blocks: tactic.get("blocks")?,
             cluster: tactic.get("cluster")?,
             share: tactic.get("share")?,
+            spread: tactic.get("spread")?,
+            maps: tactic.get("maps")?,
+            pong: tactic.get("pong")?,
         })
     }
 
     const fn threads(&self) -> u32 {
-        128 * (self.groups + 1)
+        // One thread asks for everything that maps bring; only whole warpgroups can give registers away.
+        128 * self.groups + if self.maps == 1 && self.groups == 1 { 32 } else { 128 }
     }
 
-    /// Dynamic shared memory: the ring, the warps' slabs or the cluster's sums, barriers, windows.
+    /// Registers that each thread may have for so many blocks to be resident: each quarter of a multiprocessor has a quarter of
+    /// them, for every fourth warp.
+    const fn registers_beside(&self, blocks: u32) -> u32 {
+        let most = 512 / (self.threads() / 32 * blocks).div_ceil(4) / 8 * 8;
+        if most > 255 { 255 } else { most }
+    }
+
+    /// Warpgroups that multiply one tile together.
+    const fn team(&self) -> u32 {
+        if self.pong == 1 { 1 } else { self.groups }
+    }
+
+    /// Blocks of a cluster that take tiles of their own.
+    const fn peers(&self) -> u32 {
+        self.share * self.spread
+    }
+
+    /// Dynamic shared memory: the ring, all sums over it where they are shared; barriers; windows.
     fn shared(&self, shape: &Shape<'_>, wide: bool) -> u32 {
         let ring = self.stages * (self.m + self.n) * 128;
-        let windows = match (shape.geometry.is_pointwise(), wide) {
+        let windows = match (shape.geometry.is_pointwise() || self.maps == 1, wide) {
             (true, _) => 0,
             (false, false) => 8,
             (false, true) => 16,
         };
         let sums = match (self.cluster, sum_bytes(self.m, self.n, self.cluster, 1)) {
-            (1, _) => ring + 4 * self.groups * 16 * (SLAB + 8) * 4,
+            (1, _) => ring,
             (_, (own, others)) => ring.max(own) + others,
         };
         sums + 16 * self.stages + 16 + self.m * windows
@@ -147,24 +181,29 @@ impl Tile {
 
     /// Accumulator registers of a multiplying thread.
     const fn accumulators(&self) -> u32 {
-        self.m * self.n / (128 * self.groups)
+        self.m * self.n / (128 * self.team())
     }
 
     /// Blocks that registers must leave room for: the ones of this kernel, and one of the next, to which programmatic launches
     /// give a start while this one ends, wherever that costs no accumulators.
     fn bound(&self) -> u32 {
-        let room = |b: &u32| self.accumulators() + 80 <= 65536 / (self.threads() * b) / 8 * 8;
+        let room = |b: &u32| self.accumulators() + 80 <= self.registers_beside(*b);
         (self.blocks + 1..=3).rev().find(room).unwrap_or(self.blocks)
     }
 
     /// Registers of a thread at the start, then of a filling and of a multiplying one where they differ.
     fn registers(&self, pointwise: bool) -> (u32, Option<(u32, u32)>) {
-        let start = (65536 / (self.threads() * self.bound()) / 8 * 8).min(255);
-        if self.accumulators() + 56 <= start {
+        let start = self.registers_beside(self.bound());
+        if self.groups == 1 && self.maps == 1 || self.accumulators() + 72 <= start {
             return (start, None);
         }
         // Addresses, and windows of a sixteenth of the rows, two registers each.
-        let filling = if pointwise { 48 } else { 40 + self.m / 8 };
+        let filling = match (self.maps, pointwise) {
+            (1, true) => 40,
+            (1, false) => 56,
+            (_, true) => 48,
+            (_, false) => 40 + self.m / 8,
+        };
         let multiplying =
             ((start * (self.groups + 1)).saturating_sub(filling) / self.groups / 8 * 8).min(240);
         (start, Some((filling, multiplying)))
@@ -179,23 +218,31 @@ impl Tile {
     /// What the epilogue finishes at a time: slabs of a warp, or items of a thread of the cluster's; and registers of each.
     fn batch(&self, shape: &Shape<'_>) -> (u32, u32) {
         let width = finish_width(shape.geometry.filters);
-        let item = finish_registers(shape.epilogue, width);
         match self.cluster {
-            1 => (self.m / 64 / self.groups * (self.n / SLAB), 16 * SLAB / 32 / width * item),
-            parts => ((self.m.div_ceil(parts) * self.n / width).div_ceil(128 * self.groups), item),
+            1 => (self.m / 64 / self.team() * (self.n / 32), 2 * finish_registers(shape.epilogue, 8)),
+            parts => {
+                let items = (self.m.div_ceil(parts) * self.n / width).div_ceil(128 * self.groups);
+                (items, finish_registers(shape.epilogue, width))
+            }
         }
     }
 
-    /// How many of them are asked for ahead.
+    /// How many of them are asked for beside the one that is finished.
     fn ahead(&self, shape: &Shape<'_>) -> u32 {
         let (count, each) = self.batch(shape);
-        (self.room(shape).saturating_sub(48) / each).clamp(1, count)
+        // The mainloop and the program need registers, too; a warp has no use for more than four slabs.
+        let taken = 48 + (2.0 * instructions(&shape.epilogue.program)).min(40.0) as u32;
+        let (taken, most) = if self.cluster == 1 { (taken, count.min(4)) } else { (taken + 20, count) };
+        (self.room(shape).saturating_sub(taken) / each).clamp(1, most) - 1
     }
 
     /// Why the kernel cannot be made so, if it cannot.
     fn check(&self, shape: &Shape<'_>, wide: bool, target: &Target) -> Result<(), String> {
         let fail = |what: &str| Err(format!("`{}`: {what}", self.tactic()));
-        if !matches!(self.groups, 1..=3) || self.m == 0 || !self.m.is_multiple_of(64 * self.groups) {
+        if self.maps > 1 || self.pong > 1 || self.pong == 1 && (self.groups != 2 || self.cluster > 1) {
+            return fail("maps or not; two warpgroups that take turns, at all of k");
+        }
+        if !matches!(self.groups, 1..=3) || self.m == 0 || !self.m.is_multiple_of(64 * self.team()) {
             return fail("1 to 3 warpgroups of whole 64 rows");
         }
         if self.n == 0 || !self.n.is_multiple_of(32) || self.n > 256 || self.m > 256 {
@@ -207,8 +254,18 @@ impl Tile {
         if self.cluster == 0 || self.cluster > shape.tiles.min(8) {
             return fail(&format!("clusters of at most 8 blocks share {} tiles", shape.tiles));
         }
-        if !matches!(self.share, 1 | 2 | 4) || self.share * self.cluster > 8 {
-            return fail("1, 2 or 4 blocks share weights, in clusters of at most 8");
+        if !matches!((self.share, self.spread), (1 | 2 | 4, 1) | (1 | 2, 2))
+            || self.peers() * self.cluster > 8
+        {
+            return fail("1, 2 or 4 blocks share weights, 1 or 2 pixels, in clusters of at most 8");
+        }
+        if self.maps == 1 && conv_maps::pixels(&shape.geometry, self.m / self.spread).is_none() {
+            return fail("no tensor map for these pixels");
+        }
+        if self.spread > 1
+            && (self.maps == 0 || !shape.column_tiles(self).is_multiple_of(self.spread as usize))
+        {
+            return fail("only maps bring pixels to several blocks, which take whole rows of tiles");
         }
         if self.cluster > 1 && !shape.geometry.filters.is_multiple_of(4) {
             return fail("clusters take filters in fours");
@@ -218,10 +275,10 @@ impl Tile {
         }
         let (start, _) = self.registers(shape.geometry.is_pointwise());
         // ptxas wants the operands of one instruction, and some, within what the kernel starts with.
-        if self.groups == 1 && self.accumulators() > 128 {
+        if self.team() == 1 && self.accumulators() > 128 {
             return fail("more accumulators than one warpgroup has registers for");
         }
-        if self.n / 2 + 28 > start || self.room(shape) < 44 + self.batch(shape).1 {
+        if self.n / 2 + 28 > start || self.room(shape) < 48 + self.batch(shape).1 {
             return fail(&format!("{} accumulators beside {}", self.accumulators(), self.room(shape)));
         }
         let shared = self.shared(shape, wide);
@@ -233,12 +290,25 @@ impl Tile {
         Ok(())
     }
 
-    /// Clusters that run at once. They do not cross the chip's groups of 16 or 18 multiprocessors.
+    /// Clusters that run at once. They do not cross the chip's groups of 16 or 18 multiprocessors, of which some may have fewer:
+    /// blocks that take turns must not wait for a second round.
     fn resident(&self, target: &Target) -> u32 {
-        let size = self.cluster * self.share;
+        let size = self.cluster * self.peers();
         let groups = (target.multiprocessors / 16).max(1);
         let (each, more) = (target.multiprocessors / groups, target.multiprocessors % groups / 2);
-        ((groups - more) * (each / size) + more * ((each + 2) / size)).max(1) * self.blocks
+        let clusters = match (self.cluster, size) {
+            (1, 3..) => groups * (each.saturating_sub(2) / size),
+            _ => (groups - more) * (each / size) + more * ((each + 2) / size),
+        };
+        clusters.max(1) * self.blocks
+    }
+
+    /// Columns of peers in a band: what runs at once is to read as few bytes as it can, so that it stays in L2.
+    fn band(&self, shape: &Shape<'_>, target: &Target) -> u32 {
+        let columns = shape.column_tiles(self) as u32 / self.spread;
+        let (m, n) = (f64::from(self.m * self.share), f64::from(self.n * self.spread));
+        let ideal = (f64::from(self.resident(target)) * m / n).sqrt();
+        columns.div_ceil((f64::from(columns) / ideal).round().max(1.0) as u32)
     }
 
     /// Estimated µs.
@@ -252,26 +322,45 @@ impl Tile {
         let pixels = geometry.pixels().opt(symbols).max(1) as f64;
         let sms = f64::from(target.multiprocessors);
         let (m, n, parts) = (f64::from(self.m), f64::from(self.n), f64::from(self.cluster));
-        let turns = (pixels / m / f64::from(self.share)).ceil() * shape.column_tiles(self) as f64;
-        let blocks = turns * parts * f64::from(self.share);
+        let columns = shape.column_tiles(self) as f64 / f64::from(self.spread);
+        let turns = (pixels / m / f64::from(self.share)).ceil() * columns;
+        let blocks = turns * parts * f64::from(self.peers());
         let per_sm = (blocks / sms).ceil().min(f64::from(self.blocks));
         let rounds = (turns / f64::from(self.resident(target)) * f64::from(self.blocks) / per_sm).ceil();
         let tiles = f64::from(shape.tiles.div_ceil(self.cluster));
         // 4096 multiplications and additions a cycle, unless shared memory cannot keep up with the operands.
         let tensor = per_sm * f64::max(m * n / 32.0, m + m / 64.0 * n);
-        let asked = (m + n / f64::from(self.share)) * 128.0 * (blocks / per_sm).min(sms);
+        let asked =
+            (m / f64::from(self.spread) + n / f64::from(self.share)) * 128.0 * (blocks / per_sm).min(sms);
         let fill = per_sm * f64::max(asked / L2_BYTES, (m + n) * 128.0 / PORT_BYTES);
-        let latency = 170.0 + m / 64.0 / f64::from(self.groups) * n / 4.0;
+        let latency = 170.0 + m / 64.0 / f64::from(self.team()) * n / 4.0;
         let waiting = 900.0 / f64::from(self.stages);
         let main = tiles * tensor.max(fill).max(latency).max(waiting);
         let element = geometry.dtype.size() as f64;
         let reads = 1.0 + shape.epilogue.operands.len() as f64 / 2.0;
         let sums = m * n * 4.0;
-        let moving = if self.cluster > 1 { sums / 50.0 + 400.0 } else { sums / 64.0 };
-        let epilogue = per_sm * (moving + reads * m * n * element / 32.0 / parts) + 300.0;
-        let us = LAUNCH + (rounds * (main + epilogue) + 600.0) / CYCLES_PER_US;
+        let moving = if self.cluster > 1 { sums / 50.0 + 400.0 } else { 0.0 };
+        // Of the four warps that issue at once.
+        let computing = m * n * (3.0 + instructions(&shape.epilogue.program)) / 128.0 / parts;
+        let epilogue = per_sm * (moving + computing + reads * m * n * element / 32.0 / parts) + 300.0;
+        let start = if self.maps == 1 { 400.0 } else { 600.0 };
+        // Warpgroups that take turns finish one tile behind the next.
+        let cycles =
+            if self.pong == 1 { rounds * main.max(epilogue) + epilogue } else { rounds * (main + epilogue) };
+        let us = LAUNCH + (cycles + start) / CYCLES_PER_US;
         us.max(LAUNCH + geometry.bytes(out_size, symbols) / target.bandwidth / 1e3)
     }
+}
+
+/// Instructions that a program takes for an element.
+fn instructions(program: &Program) -> f64 {
+    let one = |instr: &Instr| match instr {
+        Instr::Apply(Pw::Erf, _) => 24.0,
+        Instr::Apply(Pw::Gelu | Pw::Exp | Pw::Log | Pw::Sigmoid | Pw::Tanh | Pw::Div | Pw::Pow, _) => 10.0,
+        Instr::Apply(..) | Instr::Cast(..) => 1.0,
+        Instr::Const(_) => 0.0,
+    };
+    program.code.iter().map(one).sum()
 }
 
 /// Every tile that fits, sensible or not.
@@ -279,24 +368,36 @@ fn candidates(shape: &Shape<'_>, wide: bool, target: &Target) -> Vec<Tile> {
     let mut out = Vec::new();
     // A tile mostly of padding is not worth timing beside a smaller one.
     let widest = (shape.geometry.filters as u32).next_multiple_of(32);
-    for (m, groups) in [(64, 1), (128, 1), (128, 2), (192, 3), (256, 2)] {
+    let maps = u32::from(conv_maps::pixels(&shape.geometry, 64).is_some());
+    let apart = [(64, 1), (128, 1), (128, 2), (192, 3), (256, 2)].map(|(m, groups)| (m, groups, 0));
+    let forms = (0..=maps).flat_map(|maps| apart.into_iter().map(move |form| (form, maps)));
+    let pong = [(64, 2, 1), (128, 2, 1)].map(|form| (form, 1));
+    for ((m, groups, pong), maps) in forms.chain(pong.into_iter().filter(|_| maps == 1)) {
         for n in [32, 64, 96, 128, 192, 256].into_iter().filter(|n| *n <= widest) {
             for (blocks, cluster) in (1..=4).flat_map(|b| [1, 2, 3, 4, 6, 8].into_iter().map(move |c| (b, c)))
             {
-                let tile = |stages| Tile { m, n, groups, stages, blocks, cluster, share: 1 };
+                let tile =
+                    |stages| Tile { m, n, groups, stages, blocks, cluster, share: 1, spread: 1, maps, pong };
                 let mine = shape.tiles.div_ceil(cluster);
+                // Blocks with several tiles of the output go on with the next one's k.
+                let work = if pong == 1 { 8 } else { mine.clamp(2, 8) };
                 let fits = |s: &u32| tile(*s).check(shape, wide, target).is_ok();
                 // As many stages as fit, and as a block has work for; fewer leave room for the next kernel's blocks.
-                let most = (2..=mine.clamp(2, 8)).rev().find(fits);
+                let most = (2..=work).rev().find(fits);
                 out.extend(most.map(tile));
-                if blocks == 1 {
-                    out.extend(most.filter(|s| *s > 4).map(|_| tile(4)));
+                if blocks == 1 && pong == 0 {
+                    out.extend((2..most.unwrap_or(2)).filter(fits).map(tile));
                 }
                 // Sharing pays where L2 is asked for much.
-                let wide = Tile { share: 2, ..tile(0) };
-                let most = most.filter(|_| m * n >= 64 * 128 && cluster <= 4 && blocks <= 2);
-                out.extend(most.map(|stages| Tile { stages, ..wide }));
-                out.extend(most.filter(|_| cluster <= 2).map(|stages| Tile { stages, share: 4, ..wide }));
+                let Some(stages) = most.filter(|_| m * n >= 64 * 128 && cluster <= 4 && blocks <= 2) else {
+                    continue;
+                };
+                for (share, spread) in [(2, 1), (4, 1), (1, 2), (2, 2)] {
+                    let wide_tile = Tile { share, spread, ..tile(stages) };
+                    if (spread == 1 || cluster == 1) && wide_tile.check(shape, wide, target).is_ok() {
+                        out.push(wide_tile);
+                    }
+                }
             }
         }
     }
@@ -309,11 +410,11 @@ impl Family for ConvWgmma {
     }
 
     fn version(&self) -> u32 {
-        2
+        3
     }
 
     fn tactics(&self, problem: &Problem<Dim>, symbols: &Symbols, target: &Target) -> Vec<Tactic> {
-        const MOST: usize = 24;
+        const MOST: usize = 32;
         let Ok(shape) = Shape::of(problem, target) else { return vec![] };
         let wide = shape.geometry.is_wide(symbols);
         let mut ranked: Vec<(f64, Tile)> = candidates(&shape, wide, target)
@@ -321,12 +422,11 @@ impl Family for ConvWgmma {
             .map(|t| (t.cost(&shape, symbols, target), t))
             .collect();
         ranked.sort_by(|a, b| a.0.total_cmp(&b.0));
-        // At most three that differ in stages, residency or split alone: the model errs alike for those.
+        // At most two that differ in stages, residency, split or how much is shared alone: the model errs alike for those.
+        let kind = |t: &Tile| (t.m, t.n, t.groups, t.maps, t.pong, t.peers() > 1);
         let mut chosen: Vec<Tile> = Vec::new();
         for (_, tile) in ranked {
-            let alike =
-                |t: &&Tile| (t.m, t.n, t.groups, t.share) == (tile.m, tile.n, tile.groups, tile.share);
-            if chosen.len() < MOST && chosen.iter().filter(alike).count() < 3 {
+            if chosen.len() < MOST && chosen.iter().filter(|t| kind(t) == kind(&tile)).count() < 2 {
                 chosen.push(tile);
             }
         }
@@ -362,7 +462,10 @@ impl Family for ConvWgmma {
             ("BLOCKS", tile.bound()),
             ("SPLIT", tile.cluster),
             ("SHARE", tile.share),
-            ("SLAB", SLAB),
+            ("SPREAD", tile.spread),
+            ("MAPS", tile.maps),
+            ("PONG", tile.pong),
+            ("BAND", tile.band(&shape, target)),
             ("AHEAD", tile.ahead(&shape)),
             ("PRODUCER_REGISTERS", filling),
             ("CONSUMER_REGISTERS", multiplying),
@@ -374,25 +477,32 @@ impl Family for ConvWgmma {
         let epilogue = codegen::epilogue_in_two_steps(shape.epilogue, &geometry.out_shape());
         let title = format!("{} ({tactic})", geometry.title("conv.wgmma"));
         let step = wgmma::step(tile.n, geometry.dtype);
-        let kernel =
-            codegen::source(&title, wide, &[&constants, &epilogue, &sizes, &step, TILE_SUMS, MAINLOOP]);
+        let map = conv_maps::pixels(geometry, tile.m / tile.spread).filter(|_| tile.maps == 1);
+        let pixels = if map.is_some() { MAPS } else { COPIES };
+        let parts = [&constants, &epilogue, &sizes, &step, TILE_SUMS, RING, pixels, MAINLOOP];
+        let kernel = codegen::source(&title, wide, &parts);
         let rows = geometry.pixels().ceil_div(&Dim::from(i64::from(tile.m)));
         let share = Dim::from(i64::from(tile.share));
-        let turns = rows.ceil_div(&share) * Dim::from(shape.column_tiles(&tile));
+        let columns = Dim::from(shape.column_tiles(&tile) / tile.spread as usize);
+        let turns = rows.ceil_div(&share) * columns;
         // As many blocks as are resident at once, each for several tiles; those that split k have one each.
         let turns = match tile.cluster {
             1 => Dim::min(&turns, &Dim::from(i64::from(tile.resident(target)))),
             _ => turns,
         };
-        let mut args = vec![Arg::Input(0), Arg::Input(1)];
+        let mut args = vec![map.map_or(Arg::Input(0), |map| Arg::Map(Box::new(map))), Arg::Input(1)];
         args.extend(codegen::epilogue_args(shape.epilogue, 2));
         args.extend(codegen::symbol_args(problem));
         let launch = Launch {
             kernel: 0,
-            grid: [turns * share, Dim::from(i64::from(tile.cluster)), Dim::from(1)],
+            grid: [
+                turns * Dim::from(i64::from(tile.peers())),
+                Dim::from(i64::from(tile.cluster)),
+                Dim::from(1),
+            ],
             block: [tile.threads(), 1, 1],
             shared: tile.shared(&shape, wide),
-            cluster: (tile.cluster * tile.share > 1).then_some([tile.share, tile.cluster, 1]),
+            cluster: (tile.cluster * tile.peers() > 1).then_some([tile.peers(), tile.cluster, 1]),
             programmatic: true,
             args,
         };

@@ -18,7 +18,18 @@ fn packed_weights_meet_their_pixels_in_every_chunk() {
             (shape.geometry.channels, shape.geometry.taps(), shape.geometry.filters);
         let [by_filter, by_channel, by_tap] = shape.weights;
         for n in [32, 96] {
-            let tile = Tile { m: 64, n, groups: 1, stages: 2, blocks: 1, cluster: 1, share: 1 };
+            let tile = Tile {
+                m: 64,
+                n,
+                groups: 1,
+                stages: 2,
+                blocks: 1,
+                cluster: 1,
+                share: 1,
+                spread: 1,
+                maps: 0,
+                pong: 0,
+            };
             // Element i of the original is the number i % 65535 + 1, so that 0 is padding.
             let number = |i: usize| (i % 65535 + 1) as u16;
             let count = 1 + (filters - 1) * by_filter + (channels - 1) * by_channel + (taps - 1) * by_tap;
@@ -33,7 +44,9 @@ fn packed_weights_meet_their_pixels_in_every_chunk() {
                 // The chunk that a filling thread puts at this place of a row, and its tap and channel.
                 let chunk = k_tile * 8 + (place ^ (row & 7));
                 let (tap, channel) = (chunk / (channels / 8), chunk % (channels / 8) * 8 + e);
-                let filter = column_tile * n + row;
+                // Eight neighbours in the accumulators of one thread: 2 of each 8 columns, of 4 times 8.
+                let (j, q) = (row % 32 / 8, row % 8 / 2);
+                let filter = column_tile * n + row / 32 * 32 + q * 8 + j * 2 + row % 2;
                 let want = if tap < taps && filter < filters {
                     number(filter * by_filter + channel * by_channel + tap * by_tap)
                 } else {
@@ -52,15 +65,20 @@ fn a_tactic_that_does_not_fit_is_an_error() {
     let problem = conv_samples::conv().remove(0);
     let symbols = sample_symbols();
     for text in [
-        "conv.wgmma/1 m96 n64 groups1 stages3 blocks1 cluster1 share1",
-        "conv.wgmma/1 m64 n40 groups1 stages3 blocks1 cluster1 share1",
-        "conv.wgmma/1 m64 n64 groups1 stages9 blocks1 cluster1 share1",
-        "conv.wgmma/1 m64 n64 groups1 stages3 blocks1 cluster10 share1",
-        "conv.wgmma/1 m256 n256 groups2 stages2 blocks1 cluster1 share1",
-        "conv.wgmma/1 m128 n256 groups2 stages4 blocks2 cluster1 share1",
-        "conv.wgmma/1 m64 n64 groups1 stages3 blocks1 cluster1 share3",
-        "conv.wgmma/1 m64 n64 groups1 stages3 blocks1 cluster4 share4",
-        "conv.wgmma/1 m64 n64",
+        "conv.wgmma/3 m96 n64 groups1 stages3 blocks1 cluster1 share1 spread1 maps0 pong0",
+        "conv.wgmma/3 m64 n40 groups1 stages3 blocks1 cluster1 share1 spread1 maps0 pong0",
+        "conv.wgmma/3 m64 n64 groups1 stages9 blocks1 cluster1 share1 spread1 maps0 pong0",
+        "conv.wgmma/3 m64 n64 groups1 stages3 blocks1 cluster10 share1 spread1 maps0 pong0",
+        "conv.wgmma/3 m256 n256 groups2 stages2 blocks1 cluster1 share1 spread1 maps0 pong0",
+        "conv.wgmma/3 m128 n256 groups2 stages4 blocks2 cluster1 share1 spread1 maps0 pong0",
+        "conv.wgmma/3 m64 n64 groups1 stages3 blocks1 cluster1 share3 spread1 maps0 pong0",
+        "conv.wgmma/3 m64 n64 groups1 stages3 blocks1 cluster4 share4 spread1 maps0 pong0",
+        "conv.wgmma/3 m128 n64 groups2 stages3 blocks1 cluster1 share1 spread1 maps2 pong0",
+        "conv.wgmma/3 m64 n64 groups1 stages3 blocks1 cluster1 share1 spread2 maps1 pong0",
+        "conv.wgmma/3 m64 n32 groups1 stages3 blocks1 cluster1 share1 spread2 maps0 pong0",
+        "conv.wgmma/3 m64 n64 groups1 stages3 blocks1 cluster1 share1 spread1 maps1 pong1",
+        "conv.wgmma/3 m64 n64 groups2 stages3 blocks1 cluster2 share1 spread1 maps1 pong1",
+        "conv.wgmma/3 m64 n64",
     ] {
         let tactic = text.parse().unwrap();
         assert!(ConvWgmma.build(&problem, &tactic, &symbols, &target()).is_err(), "{text}");
@@ -76,8 +94,7 @@ fn registers_of_all_warpgroups_fit_the_multiprocessor() {
         let Ok(shape) = Shape::of(problem, &target()) else { continue };
         for tile in candidates(&shape, false, &target()) {
             let (start, split) = tile.registers(shape.geometry.is_pointwise());
-            let warpgroup = |registers: u32| 128 * registers * tile.blocks;
-            assert!(warpgroup(start) * (tile.groups + 1) <= 65536, "{}", tile.tactic());
+            assert!(start * tile.threads() * tile.blocks <= 65536, "{}", tile.tactic());
             if let Some((filling, multiplying)) = split {
                 let pool = start * (tile.groups + 1);
                 assert!(filling + multiplying * tile.groups <= pool && filling <= start, "{}", tile.tactic());

@@ -9,6 +9,7 @@ pub mod attention_whole;
 pub mod concat;
 pub mod conv_depthwise;
 mod conv_geometry;
+mod conv_maps;
 pub mod conv_mma;
 pub mod conv_samples;
 pub mod conv_simt;

@@ -1,0 +1,72 @@
+// Elements that one thread takes through the epilogue: whole 16-byte groups of a row where the filters allow.
+constexpr int WIDTH = NG % 8 == 0 ? 8 : NG % 4 == 0 ? 4 : NG % 2 == 0 ? 2 : 1;
+
+// The packed order of filters gives each thread eight neighbours of a row in eight of its accumulators, without exchange:
+// in each 32 columns of a tile, place 8 j + 2 q + e is filter 8 q + 2 j + e. By a warp, 16 rows of 32 columns are a slab.
+DEVICE float sum_at(const float (&acc)[BN / 2], int columns, int half, int i) {
+  return acc[(columns * 4 + i / 2) * 4 + half * 2 + i % 2];
+}
+
+// SPLIT == 1, by a warp: its rows (16 of every 64 from `row0`) of a tile, a slab at a time. What a slab reads besides is asked
+// for AHEAD slabs before.
+struct Slab {
+  static constexpr int COLUMNS = BN / 32, COUNT = MT * COLUMNS, PARTS = 8 / WIDTH;
+  index_t to[2];
+  typename Epilogue::template Reads<WIDTH> reads[2][PARTS];
+
+  DEVICE void ask(int slab, index_t row0, int column0, const Epilogue& epilogue SYMBOL_PARAMS) {
+    const int lane = threadIdx.x % 32;
+    const int n = column0 + slab % COLUMNS * 32 + lane % 4 * 8;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const index_t m = row0 + slab / COLUMNS * 64 + half * 8 + lane / 4;
+      to[half] = m < M && (NG % BN == 0 || n < NG) ? m * FILTERS + n : -1;
+      if (to[half] < 0) continue;
+#pragma unroll
+      for (int p = 0; p < PARTS; ++p)
+        if (PARTS == 1 || n + p * WIDTH < NG) reads[half][p] = epilogue.template read<WIDTH>(to[half] + p * WIDTH);
+    }
+  }
+
+  DEVICE void finish(const float (&acc)[MT][BN / 2], int slab, int column0, const Epilogue& epilogue) const {
+    const int n = column0 + slab % COLUMNS * 32 + threadIdx.x % 4 * 8;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      if (to[half] < 0) continue;
+#pragma unroll
+      for (int p = 0; p < PARTS; ++p) {
+        acc_t sum[WIDTH];
+#pragma unroll
+        for (int i = 0; i < WIDTH; ++i) sum[i] = sum_at(acc[slab / COLUMNS], slab % COLUMNS, half, p * WIDTH + i);
+        if (PARTS == 1 || n + p * WIDTH < NG) epilogue.template store<WIDTH>(sum, to[half] + p * WIDTH, reads[half][p]);
+      }
+    }
+  }
+};
+
+// SPLIT > 1: each block of a cluster finishes some rows of a tile, AHEAD + 1 items of a thread at a time.
+typedef Finish<Sums, BN, WIDTH, 128 * CONSUMERS, AHEAD + 1> Ending;
+
+// By a warpgroup: its sums from row `row` of the tile on, over the ring that nobody reads any more.
+DEVICE void put_sums(const float (&acc)[MT][BN / 2], unsigned char* shared, int row) {
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
+#pragma unroll
+  for (int i = 0; i < MT; ++i) {
+#pragma unroll
+    for (int g = 0; g < BN / 32; ++g) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        float* const to = reinterpret_cast<float*>(shared) + (row + i * 64 + warp * 16 + half * 8 + lane / 4) * Sums::PITCH +
+                          g * 32 + lane % 4 * 8;
+        const float4 low = make_float4(sum_at(acc[i], g, half, 0), sum_at(acc[i], g, half, 1), sum_at(acc[i], g, half, 2),
+                                       sum_at(acc[i], g, half, 3));
+        const float4 high = make_float4(sum_at(acc[i], g, half, 4), sum_at(acc[i], g, half, 5), sum_at(acc[i], g, half, 6),
+                                        sum_at(acc[i], g, half, 7));
+        // Odd rows begin with the second half, for all banks to be busy.
+        *reinterpret_cast<float4*>(to + (lane & 4)) = lane & 4 ? high : low;
+        *reinterpret_cast<float4*>(to + (lane & 4 ^ 4)) = lane & 4 ? low : high;
+      }
+    }
+  }
+}
+

@@ -1,0 +1,51 @@
+// Pixels by tensor maps: one thread asks for a tile of the ring at a time, and the copy engine finds them. Pointwise: rows of a
+// matrix. Else windows, walked along (image, y, x) within the box of their first taps; channels in 64s.
+
+#define PIXELS const __grid_constant__ TensorMap
+static_assert(POINTWISE || CG % 64 == 0, "a tile of k in one tap");
+
+// By one thread: this block's part of tile `tile` of k of the BM rows from `row0`, for all blocks of its row, into stage `slot`.
+DEVICE void request_pixels(const TensorMap& x, uint32_t ring, uint32_t full, index_t row0, int tile, int slot SYMBOL_PARAMS) {
+  const int part = SPREAD > 1 ? blockIdx.x % PEERS / SHARE : 0;
+  const uint32_t to = ring + slot * STAGE_BYTES + part * (A_BYTES / SPREAD), barrier = full + 8 * slot;
+  const index_t m = row0 + part * (BM / SPREAD);
+  if (POINTWISE) {
+    if (SPREAD > 1)
+      copy_tile_to_all(to, x, tile * 64, (int)m, barrier, of_row());
+    else
+      copy_tile(to, x, tile * 64, (int)m, barrier);
+  } else {
+    constexpr int DEEP = CG / 64 > 0 ? CG / 64 : 1;
+    const int tap = tile / DEEP, channel = tile % DEEP * 64;
+    const index_t image = m / (OH * OW), pixel = m % (OH * OW);
+    const int from_x = (int)(pixel % OW) * SW - PW, from_y = (int)(pixel / OW) * SH - PH;
+    const int at_x = tap % KW * DW, at_y = tap / KW * DH;
+    if (SPREAD > 1)
+      copy_windows_to_all(to, x, channel, from_x, from_y, (int)image, at_x, at_y, barrier, of_row());
+    else
+      copy_windows(to, x, channel, from_x, from_y, (int)image, at_x, at_y, barrier);
+  }
+}
+
+// By the first thread of the filling warp: tiles `first` to `first + count - 1` of k for each tile of the output. The weights
+// of the first STAGES are under way.
+DEVICE void fill(unsigned char* shared, uint32_t full, uint32_t empty, const TensorMap& x, const unsigned char* w, int first,
+                 int count SYMBOL_PARAMS) {
+  if (threadIdx.x != 128 * CONSUMERS) return;
+  const uint32_t ring = shared_address(shared);
+  int slot = 0, step = 0;
+  uint32_t parity = 1;
+  dependency_wait();
+  for (index_t turn = blockIdx.x / PEERS; turn < TURNS; turn += gridDim.x / PEERS) {
+    const Tile tile = tile_of(turn SYMBOL_NAMES);
+    for (int t = 0; t < count; ++t, ++step) {
+      if (step >= STAGES) {
+        mbarrier_wait(empty + 8 * slot, parity);
+        request_weights(ring, full, w, tile.column, first + t, slot);
+      }
+      request_pixels(x, ring, full, tile.row * BM, first + t, slot SYMBOL_NAMES);
+      if (++slot == STAGES) slot = 0, parity ^= 1;
+    }
+  }
+}
+

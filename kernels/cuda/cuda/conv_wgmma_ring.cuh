@@ -1,0 +1,97 @@
+// conv.wgmma: convolution over channels-last tensors as an implicit matrix product on Hopper's tensor cores (wgmma).
+//   rows    = output pixels (image, y, x), BM to a tile of the output
+//   columns = filters, BN to a tile
+//   k       = (tap, channel), 64 halves to a tile, without padding between taps
+// A ring of STAGES tiles of both operands, rows of 128 bytes, swizzled. The threads behind the multiplying ones fill it:
+// weights come packed as [column tile][k tile][BN rows][128 bytes], so that a tile is one bulk copy; how pixels come is in
+// the next part. CONSUMERS warpgroups multiply, MT x 64 rows each: of one tile together, or of one tile each and in turns
+// (PONG), so that one finishes its tile while the other multiplies. A block takes every gridDim.x-th tile of the output, and
+// fills the ring for the next while it finishes one. Or SPLIT blocks of a cluster share one tile's k; each finishes
+// some of its rows. SHARE x SPREAD blocks of a cluster (its peers) take tiles below and beside each other: each reads a part of
+// its weights from L2 for the SHARE blocks of its column, and with maps a part of its pixels for the SPREAD blocks of its row.
+// full[s]: the stage's bytes, one arrival that announces them, and one of each thread that copies pixels.
+// empty[s]: one arrival of each warp that multiplied it, of all blocks that are sent the same weights or pixels.
+
+constexpr int THREADS = 128 * CONSUMERS + (MAPS && CONSUMERS == 1 ? 32 : 128);
+constexpr int CHUNKS = KH * KW * CG / 8;                // 16-byte chunks of k
+constexpr int TILES = (CHUNKS + 7) / 8;
+constexpr int A_BYTES = BM * 128;
+constexpr int B_BYTES = BN * 128;
+constexpr int STAGE_BYTES = A_BYTES + B_BYTES;
+constexpr int MAPPED_BYTES = MAPS ? A_BYTES : 0;
+constexpr int FILLING = MAPS ? 1 : 129;                 // arrivals at full[s]
+constexpr int TEAMS = PONG ? CONSUMERS : 1;             // each with a tile of the output
+constexpr int MT = BM / 64 * TEAMS / CONSUMERS;
+constexpr int COLUMN_TILES = (NG + BN - 1) / BN;
+constexpr int PEERS = SHARE * SPREAD;
+typedef ClusterSums<BM, BN, SPLIT, 1> Sums;              // of a tile that SPLIT blocks share; this block's lie over the ring
+constexpr int OWN_SUM_BYTES = SPLIT == 1 ? 0 : Sums::Own::PART * 4;
+constexpr int SUMS_AT = STAGES * STAGE_BYTES > OWN_SUM_BYTES ? STAGES * STAGE_BYTES : OWN_SUM_BYTES;
+constexpr int RING_BYTES = SUMS_AT + (SPLIT == 1 ? 0 : Sums::BYTES);
+
+static_assert(CG % 8 == 0, "16-byte chunks of channels");
+static_assert(BM * TEAMS % (64 * CONSUMERS) == 0 && BN % 8 == 0 && BN <= 256, "whole wgmma tiles");
+static_assert(BN % 32 == 0, "whole slabs");
+static_assert(SPLIT == 1 || !PONG, "sums cross the cluster of all warpgroups");
+static_assert(COLUMN_TILES % SPREAD == 0 && (MAPS || SPREAD == 1), "whole rows of peers, sent by maps");
+
+// Row tiles, and what the clusters take turns at: SHARE row tiles of SPREAD column tiles.
+#define ROW_TILES ((M + BM - 1) / BM)
+#define ROW_TURNS ((ROW_TILES + SHARE - 1) / SHARE)
+#define TURNS (ROW_TURNS * (COLUMN_TILES / SPREAD))
+
+// A tile of the output.
+struct Tile {
+  index_t row;
+  int column;
+};
+
+// This block's tile in a turn. Turns go along the rows of a band of BAND columns, then along the next: what runs at the same
+// time reads few rows and few columns.
+DEVICE Tile tile_of(index_t turn SYMBOL_PARAMS) {
+  constexpr int COLUMNS = COLUMN_TILES / SPREAD;
+  const int peer = PEERS > 1 ? blockIdx.x % PEERS : 0;
+  const index_t band = COLUMNS > BAND ? turn / (ROW_TURNS * BAND) : 0;
+  const index_t width = COLUMNS % BAND == 0 ? BAND : min(BAND, COLUMNS - (int)band * BAND);
+  const index_t at = turn - band * BAND * ROW_TURNS;
+  return {at / width * SHARE + peer % SHARE, (int)(band * BAND + at % width) * SPREAD + peer / SHARE};
+}
+
+// The cluster's blocks that are sent the same weights, or the same pixels, as bits.
+DEVICE int of_column() {
+  return ((1 << SHARE) - 1) << ((SPLIT > 1 ? blockIdx.y * PEERS : 0) + blockIdx.x % PEERS / SHARE * SHARE);
+}
+DEVICE int of_row() {
+  int blocks = 0;
+#pragma unroll
+  for (int i = 0; i < SPREAD; ++i) blocks |= 1 << i * SHARE;
+  return blocks << ((SPLIT > 1 ? blockIdx.y * PEERS : 0) + blockIdx.x % SHARE);
+}
+
+// By one thread: announces what stage `slot` will get by bulk copies, and asks for tile `tile` of k of column tile `column`
+// of the weights.
+DEVICE void request_weights(uint32_t ring, uint32_t full, const unsigned char* w, int column, int tile, int slot) {
+  constexpr int PART = B_BYTES / SHARE;
+  const int part = SHARE > 1 ? blockIdx.x % SHARE : 0;
+  const unsigned char* const from = w + ((long long)column * TILES + tile) * B_BYTES + part * PART;
+  const uint32_t to = ring + slot * STAGE_BYTES + A_BYTES + part * PART;
+  mbarrier_expect(full + 8 * slot, B_BYTES + MAPPED_BYTES);
+  if (SHARE > 1)
+    copy_bulk_to_all(to, from, PART, full + 8 * slot, of_column());
+  else
+    copy_bulk(to, from, PART, full + 8 * slot);
+}
+
+// By a multiplying warp: stage `slot` is done with.
+DEVICE void release(uint32_t empty, int slot) {
+  const int lane = threadIdx.x % 32;
+  if (PEERS == 1) {
+    if (lane == 0) mbarrier_arrive(empty + 8 * slot);
+  } else if (lane < SHARE + SPREAD - 1) {
+    // Those of its column, and the others of its row.
+    const int peer = blockIdx.x % PEERS, column = peer / SHARE, other = lane - SHARE;
+    const int to = lane < SHARE ? column * SHARE + lane : (other + (other >= column)) * SHARE + peer % SHARE;
+    mbarrier_arrive_at(empty + 8 * slot, (SPLIT > 1 ? blockIdx.y * PEERS : 0) + to);
+  }
+}
+
