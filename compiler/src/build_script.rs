@@ -129,9 +129,12 @@ impl Build {
         emit::module_name(&self.name.clone().or_else(stem).unwrap_or_default())
     }
 
-    // The options and the hash of every file read.
+    // The options, the hash of every file read, and of the program that this is part of: another compiler writes another crate.
     fn stamp(&self, read: &[PathBuf]) -> Result<String> {
-        let mut text = format!("bakelite {} {self:?}\n", env!("CARGO_PKG_VERSION"));
+        let program =
+            std::env::current_exe().and_then(std::fs::read).map(|bytes| blake3::hash(&bytes).to_hex());
+        let program = program.map_or_else(|_| env!("CARGO_PKG_VERSION").to_owned(), |hash| hash.to_string());
+        let mut text = format!("bakelite {program} {self:?}\n");
         for path in read {
             let bytes = std::fs::read(path).map_err(|e| io(path, &e))?;
             let _ = writeln!(text, "{} {}", blake3::hash(&bytes).to_hex(), path.display());

@@ -13,17 +13,18 @@ pub(crate) const PLACES: Places = Places {
 
 /// Every kernel of this target.
 pub(crate) struct Kernels {
-    conv_direct_66fa24f9: Kernel,
-    conv_simt_fe9df0d7: Kernel,
-    conv_simt_c3b8aaf7: Kernel,
-    conv_simt_45de5027: Kernel,
-    pool_639b8b20: Kernel,
-    conv_direct_df854fb9: Kernel,
-    conv_simt_b6e280a5: Kernel,
-    pool_96629ced: Kernel,
-    gemm_simt_334d9513: Kernel,
-    gemm_simt_a9f99528: Kernel,
-    gemm_simt_08a3a084: Kernel,
+    conv_direct_cdc5598f: Kernel,
+    conv_simt_26e96730: Kernel,
+    conv_simt_a6d1b123: Kernel,
+    conv_simt_e7cc321f: Kernel,
+    conv_simt_25d140cd: Kernel,
+    pool_207cf5cb: Kernel,
+    conv_direct_f1d9ff34: Kernel,
+    conv_simt_0129a91b: Kernel,
+    pool_422aa4d4: Kernel,
+    gemm_simt_dff9582f: Kernel,
+    gemm_simt_63bacea8: Kernel,
+    gemm_simt_83339af6: Kernel,
 }
 
 /// A kernel from its images, with the dynamic shared memory and clusters that its launches have.
@@ -39,17 +40,18 @@ macro_rules! load {
 impl Kernels {
     pub(crate) fn load(gpu: &Gpu) -> Result<Kernels> {
         Ok(Kernels {
-            conv_direct_66fa24f9: load!(gpu, "conv_direct_66fa24f9", 0, false),
-            conv_simt_fe9df0d7: load!(gpu, "conv_simt_fe9df0d7", 0, false),
-            conv_simt_c3b8aaf7: load!(gpu, "conv_simt_c3b8aaf7", 0, false),
-            conv_simt_45de5027: load!(gpu, "conv_simt_45de5027", 0, false),
-            pool_639b8b20: load!(gpu, "pool_639b8b20", 0, false),
-            conv_direct_df854fb9: load!(gpu, "conv_direct_df854fb9", 0, false),
-            conv_simt_b6e280a5: load!(gpu, "conv_simt_b6e280a5", 0, false),
-            pool_96629ced: load!(gpu, "pool_96629ced", 0, false),
-            gemm_simt_334d9513: load!(gpu, "gemm_simt_334d9513", 0, false),
-            gemm_simt_a9f99528: load!(gpu, "gemm_simt_a9f99528", 0, false),
-            gemm_simt_08a3a084: load!(gpu, "gemm_simt_08a3a084", 0, false),
+            conv_direct_cdc5598f: load!(gpu, "conv_direct_cdc5598f", 0, false),
+            conv_simt_26e96730: load!(gpu, "conv_simt_26e96730", 0, false),
+            conv_simt_a6d1b123: load!(gpu, "conv_simt_a6d1b123", 0, false),
+            conv_simt_e7cc321f: load!(gpu, "conv_simt_e7cc321f", 0, false),
+            conv_simt_25d140cd: load!(gpu, "conv_simt_25d140cd", 0, false),
+            pool_207cf5cb: load!(gpu, "pool_207cf5cb", 0, false),
+            conv_direct_f1d9ff34: load!(gpu, "conv_direct_f1d9ff34", 0, false),
+            conv_simt_0129a91b: load!(gpu, "conv_simt_0129a91b", 0, false),
+            pool_422aa4d4: load!(gpu, "pool_422aa4d4", 0, false),
+            gemm_simt_dff9582f: load!(gpu, "gemm_simt_dff9582f", 0, false),
+            gemm_simt_63bacea8: load!(gpu, "gemm_simt_63bacea8", 0, false),
+            gemm_simt_83339af6: load!(gpu, "gemm_simt_83339af6", 0, false),
         })
     }
 }
@@ -72,7 +74,7 @@ pub(crate) fn enqueue(
     // conv.direct/1 1.87 us
     launch(
         stream,
-        &k.conv_direct_66fa24f9,
+        &k.conv_direct_cdc5598f,
         early([(16 * batch) as u32, 1, 1], [128, 1, 1]),
         &[
             io.x.into(),
@@ -81,7 +83,7 @@ pub(crate) fn enqueue(
             a(4194304),
             Arg::I32(batch as i32),
             w(1536),
-            Arg::I32(73984),
+            Arg::I32(74240),
         ],
     )?;
     // /b1/b1.0/Conv (Conv) +2: conv n=batch input=[8,8] output=[8,8] kernel=[3,3] strides=[1,1]
@@ -90,13 +92,13 @@ pub(crate) fn enqueue(
     // m32 n32 k16 tm4 tn4 split8 7.78 us
     launch(
         stream,
-        &k.conv_simt_fe9df0d7,
+        &k.conv_simt_26e96730,
         early([(2 * batch) as u32, 8, 1], [64, 1, 1]),
         &[a(4194304), w(1536), a(0), Arg::I32(batch as i32)],
     )?;
     launch(
         stream,
-        &k.conv_simt_c3b8aaf7,
+        &k.conv_simt_a6d1b123,
         early([(4 * batch) as u32, 1, 1], [128, 1, 1]),
         &[a(0), w(38400), a(4718592), Arg::I32(batch as i32)],
     )?;
@@ -106,13 +108,13 @@ pub(crate) fn enqueue(
     // [2048,64,8,1] [0,1,0,0] | conv.simt/1 m32 n32 k16 tm4 tn4 split8 7.82 us
     launch(
         stream,
-        &k.conv_simt_fe9df0d7,
+        &k.conv_simt_e7cc321f,
         early([(2 * batch) as u32, 8, 1], [64, 1, 1]),
-        &[a(4718592), w(38656), a(0), Arg::I32(batch as i32)],
+        &[a(4718592), w(38656), a(0), Arg::I32(batch as i32), w(75776), Arg::I32(1536)],
     )?;
     launch(
         stream,
-        &k.conv_simt_45de5027,
+        &k.conv_simt_25d140cd,
         early([(4 * batch) as u32, 1, 1], [128, 1, 1]),
         &[a(0), a(4194304), w(75520), a(5242880), Arg::I32(batch as i32)],
     )?;
@@ -121,9 +123,9 @@ pub(crate) fn enqueue(
     // dtype=f32 then (f32) { } -> %0:f32 | pool/1 threads256 v1 1.13 us
     launch(
         stream,
-        &k.pool_639b8b20,
+        &k.pool_207cf5cb,
         early([(2 * batch) as u32, 1, 1], [256, 1, 1]),
-        &[a(5242880), a(0), Arg::I32(batch as i32), w(77312), Arg::I32(8192)],
+        &[a(5242880), a(0), Arg::I32(batch as i32), w(77312), Arg::I32(8448)],
     )?;
     // /dw/dw.0/Conv (Conv) +3: conv n=batch input=[4,4] output=[4,4] kernel=[3,3] strides=[1,1]
     // dilations=[1,1] pads=[1,1] channels=32 filters=32 groups=32 layout=channels_first dtype=f32
@@ -131,7 +133,7 @@ pub(crate) fn enqueue(
     // %5:f32 [0,1,0,0] | conv.direct/1 1.26 us
     launch(
         stream,
-        &k.conv_direct_df854fb9,
+        &k.conv_direct_f1d9ff34,
         early([(4 * batch) as u32, 1, 1], [128, 1, 1]),
         &[a(0), w(75776), w(77056), a(262144), Arg::I32(batch as i32)],
     )?;
@@ -141,7 +143,7 @@ pub(crate) fn enqueue(
     // conv.simt/1 m32 n64 k16 tm4 tn4 split1 2.14 us
     launch(
         stream,
-        &k.conv_simt_b6e280a5,
+        &k.conv_simt_0129a91b,
         early([((16 * batch + 31) / 32) as u32, 1, 1], [128, 1, 1]),
         &[
             a(262144),
@@ -150,7 +152,7 @@ pub(crate) fn enqueue(
             a(0),
             Arg::I32(batch as i32),
             w(85760),
-            Arg::I32(65536),
+            Arg::I32(65792),
         ],
     )?;
     // /AveragePool (AveragePool): pool n=batch channels=64 input=[4,4] output=[2,2] kernel=[2,2]
@@ -158,22 +160,22 @@ pub(crate) fn enqueue(
     // layout=channels_first dtype=f32 then (f32) { } -> %0:f32 | pool/1 threads256 v1 0.95 us
     launch(
         stream,
-        &k.pool_96629ced,
+        &k.pool_422aa4d4,
         early([batch as u32, 1, 1], [256, 1, 1]),
-        &[a(0), a(262144), Arg::I32(batch as i32)],
+        &[a(0), a(262144), Arg::I32(batch as i32), w(151552), Arg::I32(2816)],
     )?;
     // /fc1/Gemm (Gemm) +2: gemm batch=1 m=batch n=64 k=256 a=[0,256,1] b=[0,1,256] dtype=f32
     // math=exact then (f32, f32) { %2 = add %0 %1; %3 = relu %2 } -> %3:f32 [0,0,1] | gemm.simt/1
     // m32 n32 k16 tm4 tn4 splitk4 3.53 us
     launch(
         stream,
-        &k.gemm_simt_334d9513,
+        &k.gemm_simt_dff9582f,
         early([(2 * ((batch + 31) / 32)) as u32, 1, 4], [64, 1, 1]),
         &[a(262144), w(85760), a(0), Arg::I32(batch as i32)],
     )?;
     launch(
         stream,
-        &k.gemm_simt_a9f99528,
+        &k.gemm_simt_63bacea8,
         early([((64 * batch + 1023) / 1024) as u32, 1, 1], [256, 1, 1]),
         &[a(0), w(151296), a(65536), Arg::I32(batch as i32)],
     )?;
@@ -182,7 +184,7 @@ pub(crate) fn enqueue(
     // tn4 splitk1 3.01 us
     launch(
         stream,
-        &k.gemm_simt_08a3a084,
+        &k.gemm_simt_83339af6,
         early([((batch + 31) / 32) as u32, 1, 1], [64, 1, 1]),
         &[a(65536), w(151552), w(154112), io.logits.into(), Arg::I32(batch as i32)],
     )?;

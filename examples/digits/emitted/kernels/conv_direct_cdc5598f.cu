@@ -1,0 +1,288 @@
+// conv.direct: batch x [8x8] of 1 channels -> [8x8] of 32 filters, kernel 3x3, stride 1x1, dilation 1x1, pad 1x1, 1 groups, f32 (conv.direct/1)
+
+// prelude: types, conversions, vectors, and what else of it is used below
+
+typedef signed char int8_t;
+typedef unsigned char uint8_t;
+typedef short int16_t;
+typedef unsigned short uint16_t;
+typedef int int32_t;
+typedef unsigned int uint32_t;
+typedef long long int64_t;
+typedef unsigned long long uint64_t;
+
+// Flat indices of elements: 32 bits unless the source asks for 64.
+#ifndef INDEX_TYPE
+#define INDEX_TYPE int
+#endif
+typedef INDEX_TYPE index_t;
+
+#define DEVICE __device__ __forceinline__
+#define INFINITY __int_as_float(0x7f800000)
+
+// ---- half precision: storage only; everything computes in float
+
+struct alignas(2) f16 {
+  unsigned short bits;
+};
+struct alignas(2) bf16 {
+  unsigned short bits;
+};
+
+DEVICE float to_float(float x) { return x; }
+DEVICE float to_float(f16 x) {
+  float y;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(y) : "h"(x.bits));
+  return y;
+}
+DEVICE float to_float(bf16 x) { return __uint_as_float((unsigned)x.bits << 16); }
+
+template <class T> DEVICE T from_float(float x);
+template <> DEVICE float from_float<float>(float x) { return x; }
+template <> DEVICE f16 from_float<f16>(float x) {
+  f16 y;
+  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(y.bits) : "f"(x));
+  return y;
+}
+template <> DEVICE bf16 from_float<bf16>(float x) {
+  bf16 y;
+#if __CUDA_ARCH__ >= 800
+  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(y.bits) : "f"(x));
+#else
+  unsigned u = __float_as_uint(x);
+  y.bits = x != x ? 0x7fff : (unsigned short)((u + 0x7fff + (u >> 16 & 1)) >> 16);
+#endif
+  return y;
+}
+
+// Two at once: the low half is `a`.
+template <class T> DEVICE uint32_t pack2(float a, float b) {
+  return (uint32_t)from_float<T>(a).bits | (uint32_t)from_float<T>(b).bits << 16;
+}
+#if __CUDA_ARCH__ >= 800
+template <> DEVICE uint32_t pack2<f16>(float a, float b) {
+  uint32_t y;
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(y) : "f"(b), "f"(a));
+  return y;
+}
+template <> DEVICE uint32_t pack2<bf16>(float a, float b) {
+  uint32_t y;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(y) : "f"(b), "f"(a));
+  return y;
+}
+#endif
+
+// ---- classes: an element is widened to what it computes in, and narrowed to be stored (ONNX Cast)
+
+DEVICE float widen(float x) { return x; }
+DEVICE float widen(f16 x) { return to_float(x); }
+DEVICE float widen(bf16 x) { return to_float(x); }
+DEVICE double widen(double x) { return x; }
+DEVICE bool widen(bool x) { return x; }
+DEVICE long long widen(int8_t x) { return x; }
+DEVICE long long widen(int16_t x) { return x; }
+DEVICE long long widen(int32_t x) { return x; }
+DEVICE long long widen(int64_t x) { return x; }
+DEVICE long long widen(uint8_t x) { return x; }
+DEVICE long long widen(uint16_t x) { return x; }
+DEVICE long long widen(uint32_t x) { return x; }
+DEVICE long long widen(uint64_t x) { return (long long)x; }
+
+// To an integer type: floats truncate and saturate, NaN gives 0; integers wrap.
+template <class T, class F> DEVICE T truncated(F x) {
+  constexpr bool is_unsigned = T(-1) > T(0);
+  if (x != x) return 0;
+  if (sizeof(T) == 8) return is_unsigned ? (T)(unsigned long long)max(x, F(0)) : (T)(long long)x;
+  constexpr int bits = sizeof(T) < 8 ? 8 * sizeof(T) - !is_unsigned : 32;
+  constexpr long long high = (1ll << bits) - 1;
+  return (T)min(max((long long)x, is_unsigned ? 0 : -high - 1), high);
+}
+template <class T> DEVICE T to_integer(float x) { return truncated<T>(x); }
+template <class T> DEVICE T to_integer(double x) { return truncated<T>(x); }
+template <class T> DEVICE T to_integer(long long x) { return (T)x; }
+template <class T> DEVICE T to_integer(bool x) { return (T)x; }
+
+template <class T> struct Narrow {
+  template <class C> static DEVICE T from(C x) { return to_integer<T>(x); }
+};
+template <> struct Narrow<float> {
+  template <class C> static DEVICE float from(C x) { return (float)x; }
+};
+template <> struct Narrow<double> {
+  template <class C> static DEVICE double from(C x) { return (double)x; }
+};
+template <> struct Narrow<f16> {
+  template <class C> static DEVICE f16 from(C x) { return from_float<f16>((float)x); }
+  static DEVICE f16 from(double x) {
+    f16 y;
+    asm("cvt.rn.f16.f64 %0, %1;" : "=h"(y.bits) : "d"(x));
+    return y;
+  }
+};
+template <> struct Narrow<bf16> {
+  template <class C> static DEVICE bf16 from(C x) { return from_float<bf16>((float)x); }
+};
+template <> struct Narrow<bool> {
+  template <class C> static DEVICE bool from(C x) { return x != C(0); }
+};
+template <class T, class C> DEVICE T narrow(C x) { return Narrow<T>::from(x); }
+
+template <class C, class T> DEVICE C load_as(const T* p) { return widen(*p); }
+template <class T, class C> DEVICE void store_as(T* p, C x) { *p = narrow<T>(x); }
+
+// ---- vectors: V elements loaded or stored by as few accesses as their alignment allows, 16 bytes at most
+
+template <class T, int V> struct alignas(sizeof(T) * V) Vec {
+  T v[V];
+};
+
+template <int BYTES> struct Word;
+template <> struct Word<1> { typedef unsigned char type; };
+template <> struct Word<2> { typedef unsigned short type; };
+template <> struct Word<4> { typedef unsigned int type; };
+template <> struct Word<8> { typedef uint2 type; };
+template <> struct Word<16> { typedef uint4 type; };
+
+// V elements of which ALIGN at a time are aligned.
+template <int V, int ALIGN, class T> DEVICE Vec<T, V> load_row(const T* p) {
+  constexpr int together = ALIGN < V ? ALIGN : V;
+  constexpr int bytes = sizeof(T) * together < 16 ? sizeof(T) * together : 16;
+  typedef typename Word<bytes>::type W;
+  Vec<T, V> out;
+#pragma unroll
+  for (int i = 0; i < (int)sizeof(T) * V / bytes; ++i) reinterpret_cast<W*>(out.v)[i] = reinterpret_cast<const W*>(p)[i];
+  return out;
+}
+template <int V, int ALIGN, class T> DEVICE void store_row(T* p, const Vec<T, V>& x) {
+  constexpr int together = ALIGN < V ? ALIGN : V;
+  constexpr int bytes = sizeof(T) * together < 16 ? sizeof(T) * together : 16;
+  typedef typename Word<bytes>::type W;
+#pragma unroll
+  for (int i = 0; i < (int)sizeof(T) * V / bytes; ++i) reinterpret_cast<W*>(p)[i] = reinterpret_cast<const W*>(x.v)[i];
+}
+template <int V, class T> DEVICE Vec<T, V> load_vec(const T* p) { return load_row<V, V>(p); }
+template <int V, class T> DEVICE void store_vec(T* p, const Vec<T, V>& x) { store_row<V, V>(p, x); }
+
+// ---- programmatic dependent launch: no-ops where the hardware or the launch has none
+
+DEVICE void launch_dependents() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+DEVICE void dependency_wait() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+// ---- this kernel
+
+#define PREFETCH_PARAMS , const unsigned char* prefetch_from, int prefetch_bytes
+#define PREFETCH prefetch(prefetch_from, prefetch_bytes)
+
+// Asks the weights of a later kernel from memory into L2: `bytes`, a multiple of 16, shared among the blocks.
+DEVICE void prefetch(const unsigned char* from, int bytes) {
+#if __CUDA_ARCH__ >= 900
+  if (threadIdx.x != 0) return;
+  const unsigned blocks = gridDim.x * gridDim.y * gridDim.z;
+  const unsigned block = (blockIdx.z * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x;
+  const unsigned share = ((unsigned)bytes / blocks + 256) / 256 * 256;
+  const unsigned long long first = (unsigned long long)block * share;
+  if (first >= (unsigned)bytes) return;
+  const unsigned size = min(share, (unsigned)bytes - (unsigned)first);
+  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from + first), "r"(size) : "memory");
+#endif
+}
+#define SCALED 0
+typedef float element_t;
+constexpr int CHANNELS = 1;
+constexpr int FILTERS = 32;
+constexpr int GROUPS = 1;
+constexpr int CG = 1;
+constexpr int NG = 32;
+constexpr int LAST = 0;
+constexpr index_t ID = 1;
+constexpr index_t OD = 1;
+constexpr int KD = 1, SD = 1, DD = 1, PD = 0;
+constexpr index_t IH = 8;
+constexpr index_t OH = 8;
+constexpr int KH = 3, SH = 1, DH = 1, PH = 1;
+constexpr index_t IW = 8;
+constexpr index_t OW = 8;
+constexpr int KW = 3, SW = 1, DW = 1, PW = 1;
+#define N sym_batch
+#define M (64*sym_batch)
+#define SYMBOL_PARAMS , int sym_batch
+#define SYMBOL_NAMES , sym_batch
+// epilogue: (f32, f32) { %2 = add %0 %1; %3 = relu %2 } -> %3:f32
+typedef float acc_t;
+struct Epilogue {
+  const float* e0;
+  float* out;
+  index_t sym_batch;
+
+  // Elements i to i + V - 1 of the output, from their accumulators.
+  template <int V> DEVICE void store(const acc_t (&acc)[V], index_t i) const {
+    const index_t c1 = i / 64 % 32;
+    const float x1 = widen(e0[c1]);
+    Vec<float, V> result;
+#pragma unroll
+    for (int j = 0; j < V; ++j) {
+      const float x0 = acc[j];
+      const float r2 = x0 + x1;
+      const float r3 = r2 < float(0) ? float(0) : r2;
+      result.v[j] = narrow<float>(r3);
+    }
+    store_vec<V>(out + i, result);
+  }
+};
+#define EPILOGUE_PARAMS , const float* e0, float* out
+#define EPILOGUE Epilogue{e0, out, sym_batch}
+// conv.simt, direct: one thread sums one output element, with the weights as the model has them. For weights that are
+// computed at run time and for groups too small to tile.
+
+extern "C" __global__ void __launch_bounds__(128)
+    conv_direct_cdc5598f(const element_t* x, const element_t* w
+#if SCALED
+                , const element_t* scales
+#endif
+                EPILOGUE_PARAMS SYMBOL_PARAMS PREFETCH_PARAMS) {
+  PREFETCH;
+  const index_t i = (index_t)blockIdx.x * 128 + threadIdx.x;
+  const index_t pixels = OD * OH * OW;
+  const index_t extent = ID * IH * IW;
+  launch_dependents();
+  dependency_wait();
+  if (i >= M * FILTERS) return;
+  const int filter = LAST ? i % FILTERS : i / pixels % FILTERS;
+  const index_t pixel = LAST ? i / FILTERS % pixels : i % pixels;
+  const index_t image = i / (pixels * FILTERS);
+  const int z0 = pixel / (OH * OW) * SD - PD, y0 = pixel / OW % OH * SH - PH, x0 = pixel % OW * SW - PW;
+  const element_t* from = x + image * CHANNELS * extent + (index_t)(filter / NG * CG) * (LAST ? 1 : extent);
+  const element_t* weights = w + (index_t)filter * (CG * KD * KH * KW);
+  acc_t sum[1] = {0};
+  for (int a = 0; a < KD; ++a) {
+    const int z = z0 + a * DD;
+    if ((unsigned)z >= (unsigned)ID) continue;
+    for (int r = 0; r < KH; ++r) {
+      const int y = y0 + r * DH;
+      if ((unsigned)y >= (unsigned)IH) continue;
+      for (int s = 0; s < KW; ++s) {
+        const int column = x0 + s * DW;
+        if ((unsigned)column >= (unsigned)IW) continue;
+        const element_t* at = from + ((z * IH + y) * IW + column) * (LAST ? CHANNELS : 1);
+        const element_t* tap = weights + (a * KH + r) * KW + s;
+#pragma unroll 4
+        for (int c = 0; c < CG; ++c) {
+          acc_t value = widen(at[c * (LAST ? 1 : extent)]);
+#if SCALED
+          value = widen(narrow<element_t>(value * widen(scales[image * CHANNELS + filter / NG * CG + c])));
+#endif
+          sum[0] += value * widen(tap[c * (KD * KH * KW)]);
+        }
+      }
+    }
+  }
+  EPILOGUE.store<1>(sum, i);
+}
