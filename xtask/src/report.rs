@@ -169,6 +169,11 @@ fn page(results: &Results) -> String {
     text += "Every row is one network with the same random weights, from the same ONNX file where the peer takes ONNX. Times are \
              medians of GPU time by CUDA events around single inferences with inputs on the device, µs. The ratio is the best \
              peer's time over Bakelite's: above 1 Bakelite is faster.\n";
+    let measured = |peer: &&(&str, &str)| results.rows.iter().any(|row| row.peer == peer.0);
+    let missing: Vec<&str> = PEERS.iter().filter(|p| !measured(p)).map(|(_, title)| *title).collect();
+    if !missing.is_empty() {
+        let _ = writeln!(text, "\n**Not measured in this run**, and so in no ratio: {}.", missing.join(", "));
+    }
     for setting in settings(results) {
         section(&mut text, &setting);
     }
@@ -321,6 +326,10 @@ mod tests {
         // √(9 · 4) against the graphs; 4 against the best.
         assert!(text.contains("| geometric mean | × 6.00 | × 4.00 |  |  | 4.00 |"), "{text}");
         assert!(text.contains("resnet50, TensorRT: unavailable: No module named &lt;tensorrt>"), "{text}");
+        assert!(
+            text.contains("**Not measured in this run**, and so in no ratio: PyTorch eager, ONNX Runtime"),
+            "{text}"
+        );
         assert!(text.contains("gpt2, Bakelite: failed: a \\| b"), "{text}");
         let details = "| resnet50 | 57 | 3.0 | 50.0 | 12.2 | 150.0 | 9.5 | PyTorch graph 3.0, torch.compile 200.0 | Bakelite 1.2e-3 |";
         assert!(text.contains(details), "{text}");

@@ -66,7 +66,8 @@ mod tests {
         let mut checked = 0;
         for problem in conv_samples::conv() {
             let Problem::Conv(conv) = &problem else { continue };
-            let geometry = Geometry::of_conv(conv).unwrap();
+            // One that scales its channels has no kernel with maps.
+            let Ok(geometry) = Geometry::of_conv(conv) else { continue };
             let Some(TensorMap { piece: Piece::Windows(w), dims, .. }) = pixels(&geometry, 64) else {
                 continue;
             };

@@ -203,13 +203,17 @@ impl Tile {
         tiles.max(own) + if self.cluster > 1 { others + 16 } else { 0 }
     }
 
-    /// How much of what a thread finishes has its operands asked for ahead, and the registers that takes: at most 32, but
-    /// one.
+    /// How much of what a thread finishes has its operands asked for ahead, and the registers that takes: few beside many
+    /// sums, for nothing to spill.
     fn ahead(&self, shape: &Shape) -> (u32, u32) {
         let width = finish_width(shape.geometry.ng());
         let count = (self.m.div_ceil(self.cluster) * self.n / width).div_ceil(self.threads());
         let each = finish_registers(shape.epilogue, width);
-        let room = 32.min(140u32.saturating_sub(self.accumulators()));
+        let room: u32 = match self.accumulators() {
+            ..64 => 32,
+            64..128 => 16,
+            _ => 10,
+        };
         let ahead = (room / each).clamp(1, count);
         (ahead, ahead * each)
     }
