@@ -35,10 +35,14 @@ fn target() -> Target {
 struct Fake<'a> {
     gpu: &'a str,
     verdict: &'a dyn Fn(usize) -> Verdict,
+    /// Candidates of a family.
+    most: usize,
     /// Fails once so many jobs are measured.
     interrupted_after: usize,
     plan_time: &'a dyn Fn(&Plan) -> f64,
     measured: Vec<String>,
+    /// Family and estimate of each candidate, of each job.
+    estimates: Vec<Vec<(String, f64)>>,
     kept: String,
 }
 
@@ -47,7 +51,7 @@ impl Tuner for Fake<'_> {
         Some(self.gpu)
     }
     fn most_candidates(&self) -> usize {
-        4
+        self.most
     }
     fn prepare(&mut self, _: &[Job], _: &Target) -> Result<()> {
         Ok(())
@@ -63,6 +67,7 @@ impl Tuner for Fake<'_> {
             return Err(Error::new(Stage::Tune, "test", "interrupted"));
         }
         self.measured.push(job.problem.name().to_owned());
+        self.estimates.push(job.candidates.iter().map(|c| (c.tactic.family.clone(), c.estimate)).collect());
         Ok((0..job.candidates.len()).map(self.verdict).collect())
     }
     fn settling(&self) -> Duration {
@@ -81,9 +86,11 @@ fn fake<'a>(gpu: &'a str, verdict: &'a dyn Fn(usize) -> Verdict) -> Fake<'a> {
     Fake {
         gpu,
         verdict,
+        most: 4,
         interrupted_after: usize::MAX,
         plan_time: &|_| 1.0,
         measured: vec![],
+        estimates: vec![],
         kept: String::new(),
     }
 }
@@ -123,9 +130,8 @@ fn what_is_wrong_is_named_and_never_chosen() {
     assert!(!tactics.print().contains(&format!("| {gemm} |")), "{}", tactics.print());
 }
 
-#[test]
-fn rivals_are_the_fastest_and_one_of_another_family() {
-    // A product that tensor cores take in several ways.
+/// A product that tensor cores take in several ways.
+fn product() -> Regions {
     let graph: Graph = r#"graph "g" {
   %0 = input "x": f16[128,512]
   %1 = const "w": f16[512,384] random:1
@@ -135,10 +141,32 @@ fn rivals_are_the_fastest_and_one_of_another_family() {
 "#
     .parse()
     .unwrap();
+    fuse::regions(graph).unwrap()
+}
+
+#[test]
+fn of_each_family_a_few_are_tried_and_more_only_where_they_promise_something() {
+    let (mut tuner, mut tactics) = (Fake { most: 32, ..fake("A", &ranked) }, Tactics::default());
+    tune::choose(product(), &target(), &mut tactics, &mut tuner, &mut |w| panic!("{w}")).unwrap();
+    let candidates = &tuner.estimates[0];
+    let best = candidates[0].1;
+    let of = |name: &str| candidates.iter().filter(|(f, _)| f == name).collect::<Vec<_>>();
+    let families: std::collections::BTreeSet<&String> = candidates.iter().map(|(f, _)| f).collect();
+    assert!(families.len() > 2, "{families:?}");
+    for family in families {
+        let tried = of(family);
+        assert!(tried.len() >= 2 && tried.iter().skip(4).all(|(_, e)| *e <= 1.25 * best), "{tried:?}");
+    }
+    // Ordinary cores take many times as long: not one more than a few.
+    assert_eq!(of("gemm.simt").len(), 4);
+}
+
+#[test]
+fn rivals_are_the_fastest_and_one_of_another_family() {
     let near = |at| Verdict::Time(10.0 + at as f64 / 100.0);
     let (mut tuner, mut tactics) = (fake("A", &near), Tactics::default());
-    let regions = fuse::regions(graph).unwrap();
-    let chosen = tune::choose(regions, &target(), &mut tactics, &mut tuner, &mut |w| panic!("{w}")).unwrap();
+    let chosen =
+        tune::choose(product(), &target(), &mut tactics, &mut tuner, &mut |w| panic!("{w}")).unwrap();
     let rivals = &chosen.open[0].rivals;
     let times: Vec<f64> = rivals.iter().map(|r| r.measured.unwrap()).collect();
     assert!(times.len() == 3 && times[..2] == [10.0, 10.01] && times[2] > 10.01, "{times:?}");
