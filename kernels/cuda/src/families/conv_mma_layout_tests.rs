@@ -47,7 +47,8 @@ fn packed_weights_meet_their_pixels_in_every_operand_register() {
         products += usize::from(matches!(problem, Problem::Gemm(_)));
         let (cg, ng, taps) = (shape.geometry.cg(), shape.geometry.ng(), shape.geometry.taps());
         let [by_filter, by_channel, by_tap] = shape.weights;
-        for tile in candidates(&shape, &target()).iter().filter(|t| t.split * t.cluster == 1 && t.stages <= 2)
+        for tile in
+            cost::candidates(&shape, &target()).iter().filter(|t| t.split * t.cluster == 1 && t.stages <= 2)
         {
             // Element i of the original is the number i + 1, so that 0 is padding.
             let count =

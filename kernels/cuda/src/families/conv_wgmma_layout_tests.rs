@@ -92,7 +92,7 @@ fn registers_of_all_warpgroups_fit_the_multiprocessor() {
     let mut moved = 0;
     for problem in conv_samples::conv().iter().chain(&gemm_mma_samples::samples()) {
         let Ok(shape) = Shape::of(problem, &target()) else { continue };
-        for tile in candidates(&shape, false, &target()) {
+        for tile in cost::candidates(&shape, false, &target()) {
             let (start, split) = tile.registers(shape.geometry.is_pointwise());
             assert!(start * tile.threads() * tile.blocks <= 65536, "{}", tile.tactic());
             if let Some((filling, multiplying)) = split {

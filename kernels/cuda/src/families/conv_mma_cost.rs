@@ -1,0 +1,111 @@
+//! `conv.mma`: which tiles there are, and how long they are estimated to take.
+
+use super::*;
+
+impl Tile {
+    /// Estimated µs.
+    pub(super) fn cost(&self, shape: &Shape, out_size: usize, symbols: &Symbols, target: &Target) -> f64 {
+        const CYCLES_PER_US: f64 = 1700.0;
+        let geometry = &shape.geometry;
+        let pixels = geometry.pixels().opt(symbols).max(1) as f64;
+        let sms = f64::from(target.multiprocessors);
+        let parts = f64::from(self.split * self.cluster);
+        let blocks = (pixels / f64::from(self.m)).ceil()
+            * shape.column_tiles(self) as f64
+            * geometry.groups as f64
+            * parts;
+        let threads_per_sm = match target.arch.sm {
+            75 => 1024,
+            86..=89 | 120.. => 1536,
+            _ => 2048,
+        };
+        let registers = (self.accumulators() + 72).min(255);
+        let resident = (target.shared_per_multiprocessor / (self.shared(shape) + 1024))
+            .min(threads_per_sm / self.threads())
+            .min(65536 / (self.threads() * registers))
+            .max(1);
+        let per_sm = (blocks / sms).ceil().min(f64::from(resident));
+        let rounds = (blocks / (sms * per_sm)).ceil();
+        // Fewer rounds than whole ones where blocks of several rounds overlap.
+        let rounds = if rounds > 3.0 { (blocks / (sms * per_sm)).max(3.0) } else { rounds };
+        let steps = f64::from(shape.tiles(self).div_ceil(self.split * self.cluster) * self.steps);
+        let depth = steps * shape.step as f64;
+        let (m, n) = (f64::from(self.m), f64::from(self.n));
+        let (wm, wn) = self.warp_grid().unwrap_or((1, 1));
+        // Each step of one warp waits for ldmatrix and then its mmas.
+        let mmas = m / f64::from(wm) / 16.0 * (n / f64::from(wn) / 8.0);
+        let latency = steps / f64::from(self.groups) * (90.0 + 4.0 * mmas);
+        let element = geometry.dtype.size() as f64;
+        let rate = match (geometry.dtype, shape.math) {
+            (DType::F32, Math::Tf32x3) => 0.5 / 3.0,
+            (DType::F32, _) => 0.5,
+            _ => 1.0,
+        };
+        let flops_per_cycle = rate * target.tensor_tflops * 1e6 / CYCLES_PER_US / sms;
+        let tensor = per_sm * 2.0 * m * n * depth / flops_per_cycle;
+        let warp_rows = m / f64::from(wm) + n / f64::from(wn);
+        let fragments = per_sm * steps * f64::from(self.warps) * warp_rows * 32.0 / 128.0;
+        let fill = per_sm * (m + n) * depth * element / 40.0;
+        let gather = if shape.gather { per_sm * m * depth * 6.0 / 128.0 + 600.0 } else { 0.0 };
+        // What is in flight is limited by the stages: each covers some 700 cycles of latency.
+        let tiles = steps / f64::from(self.steps);
+        let waiting = if shape.gather { 0.0 } else { tiles * 700.0 / f64::from(self.stages - 1) / per_sm };
+        let main = latency.max(tensor).max(fragments).max(fill).max(waiting) + gather;
+        // Sums go through shared memory, another block's at a quarter of the rate.
+        let (writing, crossing) = if self.cluster > 1 { (32.0, 400.0) } else { (128.0, 0.0) };
+        let sums = m * n * 4.0 * f64::from(self.groups);
+        let epilogue =
+            per_sm * (sums / writing + sums / 128.0 + m * n * element / 32.0 / parts) + crossing + 250.0;
+        let mut us = LAUNCH + rounds * (main + epilogue) / CYCLES_PER_US;
+        let floor = geometry.bytes(out_size, symbols) / target.bandwidth / 1e3;
+        us = us.max(LAUNCH + floor);
+        if self.split > 1 {
+            let partial = pixels * geometry.filters as f64 * 4.0 * f64::from(self.split);
+            us += LAUNCH + 2.0 * partial / 4e6;
+        }
+        us
+    }
+}
+
+/// Every tile that fits, sensible or not.
+pub(super) fn candidates(shape: &Shape, target: &Target) -> Vec<Tile> {
+    let mut out = Vec::new();
+    let sizes = [32, 64, 128];
+    for (m, n) in sizes.iter().flat_map(|m| sizes.iter().map(move |n| (*m, *n))) {
+        for (steps, groups) in [(2, 1), (2, 2), (4, 1), (4, 2), (4, 4)] {
+            for warps in [4, 8] {
+                let tile = Tile { m, n, steps, stages: 2, groups, warps, split: 1, cluster: 1 };
+                if (warps == 8 && (m * n < 64 * 128 || groups > 1)) || (groups > 1 && m * n > 64 * 128) {
+                    continue;
+                }
+                let tiles = shape.tiles(&tile);
+                if shape.gather {
+                    // All of k resident if it fits, else slabs of it.
+                    let fits = (target.shared_per_block.min(112 * 1024) / ((m + n) * 32 * steps)).min(16);
+                    let slabs = tiles.div_ceil(fits.max(1));
+                    out.push(Tile { stages: tiles.div_ceil(slabs), ..tile });
+                    continue;
+                }
+                for (split, cluster) in
+                    [(1, 1), (2, 1), (3, 1), (4, 1), (6, 1), (8, 1), (1, 2), (1, 3), (1, 4), (1, 6), (1, 8)]
+                {
+                    let mine = tiles.div_ceil(split * cluster);
+                    for stages in 2..=5u32 {
+                        if stages == 2 || stages - 1 <= mine {
+                            out.push(Tile { stages, split, cluster, ..tile });
+                        }
+                    }
+                    // All of k at once, its weights before the wait, where the next kernel's block fits beside it.
+                    let whole = Tile { stages: mine + 1, split, cluster, ..tile };
+                    if (6..=MOST_STAGES).contains(&whole.stages)
+                        && whole.shared(shape) <= target.shared_per_multiprocessor / 2 - 1024
+                    {
+                        out.push(whole);
+                    }
+                }
+            }
+        }
+    }
+    out.retain(|t| t.check(shape, target).is_ok());
+    out
+}

@@ -1,0 +1,98 @@
+//! `conv.wgmma`: which tiles there are, and how long they are estimated to take.
+
+use super::*;
+use bakelite_host::{Instr, Program, Pw};
+
+impl Tile {
+    /// Estimated µs.
+    pub(super) fn cost(&self, shape: &Shape<'_>, symbols: &Symbols, target: &Target) -> f64 {
+        const CYCLES_PER_US: f64 = 1700.0;
+        // Bytes a cycle that L2 gives to all multiprocessors, and to one.
+        const L2_BYTES: f64 = 4900.0;
+        const PORT_BYTES: f64 = 60.0;
+        let geometry = &shape.geometry;
+        let out_size = shape.epilogue.out().size();
+        let pixels = geometry.pixels().opt(symbols).max(1) as f64;
+        let sms = f64::from(target.multiprocessors);
+        let (m, n, parts) = (f64::from(self.m), f64::from(self.n), f64::from(self.cluster));
+        let columns = shape.column_tiles(self) as f64 / f64::from(self.spread);
+        let turns = (pixels / m / f64::from(self.share)).ceil() * columns;
+        let blocks = turns * parts * f64::from(self.peers());
+        let per_sm = (blocks / sms).ceil().min(f64::from(self.blocks));
+        let rounds = (turns / f64::from(self.resident(target)) * f64::from(self.blocks) / per_sm).ceil();
+        let tiles = f64::from(shape.tiles.div_ceil(self.cluster));
+        // 4096 multiplications and additions a cycle, unless shared memory cannot keep up with the operands.
+        let tensor = per_sm * f64::max(m * n / 32.0, m + m / 64.0 * n);
+        let asked =
+            (m / f64::from(self.spread) + n / f64::from(self.share)) * 128.0 * (blocks / per_sm).min(sms);
+        let fill = per_sm * f64::max(asked / L2_BYTES, (m + n) * 128.0 / PORT_BYTES);
+        let latency = 170.0 + m / 64.0 / f64::from(self.team()) * n / 4.0;
+        let waiting = 900.0 / f64::from(self.stages);
+        let main = tiles * tensor.max(fill).max(latency).max(waiting);
+        let element = geometry.dtype.size() as f64;
+        let reads = 1.0 + shape.epilogue.operands.len() as f64 / 2.0;
+        let sums = m * n * 4.0;
+        let moving = if self.cluster > 1 { sums / 50.0 + 400.0 } else { 0.0 };
+        // Of the four warps that issue at once.
+        let computing = m * n * (3.0 + instructions(&shape.epilogue.program)) / 128.0 / parts;
+        let epilogue = per_sm * (moving + computing + reads * m * n * element / 32.0 / parts) + 300.0;
+        let start = if self.maps == 1 { 400.0 } else { 600.0 };
+        // Warpgroups that take turns finish one tile behind the next.
+        let cycles =
+            if self.pong == 1 { rounds * main.max(epilogue) + epilogue } else { rounds * (main + epilogue) };
+        let us = LAUNCH + (cycles + start) / CYCLES_PER_US;
+        us.max(LAUNCH + geometry.bytes(out_size, symbols) / target.bandwidth / 1e3)
+    }
+}
+
+/// Instructions that a program takes for an element.
+pub(super) fn instructions(program: &Program) -> f64 {
+    let one = |instr: &Instr| match instr {
+        Instr::Apply(Pw::Erf, _) => 24.0,
+        Instr::Apply(Pw::Gelu | Pw::Exp | Pw::Log | Pw::Sigmoid | Pw::Tanh | Pw::Div | Pw::Pow, _) => 10.0,
+        Instr::Apply(..) | Instr::Cast(..) => 1.0,
+        Instr::Const(_) => 0.0,
+    };
+    program.code.iter().map(one).sum()
+}
+
+/// Every tile that fits, sensible or not.
+pub(super) fn candidates(shape: &Shape<'_>, wide: bool, target: &Target) -> Vec<Tile> {
+    let mut out = Vec::new();
+    // A tile mostly of padding is not worth timing beside a smaller one.
+    let widest = (shape.geometry.filters as u32).next_multiple_of(32);
+    let maps = u32::from(conv_maps::pixels(&shape.geometry, 64).is_some());
+    let apart = [(64, 1), (128, 1), (128, 2), (192, 3), (256, 2)].map(|(m, groups)| (m, groups, 0));
+    let forms = (0..=maps).flat_map(|maps| apart.into_iter().map(move |form| (form, maps)));
+    let pong = [(64, 2, 1), (128, 2, 1)].map(|form| (form, 1));
+    for ((m, groups, pong), maps) in forms.chain(pong.into_iter().filter(|_| maps == 1)) {
+        for n in [32, 64, 96, 128, 192, 256].into_iter().filter(|n| *n <= widest) {
+            for (blocks, cluster) in (1..=4).flat_map(|b| [1, 2, 3, 4, 6, 8].into_iter().map(move |c| (b, c)))
+            {
+                let tile =
+                    |stages| Tile { m, n, groups, stages, blocks, cluster, share: 1, spread: 1, maps, pong };
+                let mine = shape.tiles.div_ceil(cluster);
+                // Blocks with several tiles of the output go on with the next one's k.
+                let work = if pong == 1 { 8 } else { mine.clamp(2, 8) };
+                let fits = |s: &u32| tile(*s).check(shape, wide, target).is_ok();
+                // As many stages as fit, and as a block has work for; fewer leave room for the next kernel's blocks.
+                let most = (2..=work).rev().find(fits);
+                out.extend(most.map(tile));
+                if blocks == 1 && pong == 0 {
+                    out.extend((2..most.unwrap_or(2)).filter(fits).map(tile));
+                }
+                // Sharing pays where L2 is asked for much.
+                let Some(stages) = most.filter(|_| m * n >= 64 * 128 && cluster <= 4 && blocks <= 2) else {
+                    continue;
+                };
+                for (share, spread) in [(2, 1), (4, 1), (1, 2), (2, 2)] {
+                    let wide_tile = Tile { share, spread, ..tile(stages) };
+                    if (spread == 1 || cluster == 1) && wide_tile.check(shape, wide, target).is_ok() {
+                        out.push(wide_tile);
+                    }
+                }
+            }
+        }
+    }
+    out
+}
