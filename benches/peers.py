@@ -440,12 +440,15 @@ def limited(command, seconds, environment=None):
         return None, text
 
 
+def child_command(task, spec, answer):
+    return [sys.executable, __file__, "--child", task, json.dumps(spec), str(answer)]
+
+
 def ask(task, spec, seconds, work):
     """What a child process answers."""
     answer = work / f"answer-{task}-{pathlib.Path(spec.get('onnx', 'any')).stem}.json"
     answer.unlink(missing_ok=True)
-    command = [sys.executable, __file__, "--child", task, json.dumps(spec), str(answer)]
-    status, text = limited(command, seconds)
+    status, text = limited(child_command(task, spec, answer), seconds)
     if status is None:
         return {"status": "timeout", "why": f"not done after {seconds} s"}
     if answer.exists():
@@ -464,7 +467,7 @@ class Build:
         for path in (self.answer, self.gate.with_suffix(".ready"), self.gate.with_suffix(".go")):
             path.unlink(missing_ok=True)
         spec = {**spec, "gate": str(self.gate), "jobs": jobs}
-        command = [sys.executable, __file__, "--child", task, json.dumps(spec), str(self.answer)]
+        command = child_command(task, spec, self.answer)
         with self.log.open("w") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
         self.seconds, self.end = seconds, time.time() + seconds

@@ -110,7 +110,8 @@ impl Build {
     /// Compiles into the folder `<out>/<name>/`; the files that the result depends on.
     pub fn emit_to(&self, out: &Path) -> Result<Vec<PathBuf>> {
         let folder = out.join(self.module());
-        if let Some(files) = self.up_to_date(&folder) {
+        let program = program();
+        if let Some(files) = self.up_to_date(&folder, &program) {
             return Ok(files);
         }
         let mut read = vec![self.model.clone()];
@@ -118,7 +119,7 @@ impl Build {
         let (files, external) = self.compile()?;
         read.extend(external);
         write(&folder, &files)?;
-        let stamp = self.stamp(&read)?;
+        let stamp = self.stamp(&read, &program)?;
         let path = folder.join(STAMP);
         std::fs::write(&path, stamp).map_err(|e| io(&path, &e))?;
         Ok(read)
@@ -129,11 +130,8 @@ impl Build {
         emit::module_name(&self.name.clone().or_else(stem).unwrap_or_default())
     }
 
-    // The options, the hash of every file read, and of the program that this is part of: another compiler writes another crate.
-    fn stamp(&self, read: &[PathBuf]) -> Result<String> {
-        let program =
-            std::env::current_exe().and_then(std::fs::read).map(|bytes| blake3::hash(&bytes).to_hex());
-        let program = program.map_or_else(|_| env!("CARGO_PKG_VERSION").to_owned(), |hash| hash.to_string());
+    // The compiler, the options, and the hash of every file read.
+    fn stamp(&self, read: &[PathBuf], program: &str) -> Result<String> {
         let mut text = format!("bakelite {program} {self:?}\n");
         for path in read {
             let bytes = std::fs::read(path).map_err(|e| io(path, &e))?;
@@ -142,11 +140,11 @@ impl Build {
         Ok(text)
     }
 
-    fn up_to_date(&self, folder: &Path) -> Option<Vec<PathBuf>> {
+    fn up_to_date(&self, folder: &Path, program: &str) -> Option<Vec<PathBuf>> {
         let old = std::fs::read_to_string(folder.join(STAMP)).ok()?;
         let paths = old.lines().skip(1).map(|l| l.split_once(' ').map(|(_, path)| PathBuf::from(path)));
         let paths = paths.collect::<Option<Vec<_>>>()?;
-        (self.stamp(&paths).ok()? == old).then_some(paths)
+        (self.stamp(&paths, program).ok()? == old).then_some(paths)
     }
 
     fn compile(&self) -> Result<(Files, Vec<PathBuf>)> {
@@ -247,6 +245,16 @@ impl ExternalData for Recorded {
         }
         Ok(bytes)
     }
+}
+
+// What the compiler is: the hash of the program that it is part of, as another compiler writes another crate.
+fn program() -> String {
+    let hash = || {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update_reader(std::fs::File::open(std::env::current_exe()?)?)?;
+        Ok::<_, std::io::Error>(hasher.finalize().to_hex().to_string())
+    };
+    hash().unwrap_or_else(|_| env!("CARGO_PKG_VERSION").to_owned())
 }
 
 fn io(path: &Path, error: &std::io::Error) -> Error {

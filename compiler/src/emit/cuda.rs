@@ -60,20 +60,16 @@ fn launch(
     scope: &Scope,
     port: &dyn Fn(usize) -> Option<String>,
 ) -> Option<templates::Launch> {
-    let pointer = |place: &Place| match place {
-        Place::Weight(w) => Some(format!("w({})", plan.weights.get(*w)?.offset)),
+    // Where something lies, in terms of functions of offsets in the weights and in the arena.
+    let lies = |place: &Place, [weights, arena, of_port]: [&str; 3]| match place {
+        Place::Weight(w) => Some(format!("{weights}({})", plan.weights.get(*w)?.offset)),
         Place::Buffer(b) => match port(*b) {
-            Some(name) => Some(format!("io.{name}.into()")),
-            None => Some(format!("a({})", plan.buffers.get(*b)?.offset)),
+            Some(name) => Some(format!("io.{name}{of_port}")),
+            None => Some(format!("{arena}({})", plan.buffers.get(*b)?.offset)),
         },
     };
-    let address = |place: &Place| match place {
-        Place::Weight(w) => Some(format!("weights.add({})", plan.weights.get(*w)?.offset)),
-        Place::Buffer(b) => match port(*b) {
-            Some(name) => Some(format!("io.{name}")),
-            None => Some(format!("arena.add({})", plan.buffers.get(*b)?.offset)),
-        },
-    };
+    let pointer = |place: &Place| lies(place, ["w", "a", ".into()"]);
+    let address = |place: &Place| lies(place, ["weights.add", "arena.add", ""]);
     let map = |arg: &Arg| match arg {
         Arg::Map(m) => Some(step.inputs.get(m.input).and_then(address).map(|at| map(m, &at, scope))),
         _ => None,

@@ -34,9 +34,7 @@ fn multiply(graph: &mut Graph, id: NodeId) -> Result<bool, String> {
     let (filters, patch) = (*filters, channels * kernel.iter().product::<usize>());
     let apart = conv.layout == Layout::ChannelsLast
         && conv.groups == 1
-        && conv.strides == kernel
-        && conv.dilations.iter().zip(kernel).all(|(d, k)| *d == 1 || *k == 1)
-        && conv.pads.iter().chain(&conv.pads_end).all(|p| *p == 0);
+        && side_by_side(kernel, &conv.strides, &conv.dilations, &[&conv.pads, &conv.pads_end]);
     if !apart || kernel.iter().all(|k| *k == 1) || channels % TOGETHER == 0 || patch % TOGETHER != 0 {
         return Ok(false);
     }

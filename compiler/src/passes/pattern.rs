@@ -81,6 +81,19 @@ pub(super) fn every_reader(
         })
 }
 
+/// Whether windows of such a kernel lie side by side: as far apart as they are long, their taps beside each other, and none of
+/// the `amounts` of padding.
+pub(super) fn side_by_side(
+    kernel: &[usize],
+    strides: &[usize],
+    dilations: &[usize],
+    amounts: &[&[usize]],
+) -> bool {
+    strides == kernel
+        && dilations.iter().zip(kernel).all(|(d, k)| *d == 1 || *k == 1)
+        && amounts.iter().all(|a| a.iter().all(|n| *n == 0))
+}
+
 /// Makes every reader of node `id` (its first result) read `value`.
 pub(super) fn swap(graph: &mut Graph, id: NodeId, value: Value) -> Result<bool, String> {
     graph.replace(id.into(), value)?;

@@ -33,14 +33,10 @@ fn apart(graph: &Graph, id: NodeId) -> Option<ConvTranspose> {
     let Some(Op::ConvTranspose(conv)) = graph.node(id).op() else { return None };
     let weight = graph.data(*graph.node(id).inputs.get(1)?)?;
     let (channels, kernel) = (weight.shape[0], &weight.shape[2..]);
-    let none = |amounts: &[usize]| amounts.iter().all(|a| *a == 0);
+    let amounts = [&conv.pads, &conv.pads_end, &conv.output_padding].map(Vec::as_slice);
     let fits = conv.layout == Layout::ChannelsLast
         && conv.groups == 1
-        && conv.strides == kernel
-        && (conv.dilations.iter().zip(kernel).all(|(d, k)| *d == 1 || *k == 1))
-        && none(&conv.pads)
-        && none(&conv.pads_end)
-        && none(&conv.output_padding)
+        && side_by_side(kernel, &conv.strides, &conv.dilations, &amounts)
         && channels >= CHANNELS
         && channels % 8 == 0;
     fits.then(|| conv.clone())

@@ -3,7 +3,7 @@
 //! memory.
 
 use super::subject::Subject;
-use super::{Candidate, Job, Open, Tactics, Tuner, Verdict, candidates};
+use super::{Candidate, Job, Open, Tactics, Tuner, Verdict};
 use crate::error::{Error, Result, Stage};
 use crate::execute::gpu::Session;
 use crate::execute::kernels::Images;
@@ -11,6 +11,7 @@ use crate::execute::shape;
 use crate::ir::Tensor;
 use crate::plan::{Plan, kernel_name};
 use bakelite_host::{DType, Problem, Work};
+use bakelite_kernels::families::candidates;
 use bakelite_kernels::family::KERNEL_NAME;
 use bakelite_kernels::trial::Elements;
 use bakelite_kernels::{Dim, Nvrtc, Symbols, Target, prefetch};

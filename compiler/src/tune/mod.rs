@@ -15,8 +15,8 @@ use crate::error::{Error, Result, Stage};
 use crate::fuse::{Region, Regions};
 use crate::ir::Graph;
 use crate::plan::Plan;
-use bakelite_kernels::families::find;
-use bakelite_kernels::{Build, Dim, FAMILIES, Problem, Symbols, Tactic, Target};
+use bakelite_kernels::families::{candidates, find};
+use bakelite_kernels::{Build, Dim, Problem, Symbols, Tactic, Target};
 use std::time::Duration;
 
 /// One problem of the model with the tactics that could implement it, most promising first.
@@ -141,19 +141,6 @@ pub struct Choice {
     pub estimate: f64,
     /// Its kernels and launches.
     pub build: Build,
-}
-
-/// Every tactic for a problem, by estimated time; ties in the families' order.
-pub fn candidates(problem: &Problem<Dim>, symbols: &Symbols, target: &Target) -> Vec<(Tactic, f64)> {
-    let mut all: Vec<(Tactic, f64)> = FAMILIES
-        .iter()
-        .flat_map(|f| {
-            f.tactics(problem, symbols, target).into_iter().map(|t| (f.cost(problem, &t, symbols, target), t))
-        })
-        .map(|(cost, tactic)| (tactic, cost))
-        .collect();
-    all.sort_by(|a, b| a.1.total_cmp(&b.1));
-    all
 }
 
 /// The kernels of a tactic, if it is of a family's present version.
@@ -310,8 +297,8 @@ fn from_file(
     }
 }
 
-/// A tactic whose estimate is this many times the best one's is not among the promising. Of 45 that were chosen by their times, none was over
-/// 1.15 times.
+/// A tactic whose estimate is this many times the best one's is not among the promising. Of 45 that were chosen by their
+/// times, none was over 1.15 times.
 const PROMISING: f64 = 1.25;
 
 /// Tactics of a family that are tried however they are estimated: its estimates may all be too high.

@@ -42,6 +42,7 @@ pub mod top_k;
 
 use crate::dim::{Dim, Range, Symbols};
 use crate::family::Family;
+use crate::tactic::Tactic;
 use crate::target::Target;
 use bakelite_host::Problem;
 
@@ -116,13 +117,22 @@ pub fn sample_symbols() -> Symbols {
     ])
 }
 
+/// Every tactic for a problem with its estimated µs, by these; ties in the families' order.
+pub fn candidates(problem: &Problem<Dim>, symbols: &Symbols, target: &Target) -> Vec<(Tactic, f64)> {
+    let mut all: Vec<(Tactic, f64)> = FAMILIES
+        .iter()
+        .flat_map(|f| {
+            f.tactics(problem, symbols, target).into_iter().map(|t| (f.cost(problem, &t, symbols, target), t))
+        })
+        .map(|(cost, tactic)| (tactic, cost))
+        .collect();
+    all.sort_by(|a, b| a.1.total_cmp(&b.1));
+    all
+}
+
 /// The least estimated µs of all tactics for `problem`; `None` where no family has one.
 pub fn estimate(problem: &Problem<Dim>, symbols: &Symbols, target: &Target) -> Option<f64> {
-    let tactics = FAMILIES.iter().flat_map(|f| {
-        let tactics = f.tactics(problem, symbols, target);
-        tactics.into_iter().map(|t| f.cost(problem, &t, symbols, target))
-    });
-    tactics.filter(|us| us.is_finite()).min_by(f64::total_cmp)
+    candidates(problem, symbols, target).first().map(|(_, us)| *us).filter(|us| us.is_finite())
 }
 
 /// The family that `name` names, such as `pointwise.linear`.
