@@ -16,12 +16,6 @@ constexpr int FIT = 65536 / (THREADS * REGISTERS), MOST = 1024 / THREADS;
 constexpr int BLOCKS = FIT < 1 ? 1 : FIT < MOST ? FIT : MOST;
 static_assert(KEYS % 16 == 0 && DIM % 16 == 0 && DIM_V % 16 == 0, "the tiles are of 16");
 
-DEVICE float exp2_fast(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
-
 // Rows from global memory, `stride` elements apart; those not below `rows` become zero.
 template <int ROWS, int COLUMNS> DEVICE void copy(unsigned char* to, const element_t* from, index_t stride, index_t rows) {
   constexpr int CHUNKS = COLUMNS / 8;

@@ -13,18 +13,12 @@ constexpr float FACTOR = SCALE;
 // to a power stays below 256, and everything is divided by the sum of just these in the end.
 constexpr float SLACK = 8.f / FACTOR;
 
-DEVICE float exp2_fast(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
-
 constexpr int panel_bytes(int rows, int columns) { return (columns + 63) / 64 * rows * 128; }
 
 // By `thread` of THREADS: COUNT rows of global memory, `stride` elements apart, into a tile of ROWS; those not below `rows`
 // become zero. Where some do, UNROLL of the requests are written out, which takes registers.
 template <int ROWS, int COLUMNS, int THREADS, int COUNT = ROWS, int UNROLL = 64>
-DEVICE void copy_tile(unsigned char* to, const element_t* from, index_t stride, index_t rows, int thread) {
+DEVICE void copy_rows(unsigned char* to, const element_t* from, index_t stride, index_t rows, int thread) {
   constexpr int CHUNKS = COLUMNS / 8;
   if constexpr (THREADS % (CHUNKS * 8) == 0 && COUNT % (THREADS / CHUNKS) == 0) {
     // All of a thread's chunks lie below each other, at the same place of their rows.

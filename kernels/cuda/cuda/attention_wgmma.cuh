@@ -83,7 +83,7 @@ DEVICE void fill(const Place& place, const element_t* q, const element_t* k, con
     const auto fill_queries = [&](int group) {
       mbarrier_wait(place.empty_q + 8 * group, parity_q);
       const index_t first = group * 64;
-      copy_tile<64, DIM, 128, 64, 4>(place.q + group * Q_BYTES, from_q + first * Q_ROW, Q_ROW, SIZE_Q - item.q0 - first, thread);
+      copy_rows<64, DIM, 128, 64, 4>(place.q + group * Q_BYTES, from_q + first * Q_ROW, Q_ROW, SIZE_Q - item.q0 - first, thread);
       cp_async_arrive(place.full_q + 8 * group);
     };
     fill_queries(0);
@@ -92,7 +92,7 @@ DEVICE void fill(const Place& place, const element_t* q, const element_t* k, con
       if (t > 0) {
         const index_t first = (index_t)(t - 1) * KEYS;
         mbarrier_wait(place.empty_k + 8 * at_k.slot, at_k.parity);
-        copy_tile<KEYS, DIM, 128, KEYS, 4>(place.k + at_k.slot * K_BYTES, from_k + first * K_ROW, K_ROW, SIZE_K - first, thread);
+        copy_rows<KEYS, DIM, 128, KEYS, 4>(place.k + at_k.slot * K_BYTES, from_k + first * K_ROW, K_ROW, SIZE_K - first, thread);
         cp_async_arrive(place.full_k + 8 * at_k.slot);
 #ifdef MASK
         if (MASK_BY_KEY) {
@@ -112,7 +112,7 @@ DEVICE void fill(const Place& place, const element_t* q, const element_t* k, con
       } else {
         const index_t first = (index_t)t * KEYS;
         mbarrier_wait(place.empty_v + 8 * at_v.slot, at_v.parity);
-        copy_tile<KEYS, DIM_V, 128, KEYS, 4>(place.v + at_v.slot * V_BYTES, from_v + first * V_ROW, V_ROW, SIZE_K - first, thread);
+        copy_rows<KEYS, DIM_V, 128, KEYS, 4>(place.v + at_v.slot * V_BYTES, from_v + first * V_ROW, V_ROW, SIZE_K - first, thread);
         cp_async_arrive(place.full_v + 8 * at_v.slot);
         at_v.advance();
       }

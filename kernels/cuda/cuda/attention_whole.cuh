@@ -30,16 +30,16 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
   // The first 64 queries of each group lie together, then the second ones.
   const auto copy_queries = [&](int i) {
     const index_t first = i * GROUPS * 64;
-    copy_tile<64 * GROUPS, DIM, THREADS>(shared + i * (Q_BYTES / TURNS), from_q + first * Q_ROW, Q_ROW, SIZE_Q - q0 - first,
+    copy_rows<64 * GROUPS, DIM, THREADS>(shared + i * (Q_BYTES / TURNS), from_q + first * Q_ROW, Q_ROW, SIZE_Q - q0 - first,
                                          threadIdx.x);
   };
   copy_queries(CAUSAL ? TURNS - 1 : 0);
 #pragma unroll
   for (int part = 0; part < PARTS; ++part) {
     const index_t first = part * KEYS;
-    copy_tile<ROWS, DIM, THREADS, KEYS>(shared_k + first * 128, from_k + first * K_ROW, K_ROW, SIZE_K - first, threadIdx.x);
+    copy_rows<ROWS, DIM, THREADS, KEYS>(shared_k + first * 128, from_k + first * K_ROW, K_ROW, SIZE_K - first, threadIdx.x);
     cp_async_commit();
-    copy_tile<ROWS, DIM_V, THREADS, KEYS>(shared_v + first * 128, from_v + first * V_ROW, V_ROW, SIZE_K - first, threadIdx.x);
+    copy_rows<ROWS, DIM_V, THREADS, KEYS>(shared_v + first * 128, from_v + first * V_ROW, V_ROW, SIZE_K - first, threadIdx.x);
     if (part == PARTS - 1) {
 #pragma unroll
       for (int i = 1; i < TURNS; ++i) copy_queries(CAUSAL ? TURNS - 1 - i : i);

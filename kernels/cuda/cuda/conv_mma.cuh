@@ -228,9 +228,6 @@ DEVICE void multiply(float (&acc)[MI][NI][4], const unsigned char* a, const unsi
   }
 }
 
-// Elements that one thread takes through the epilogue: whole 16-byte groups of a row where the filters allow.
-constexpr int WIDTH = NG % 8 == 0 ? 8 : NG % 4 == 0 ? 4 : NG % 2 == 0 ? 2 : 1;
-
 #if CLUSTER
 typedef ClusterSums<BM, BN, SPLIT, WARP_GROUPS> Sums;
 #else

@@ -115,18 +115,18 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
       // What the epilogue reads first is under way while this tile is multiplied.
       if constexpr (SPLIT == 1) {
         const index_t warp_row0 = row0 + threadIdx.x / 32 % 4 * 16;
-        Slab slabs[AHEAD + 1];
+        Slab slabs[AHEAD];
 #pragma unroll
-        for (int s = 0; s < AHEAD + 1 && s < Slab::COUNT; ++s) slabs[s].ask(s, warp_row0, column0, epilogue SYMBOL_NAMES);
+        for (int s = 0; s < AHEAD && s < Slab::COUNT; ++s) slabs[s].ask(s, warp_row0, column0, epilogue SYMBOL_NAMES);
         multiply(acc, at, ring, full, empty, group, count);
         if (PONG && !last) named_barrier_arrive(3 + (group ^ 1), 256);
         if (!EARLY && last) launch_dependents();
         multiplied(at, empty);
 #pragma unroll
         for (int s = 0; s < Slab::COUNT; ++s) {
-          slabs[s % (AHEAD + 1)].finish(acc, s, column0, epilogue);
-          if (s + AHEAD + 1 < Slab::COUNT)
-            slabs[s % (AHEAD + 1)].ask(s + AHEAD + 1, warp_row0, column0, epilogue SYMBOL_NAMES);
+          slabs[s % AHEAD].finish(acc, s, column0, epilogue);
+          if (s + AHEAD < Slab::COUNT)
+            slabs[s % AHEAD].ask(s + AHEAD, warp_row0, column0, epilogue SYMBOL_NAMES);
         }
       } else {
         Ending ending;

@@ -1,14 +1,11 @@
-// Elements that one thread takes through the epilogue: whole 16-byte groups of a row where the filters allow.
-constexpr int WIDTH = NG % 8 == 0 ? 8 : NG % 4 == 0 ? 4 : NG % 2 == 0 ? 2 : 1;
-
 // The packed order of filters gives each thread eight neighbours of a row in eight of its accumulators, without exchange:
 // in each 32 columns of a tile, place 8 j + 2 q + e is filter 8 q + 2 j + e. By a warp, 16 rows of 32 columns are a slab.
 DEVICE float sum_at(const float (&acc)[BN / 2], int columns, int half, int i) {
   return acc[(columns * 4 + i / 2) * 4 + half * 2 + i % 2];
 }
 
-// SPLIT == 1, by a warp: its rows (16 of every 64 from `row0`) of a tile, a slab at a time. What a slab reads besides is asked
-// for AHEAD slabs before.
+// SPLIT == 1, by a warp: its rows (16 of every 64 from `row0`) of a tile, a slab at a time. What AHEAD slabs read
+// besides is under way at a time.
 struct Slab {
   static constexpr int COLUMNS = BN / 32, COUNT = MT * COLUMNS, PARTS = 8 / WIDTH;
   index_t to[2];
@@ -44,8 +41,8 @@ struct Slab {
   }
 };
 
-// SPLIT > 1: each block of a cluster finishes some rows of a tile, AHEAD + 1 items of a thread at a time.
-typedef Finish<Sums, BN, WIDTH, 128 * CONSUMERS, AHEAD + 1> Ending;
+// SPLIT > 1: each block of a cluster finishes some rows of a tile, AHEAD items of a thread at a time.
+typedef Finish<Sums, BN, WIDTH, 128 * CONSUMERS, AHEAD> Ending;
 
 // By a warpgroup: its sums from row `row` of the tile on, over the ring that nobody reads any more.
 DEVICE void put_sums(const float (&acc)[MT][BN / 2], unsigned char* shared, int row) {

@@ -22,12 +22,19 @@ DEVICE void cluster_barrier() {
   cluster_wait();
 }
 
+// Where `shared` lies in the cluster's block `rank`.
+DEVICE uint32_t cluster_address(uint32_t shared, int rank) {
+  uint32_t at = shared;
+#if __CUDA_ARCH__ >= 900
+  asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(at) : "r"(shared), "r"(rank));
+#endif
+  return at;
+}
+
 // Stores a float at `p` in the shared memory of the cluster's block `rank`, which must have started and not ended.
 DEVICE void store_cluster(float* p, int rank, float value) {
 #if __CUDA_ARCH__ >= 900
-  uint32_t at;
-  asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(at) : "r"(shared_address(p)), "r"(rank));
-  asm volatile("st.shared::cluster.f32 [%0], %1;" ::"r"(at), "f"(value) : "memory");
+  asm volatile("st.shared::cluster.f32 [%0], %1;" ::"r"(cluster_address(shared_address(p), rank)), "f"(value) : "memory");
 #endif
 }
 
@@ -49,11 +56,7 @@ DEVICE void mbarrier_arrive(uint32_t barrier) {
 // At the barrier that lies at the same place in the cluster's block `rank`. Orders nothing before it but what has ended, such as
 // wgmma's reads: a release for the whole cluster waits for all of the thread's memory traffic.
 DEVICE void mbarrier_arrive_at(uint32_t barrier, int rank) {
-  asm volatile(
-      "{\n.reg .b32 there;\nmapa.shared::cluster.u32 there, %0, %1;\n"
-      "mbarrier.arrive.relaxed.cluster.shared::cluster.b64 _, [there];\n}" ::"r"(barrier),
-      "r"(rank)
-      : "memory");
+  asm volatile("mbarrier.arrive.relaxed.cluster.shared::cluster.b64 _, [%0];" ::"r"(cluster_address(barrier, rank)) : "memory");
 }
 // Arrives, and announces bytes that copies will bring.
 DEVICE void mbarrier_expect(uint32_t barrier, int bytes) {
@@ -83,12 +86,6 @@ DEVICE void mbarrier_wait_cluster(uint32_t barrier, uint32_t parity) {
         : "r"(barrier), "r"(parity)
         : "memory");
   } while (!done);
-}
-// Where `shared` lies in the cluster's block `rank`.
-DEVICE uint32_t cluster_address(uint32_t shared, int rank) {
-  uint32_t at;
-  asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(at) : "r"(shared), "r"(rank));
-  return at;
 }
 // A run of bytes from shared memory into that of a block of the cluster, whose barrier counts them; `to` and `barrier` are the
 // cluster's addresses.

@@ -321,6 +321,13 @@ DEVICE void dependency_wait() {
 
 // ---- shared memory and tensor cores
 
+// A power of two, within 2 units in the last place; what is below the smallest normal number is 0.
+DEVICE float exp2_fast(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
 DEVICE uint32_t shared_address(const void* p) { return (uint32_t)__cvta_generic_to_shared(p); }
 
 // 16 bytes from global to shared memory, zeros if not `valid` (then nothing is read). Before sm_80 an ordinary copy.

@@ -356,6 +356,7 @@ impl Family for ConvMma {
             ("EARLY", u32::from(tiles > 12)),
             ("POINTWISE", u32::from(geometry.is_pointwise())),
             ("AHEAD", tile.ahead(&shape).0),
+            ("WIDTH", finish_width(geometry.ng())),
             ("BLOCKS", tile.blocks(&shape)),
             ("SPAN", tile.span(&shape)),
             ("FACTORS_AT", tile.factors_at()),

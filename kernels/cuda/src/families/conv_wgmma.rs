@@ -227,13 +227,13 @@ impl Tile {
         }
     }
 
-    /// How many of them are asked for beside the one that is finished.
+    /// How many of them are asked for at a time.
     fn ahead(&self, shape: &Shape<'_>) -> u32 {
         let (count, each) = self.batch(shape);
         // The mainloop and the program need registers, too; a warp has no use for more than four slabs.
         let taken = 48 + (2.0 * cost::instructions(&shape.epilogue.program)).min(40.0) as u32;
         let (taken, most) = if self.cluster == 1 { (taken, count.min(4)) } else { (taken + 20, count) };
-        (self.room(shape).saturating_sub(taken) / each).clamp(1, most) - 1
+        (self.room(shape).saturating_sub(taken) / each).clamp(1, most)
     }
 
     /// Why the kernel cannot be made so, if it cannot.
@@ -375,6 +375,7 @@ impl Family for ConvWgmma {
             ("PONG", tile.pong),
             ("BAND", tile.band(&shape, target)),
             ("AHEAD", tile.ahead(&shape)),
+            ("WIDTH", finish_width(geometry.filters)),
             ("PRODUCER_REGISTERS", filling),
             ("CONSUMER_REGISTERS", multiplying),
             // Dependents signalled early pile up behind short kernels, and overlap with long ones.
