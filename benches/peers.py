@@ -33,6 +33,8 @@ HERE = pathlib.Path(__file__).resolve().parent
 # Of a single layer in one graph.
 REPEATS = 20
 PEERS = ["torch-eager", "torch-graph", "torch-compile", "onnxruntime", "tensorrt", "bakelite"]
+# Made ready beside others: the first two load, the last one builds; each then runs alone.
+TOGETHER = ["torch-eager", "torch-graph", "torch-compile"]
 MODELS = "resnet50,mobilenet_v2,efficientnet_b0,vit_b_16,bert_base,gpt2,yolo_like_n,unet_small"
 
 
@@ -189,6 +191,7 @@ def torch_eager(spec):
     torch = torch_on_gpu(spec["precision"])
     began = time.time()
     model = network(spec)
+    began += take_turn(spec)
     xs = fresh(spec["model"], spec["batch"], spec["precision"])
     results = [None]
 
@@ -208,6 +211,7 @@ def torch_graph(spec):
     torch = torch_on_gpu(spec["precision"])
     began = time.time()
     model = network(spec)
+    began += take_turn(spec)
     xs = fresh(spec["model"], spec["batch"], spec["precision"])
     # The layout that tensor cores want, for networks of images.
     if xs[0].dim() == 4:
@@ -261,17 +265,21 @@ def torch_compile(spec):
         torch.cuda.synchronize()
         build = time.time() - began
         take_turn(spec)
-        row = timed(spec, run, xs, lambda: results[0], {"build_s": round(build, 2), "builds_at_once": spec["jobs"]})
+        more = {"build_s": round(build, 2), "builds_at_once": spec.get("jobs", 1)}
+        row = timed(spec, run, xs, lambda: results[0], more)
         row["error"] = check(spec, xs, run, lambda: results[0])
     return row
 
 
 def take_turn(spec):
-    """Says that it is built, and waits until everything else that is being built stands still."""
-    gate = pathlib.Path(spec["gate"])
+    """Says that it is ready, and waits until everything else that is being made ready stands still; the seconds waited."""
+    if "gate" not in spec:
+        return 0
+    began, gate = time.time(), pathlib.Path(spec["gate"])
     gate.with_suffix(".ready").touch()
     while not gate.with_suffix(".go").exists():
         time.sleep(0.02)
+    return time.time() - began
 
 
 def check(spec, xs, run, output):
@@ -444,11 +452,11 @@ def child_command(task, spec, answer):
     return [sys.executable, __file__, "--child", task, json.dumps(spec), str(answer)]
 
 
-def ask(task, spec, seconds, work):
+def ask(task, spec, seconds, work, environment=None):
     """What a child process answers."""
     answer = work / f"answer-{task}-{pathlib.Path(spec.get('onnx', 'any')).stem}.json"
     answer.unlink(missing_ok=True)
-    status, text = limited(child_command(task, spec, answer), seconds)
+    status, text = limited(child_command(task, spec, answer), seconds, environment)
     if status is None:
         return {"status": "timeout", "why": f"not done after {seconds} s"}
     if answer.exists():
@@ -665,7 +673,7 @@ def main():
     parser.add_argument("--replays", type=int, default=200)
     parser.add_argument("--timeout", type=int, default=240, help="seconds for one step of one peer")
     parser.add_argument("--compile-timeout", type=int, default=300, help="seconds for torch.compile")
-    parser.add_argument("--jobs", type=int, default=1, help="exports, and builds of torch.compile, at once; each is measured alone")
+    parser.add_argument("--jobs", type=int, default=1, help="exports, loads and builds at once; each is measured alone")
     parser.add_argument("--budget", type=int, default=0, help="start nothing after so many seconds")
     parser.add_argument("--effort", default="normal", choices=["fast", "normal", "exhaustive"])
     parser.add_argument("--tactics", help="folder of tactics files to use and keep; else tuned from nothing")
@@ -717,14 +725,14 @@ def main():
             }
             todo += [(peer, spec) for peer in able]
     todo = exported(todo, arguments, work)
-    slow = [(peer, spec) for peer, spec in todo if peer == "torch-compile"]
-    built_together(slow, arguments.jobs, arguments.compile_timeout, work, record)
+    together = [(peer, spec) for peer, spec in todo if peer in TOGETHER]
+    built_together(together, arguments.jobs, arguments.compile_timeout, work, record)
     for peer, spec in todo:
         if arguments.budget and time.time() - began > arguments.budget:
             sys.exit(f"the budget of {arguments.budget} s is spent; call again for the rest")
         if peer == "bakelite":
             record(spec, peer, bakelite(arguments, spec, work))
-        elif peer != "torch-compile":
+        elif peer not in TOGETHER:
             record(spec, peer, ask(peer, spec, arguments.timeout, work))
 
 
@@ -732,8 +740,11 @@ def exported(todo, arguments, work):
     """What of `todo` has its ONNX file, weights and reference, which are made, --jobs at once, where they are missing."""
     specs = {spec["onnx"]: spec for _, spec in todo}
     missing = [s for s in specs.values() if not all(os.path.exists(s[k]) for k in ("onnx", "weights", "reference"))]
+    # Threads of many exports that each take every core stand in each other's way.
+    threads = max(1, (os.cpu_count() or 1) // arguments.jobs)
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     with concurrent.futures.ThreadPoolExecutor(arguments.jobs) as pool:
-        made = list(pool.map(lambda spec: ask("prepare", spec, arguments.timeout, work), missing))
+        made = list(pool.map(lambda spec: ask("prepare", spec, arguments.timeout, work, environment), missing))
     failed = {spec["onnx"] for spec, outcome in zip(missing, made) if outcome["status"] != "ok"}
     for spec, outcome in zip(missing, made):
         if outcome["status"] != "ok":
