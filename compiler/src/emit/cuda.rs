@@ -71,7 +71,10 @@ fn launch(
     let pointer = |place: &Place| lies(place, ["w", "a", ".into()"]);
     let address = |place: &Place| lies(place, ["weights.add", "arena.add", ""]);
     let map = |arg: &Arg| match arg {
-        Arg::Map(m) => Some(step.inputs.get(m.input).and_then(address).map(|at| map(m, &at, scope))),
+        Arg::Map(m) => {
+            let place = m.of.among(&step.inputs, &step.outputs);
+            Some(place.and_then(address).map(|at| map(m, &at, scope)))
+        },
         _ => None,
     };
     let maps = l.args.iter().filter_map(map).collect::<Option<Vec<_>>>()?;
@@ -127,7 +130,7 @@ fn map(map: &TensorMap, address: &str, scope: &Scope) -> String {
 mod tests {
     use super::*;
     use crate::emit::name::Names;
-    use bakelite_kernels::tensor_map::Windows;
+    use bakelite_kernels::tensor_map::{Tensor, Windows};
     use bakelite_kernels::{Range, Symbols};
 
     #[test]
@@ -136,7 +139,7 @@ mod tests {
         let scope = Scope::new(&symbols, &mut Names::default());
         let size = |n: i64| Dim::from(n);
         let rows = TensorMap {
-            input: 0,
+            of: Tensor::Input(0),
             dtype: DType::BF16,
             dims: vec![size(72), Dim::symbol("batch") * size(49)],
             strides: vec![size(144)],
@@ -154,7 +157,7 @@ mod tests {
         };
         let dims = vec![size(64), size(9), size(7), Dim::symbol("batch")];
         let strides = vec![size(128), size(1152), size(8064)];
-        let images = TensorMap { input: 0, dtype: DType::F16, dims, strides, piece: Piece::Windows(windows) };
+        let images = TensorMap { of: Tensor::Output(0), dtype: DType::F16, dims, strides, piece: Piece::Windows(windows) };
         let text = map(&images, "io.image", &scope);
         for part in
             ["windows", "[64, 9, 7, batch as u64]", "[[-1, -2], [-3, 0]]", "steps: [2, 1]", "windows: 128"]

@@ -345,7 +345,11 @@ pub(crate) fn launch(
     value: &dyn Fn(&Dim) -> i64,
 ) -> bakelite_runtime::Result<()> {
     let maps = launch.args.iter().filter_map(|a| match a {
-        PlanArg::Map(map) => Some(encode(stream.gpu(), &map.eval(value), places.inputs[map.input])),
+        PlanArg::Map(map) => {
+            // Of a tensor that is not there the driver refuses the address.
+            let address = map.of.among(places.inputs, places.outputs).copied().unwrap_or(0);
+            Some(encode(stream.gpu(), &map.eval(value), address))
+        }
         _ => None,
     });
     let maps = maps.collect::<bakelite_runtime::Result<Vec<_>>>()?;

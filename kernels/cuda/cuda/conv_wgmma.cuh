@@ -41,11 +41,12 @@ DEVICE void multiplied(const Position& at, uint32_t empty) {
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
-    KERNEL_NAME(PIXELS x, const unsigned char* w EPILOGUE_PARAMS SYMBOL_PARAMS PREFETCH_PARAMS) {
+    KERNEL_NAME(PIXELS x, const unsigned char* w EPILOGUE_PARAMS RESULT_PARAMS SYMBOL_PARAMS PREFETCH_PARAMS) {
   PREFETCH;
   extern __shared__ __align__(1024) unsigned char shared[];
   const uint32_t ring = shared_address(shared);
   const uint32_t full = ring + RING_BYTES, empty = full + 8 * STAGES;
+  const uint32_t result_barriers = empty + 8 * STAGES + 16;
   const int split = SPLIT > 1 ? blockIdx.y : 0;
   const int first = split * TILES / SPLIT;
   const int count = TILES % SPLIT == 0 ? TILES / SPLIT : (split + 1) * TILES / SPLIT - first;
@@ -73,6 +74,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
       mbarrier_init(empty + 8 * s, 4 * CONSUMERS / TEAMS * (SHARE + SPREAD - 1));
     }
     if (SPLIT > 1) sums.begin();
+    for (int b = 0; b < RESULT_BARRIERS; ++b) mbarrier_init(result_barriers + 8 * b, 1);
     mbarrier_init_done();
     if (SPLIT > 1) sums.expect();
     if (PEERS == 1) begin();
@@ -98,6 +100,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     const Epilogue epilogue = EPILOGUE;
     Position at = {0, 0};
     int team = 0;
+    Results results(shared + STAGES * STAGE_BYTES, result_barriers RESULT_NAMES);
+    if (SPLIT == 1) results.begin((index_t)blockIdx.x / PEERS + (PONG ? group * (gridDim.x / PEERS) : 0) SYMBOL_NAMES);
     for (index_t turn = blockIdx.x / PEERS; turn < TURNS; turn += gridDim.x / PEERS) {
       const bool mine = !PONG || team == group;
       if (++team == TEAMS) team = 0;
@@ -112,22 +116,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
       const index_t row0 = tile.row * BM + (PONG ? 0 : group * MT * 64);
       const int column0 = tile.column * BN;
       float acc[MT][BN / 2];
-      // What the epilogue reads first is under way while this tile is multiplied.
       if constexpr (SPLIT == 1) {
-        const index_t warp_row0 = row0 + threadIdx.x / 32 % 4 * 16;
-        Slab slabs[AHEAD];
-#pragma unroll
-        for (int s = 0; s < AHEAD && s < Slab::COUNT; ++s) slabs[s].ask(s, warp_row0, column0, epilogue SYMBOL_NAMES);
+        results.ask(row0, column0, epilogue SYMBOL_NAMES);
         multiply(acc, at, ring, full, empty, group, count);
         if (PONG && !last) named_barrier_arrive(3 + (group ^ 1), 256);
         if (!EARLY && last) launch_dependents();
         multiplied(at, empty);
-#pragma unroll
-        for (int s = 0; s < Slab::COUNT; ++s) {
-          slabs[s % AHEAD].finish(acc, s, column0, epilogue);
-          if (s + AHEAD < Slab::COUNT)
-            slabs[s % AHEAD].ask(s + AHEAD, warp_row0, column0, epilogue SYMBOL_NAMES);
-        }
+        results.finish(acc, row0, column0, turn, epilogue SYMBOL_NAMES);
       } else {
         Ending ending;
         ending.ask(0, sums, split_row0, column0, NG, 0, epilogue);
@@ -144,6 +139,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
         ending.finish(sums, shared, split_row0, column0, NG, 0, epilogue);
       }
     }
+    if (SPLIT == 1) results.end();
     // Nor may it leave while another still arrives at its barriers.
     if (PEERS > 1) cluster_barrier();
   }

@@ -26,7 +26,7 @@ DEVICE Place find(int tile, int chunk SYMBOL_PARAMS) {
 // first STAGES are under way.
 DEVICE void fill(unsigned char* ring, uint32_t full, uint32_t empty, const element_t* x, const unsigned char* w, int first,
                  int count SYMBOL_PARAMS) {
-  Window* const windows = reinterpret_cast<Window*>(ring + RING_BYTES + 16 * STAGES + 16);
+  Window* const windows = reinterpret_cast<Window*>(ring + RING_BYTES + 16 * STAGES + 16 + 8 * RESULT_BARRIERS);
   const int thread = threadIdx.x - 128 * CONSUMERS;
   const int chunk = thread % 8, row = thread / 8;
   unsigned char* const to = ring + row * 128 + ((chunk ^ (row & 7)) << 4);

@@ -4,43 +4,6 @@ DEVICE float sum_at(const float (&acc)[BN / 2], int columns, int half, int i) {
   return acc[(columns * 4 + i / 2) * 4 + half * 2 + i % 2];
 }
 
-// SPLIT == 1, by a warp: its rows (16 of every 64 from `row0`) of a tile, a slab at a time. What AHEAD slabs read
-// besides is under way at a time.
-struct Slab {
-  static constexpr int COLUMNS = BN / 32, COUNT = MT * COLUMNS, PARTS = 8 / WIDTH;
-  index_t to[2];
-  typename Epilogue::template Reads<WIDTH> reads[2][PARTS];
-
-  DEVICE void ask(int slab, index_t row0, int column0, const Epilogue& epilogue SYMBOL_PARAMS) {
-    const int lane = threadIdx.x % 32;
-    const int n = column0 + slab % COLUMNS * 32 + lane % 4 * 8;
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const index_t m = row0 + slab / COLUMNS * 64 + half * 8 + lane / 4;
-      to[half] = m < M && (NG % BN == 0 || n < NG) ? m * FILTERS + n : -1;
-      if (to[half] < 0) continue;
-#pragma unroll
-      for (int p = 0; p < PARTS; ++p)
-        if (PARTS == 1 || n + p * WIDTH < NG) reads[half][p] = epilogue.template read<WIDTH>(to[half] + p * WIDTH);
-    }
-  }
-
-  DEVICE void finish(const float (&acc)[MT][BN / 2], int slab, int column0, const Epilogue& epilogue) const {
-    const int n = column0 + slab % COLUMNS * 32 + threadIdx.x % 4 * 8;
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      if (to[half] < 0) continue;
-#pragma unroll
-      for (int p = 0; p < PARTS; ++p) {
-        acc_t sum[WIDTH];
-#pragma unroll
-        for (int i = 0; i < WIDTH; ++i) sum[i] = sum_at(acc[slab / COLUMNS], slab % COLUMNS, half, p * WIDTH + i);
-        if (PARTS == 1 || n + p * WIDTH < NG) epilogue.template store<WIDTH>(sum, to[half] + p * WIDTH, reads[half][p]);
-      }
-    }
-  }
-};
-
 // SPLIT > 1: each block of a cluster finishes some rows of a tile, AHEAD items of a thread at a time.
 typedef Finish<Sums, BN, WIDTH, 128 * CONSUMERS, AHEAD> Ending;
 

@@ -9,6 +9,7 @@
 // fills the ring for the next while it finishes one. Or SPLIT blocks of a cluster share one tile's k; each finishes
 // some of its rows. SHARE x SPREAD blocks of a cluster (its peers) take tiles below and beside each other: each reads a part of
 // its weights from L2 for the SHARE blocks of its column, and with maps a part of its pixels for the SPREAD blocks of its row.
+// Results are stored from registers, or come through shared memory, THROUGH tiles of them to a team.
 // full[s]: the stage's bytes, one arrival that announces them, and one of each thread that copies pixels.
 // empty[s]: one arrival of each warp that multiplied it, of all blocks that are sent the same weights or pixels.
 
@@ -27,11 +28,14 @@ constexpr int PEERS = SHARE * SPREAD;
 typedef ClusterSums<BM, BN, SPLIT, 1> Sums;              // of a tile that SPLIT blocks share; this block's lie over the ring
 constexpr int OWN_SUM_BYTES = SPLIT == 1 ? 0 : Sums::Own::PART * 4;
 constexpr int SUMS_AT = STAGES * STAGE_BYTES > OWN_SUM_BYTES ? STAGES * STAGE_BYTES : OWN_SUM_BYTES;
-constexpr int RING_BYTES = SUMS_AT + (SPLIT == 1 ? 0 : Sums::BYTES);
+constexpr int RESULT_BYTES = THROUGH * BM * TEAMS * ((BN + 63) / 64) * 128;   // tiles of results on their way
+constexpr int RESULT_BARRIERS = THROUGH * 4 * CONSUMERS;
+constexpr int RING_BYTES = SUMS_AT + (SPLIT == 1 ? RESULT_BYTES : Sums::BYTES);
 
 static_assert(CG % 8 == 0, "16-byte chunks of channels");
 static_assert(BM * TEAMS % (64 * CONSUMERS) == 0 && BN % 8 == 0 && BN <= 256, "whole wgmma tiles");
 static_assert(BN % 32 == 0, "whole slabs");
+static_assert(SPLIT == 1 || THROUGH == 0, "a cluster's sums go to memory themselves");
 static_assert(SPLIT == 1 || !PONG, "sums cross the cluster of all warpgroups");
 static_assert(COLUMN_TILES % SPREAD == 0 && (MAPS || SPREAD == 1), "whole rows of peers, sent by maps");
 

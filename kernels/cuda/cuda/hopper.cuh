@@ -149,6 +149,17 @@ DEVICE void copy_windows_to_all(uint32_t shared, const TensorMap& map, int c, in
       "h"((unsigned short)blocks)
       : "memory");
 }
+// A tile of shared memory to the map's tensor, as far as it has such elements. One of this thread's group of stores.
+DEVICE void store_tile(const TensorMap& map, int c0, int c1, uint32_t shared) {
+  asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group [%0, {%1, %2}], [%3];" ::"l"(&map), "r"(c0),
+               "r"(c1), "r"(shared)
+               : "memory");
+}
+// Ends this thread's group of stores by the copy engine.
+DEVICE void store_commit() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
+// Until all but the latest N groups have read what they store, or have stored it.
+template <int N> DEVICE void store_wait_read() { asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(N) : "memory"); }
+template <int N> DEVICE void store_wait() { asm volatile("cp.async.bulk.wait_group %0;" ::"n"(N) : "memory"); }
 // What ordinary stores and cp.async have put into shared memory, as far as this thread knows of it, becomes visible to
 // wgmma and the copy engine.
 DEVICE void fence_async_shared() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }

@@ -11,7 +11,7 @@ use std::fmt::Write;
 mod epilogue;
 mod row;
 
-pub use epilogue::{Record, between, epilogue, epilogue_args, epilogue_in_two_steps};
+pub use epilogue::{Record, between, epilogue, epilogue_args, epilogue_carried, epilogue_in_two_steps};
 pub use row::{Source, indent, literal, row};
 
 const PRELUDE: &str = concat!(include_str!("../cuda/prelude.cuh"), include_str!("../cuda/hopper.cuh"));

@@ -78,7 +78,7 @@ pub enum Arg {
     Workspace(Dim),
     /// A 32-bit signed integer: the value of a symbol or of any size.
     Size(Dim),
-    /// A tensor map over an operand, by value.
+    /// A tensor map over an operand or a result, by value.
     Map(Box<TensorMap>),
     /// Pointer to the plan's weights plus this many bytes. Only the planner makes these.
     Weights(u64),

@@ -1,16 +1,16 @@
-//! Tensor maps as kernels ask for them: how the copy engine of sm_90 and later walks an operand. Says what the driver is to
+//! Tensor maps as kernels ask for them: how the copy engine of sm_90 and later walks an operand or a result. Says what the driver is to
 //! encode, with symbolic sizes; encodes nothing.
 
 use crate::dim::Dim;
 use bakelite_host::DType;
 use std::fmt;
 
-/// A tensor map over an operand. All lists begin with the innermost dimension. What is copied lies in shared memory in rows
+/// A tensor map over an operand or a result. All lists begin with the innermost dimension. What is copied lies in shared memory in rows
 /// of 128 bytes whose 16-byte chunk c is at place c ^ (row & 7); elements outside the tensor are zeros.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TensorMap<D = Dim> {
-    /// The problem's operand that it walks, from its first element.
-    pub input: usize,
+    /// What it walks, from its first element.
+    pub of: Tensor,
     /// The type of its elements, of 16 bits.
     pub dtype: DType,
     /// Elements of each dimension.
@@ -19,6 +19,34 @@ pub struct TensorMap<D = Dim> {
     pub strides: Vec<D>,
     /// What one copy moves.
     pub piece: Piece<D>,
+}
+
+/// A tensor of a problem.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tensor {
+    /// The problem's operand i.
+    Input(usize),
+    /// The problem's result i.
+    Output(usize),
+}
+
+impl Tensor {
+    /// What of `inputs` or `outputs` it is, if there are so many.
+    pub fn among<'a, T>(&self, inputs: &'a [T], outputs: &'a [T]) -> Option<&'a T> {
+        match *self {
+            Tensor::Input(i) => inputs.get(i),
+            Tensor::Output(i) => outputs.get(i),
+        }
+    }
+}
+
+impl fmt::Display for Tensor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Tensor::Input(i) => write!(f, "input {i}"),
+            Tensor::Output(i) => write!(f, "result {i}"),
+        }
+    }
 }
 
 /// What one copy moves.
@@ -53,7 +81,7 @@ impl TensorMap<Dim> {
     /// Every size in another form.
     pub fn map<E>(&self, f: &mut dyn FnMut(&Dim) -> E) -> TensorMap<E> {
         TensorMap {
-            input: self.input,
+            of: self.of,
             dtype: self.dtype,
             dims: self.dims.iter().map(&mut *f).collect(),
             strides: self.strides.iter().map(&mut *f).collect(),
@@ -73,7 +101,7 @@ impl TensorMap<Dim> {
 impl<D: fmt::Display> fmt::Display for TensorMap<D> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let list = |of: &[D]| of.iter().map(D::to_string).collect::<Vec<_>>().join("x");
-        write!(f, "input {} as {} by {}", self.input, list(&self.dims), list(&self.strides))?;
+        write!(f, "{} as {} by {}", self.of, list(&self.dims), list(&self.strides))?;
         match &self.piece {
             Piece::Tile(tile) => write!(f, " in tiles {tile:?}"),
             Piece::Windows(w) => {

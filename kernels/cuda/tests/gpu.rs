@@ -405,8 +405,8 @@ fn run(
         .flat_map(|l| &l.args)
         .filter_map(|arg| match arg {
             Arg::Map(map) => {
-                let operand = inputs.get(map.input).ok_or_else(|| "no such operand".to_owned());
-                Some(operand.and_then(|i| encode(gpu, &map.eval(&number), i.ptr()).map_err(text)))
+                let tensor = map.of.among(&inputs, &outputs).ok_or_else(|| "no such tensor".to_owned());
+                Some(tensor.and_then(|t| encode(gpu, &map.eval(&number), t.ptr()).map_err(text)))
             }
             _ => None,
         })

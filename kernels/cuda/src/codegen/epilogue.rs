@@ -34,19 +34,35 @@ impl Record<'_> {
 /// wherever they are placed.
 /// A malformed epilogue gives an `#error` line, so that the reason comes out where the source is compiled.
 pub fn epilogue(epilogue: &Epilogue<Dim>, out_shape: &[Dim]) -> String {
-    epilogue_in_steps(epilogue, out_shape, false, &LAST)
+    epilogue_in_steps(epilogue, out_shape, &Steps::One, &LAST)
 }
 
 /// The same with `store<V>(acc, i, reads)` after `reads = read<V>(i)`: as operands may lie where the output does, no
 /// compiler reads for one row before it has stored another, and kernels that finish several rows should.
 pub fn epilogue_in_two_steps(epilogue: &Epilogue<Dim>, out_shape: &[Dim]) -> String {
-    epilogue_in_steps(epilogue, out_shape, true, &LAST)
+    epilogue_in_steps(epilogue, out_shape, &Steps::Two, &LAST)
+}
+
+/// The same with `result<V>(acc, i, reads, carried)`, which stores nothing: for kernels that bring the elements of operand
+/// `carried`, of type `carried_t`, and store the result's, of `result_t`, in ways of their own.
+pub fn epilogue_carried(epilogue: &Epilogue<Dim>, out_shape: &[Dim], carried: Option<usize>) -> String {
+    epilogue_in_steps(epilogue, out_shape, &Steps::Carried(carried), &LAST)
 }
 
 /// What a kernel does to sums on their way to a second product, in two steps: `struct Between`, `BETWEEN_PARAMS` for its operands
 /// alone, and `BETWEEN(out)`, the value that stores at `out`.
 pub fn between(epilogue: &Epilogue<Dim>, out_shape: &[Dim]) -> String {
-    epilogue_in_steps(epilogue, out_shape, true, &BETWEEN)
+    epilogue_in_steps(epilogue, out_shape, &Steps::Two, &BETWEEN)
+}
+
+/// How a kernel calls an epilogue.
+enum Steps {
+    /// It reads and stores.
+    One,
+    /// It reads, then it stores.
+    Two,
+    /// It reads all but this operand, and stores nothing.
+    Carried(Option<usize>),
 }
 
 /// What the text of an epilogue calls its struct, its macros and its operands.
@@ -61,7 +77,7 @@ struct Names {
 const LAST: Names = Names { record: "Epilogue", macros: "EPILOGUE", operands: "e", stored: true };
 const BETWEEN: Names = Names { record: "Between", macros: "BETWEEN", operands: "b", stored: false };
 
-fn epilogue_in_steps(epilogue: &Epilogue<Dim>, out_shape: &[Dim], two: bool, names: &Names) -> String {
+fn epilogue_in_steps(epilogue: &Epilogue<Dim>, out_shape: &[Dim], steps: &Steps, names: &Names) -> String {
     let program = &epilogue.program;
     let Some(acc) = program.inputs.first() else {
         return "#error the epilogue has no accumulator\n".to_owned();
@@ -87,12 +103,38 @@ fn epilogue_in_steps(epilogue: &Epilogue<Dim>, out_shape: &[Dim], two: bool, nam
         Ok(row) => row,
         Err(e) => return format!("#error the epilogue: {}\n", e.replace('\n', " ")),
     };
-    let (reads, more) = if two { row.reads() } else { (String::new(), "") };
-    let loads = row.loads.iter().map(|load| match &load.of {
-        Some(_) if two => format!("const auto& {0} = reads.{0};\n", load.name),
+    // Operand n is the program's input n + 1.
+    let carried = match steps {
+        Steps::Carried(Some(n)) => format!("v{}", n + 1),
+        _ => String::new(),
+    };
+    let (reads, more) = match steps {
+        Steps::One => (String::new(), ""),
+        _ => row.reads(&carried),
+    };
+    let loads = row.loads.iter().map(|load| match (&load.of, steps) {
+        (Some(_), Steps::Carried(_)) if load.name == carried => {
+            format!("const auto& {carried} = carried;\n")
+        }
+        (Some(_), Steps::Two | Steps::Carried(_)) => format!("const auto& {0} = reads.{0};\n", load.name),
         _ => load.statement(),
     });
-    let body = row.before.clone() + &loads.collect::<String>() + &row.rest;
+    let body = row.before.clone() + &loads.collect::<String>() + &row.results;
+    let out_type = ctype(epilogue.out());
+    let (types, member, body) = match steps {
+        Steps::Carried(n) => {
+            let carried = n.and_then(|n| program.inputs.get(n + 1)).map_or(out_type, |d| ctype(*d));
+            let types = format!("typedef {out_type} result_t;\ntypedef {carried} carried_t;\n");
+            let member = format!(
+                "Vec<result_t, V> result(const acc_t (&acc)[V], index_t i{more}, const Vec<carried_t, V>& carried)"
+            );
+            (types, member, body + "return result;\n")
+        }
+        _ => {
+            let member = format!("void store(const acc_t (&acc)[V], index_t i{more})");
+            (String::new(), member, body + &row.stores)
+        }
+    };
     let sizes = out_shape
         .iter()
         .chain(epilogue.operands.iter().flat_map(|a| a.strides.iter().chain([&a.offset])))
@@ -112,9 +154,10 @@ fn epilogue_in_steps(epilogue: &Epilogue<Dim>, out_shape: &[Dim], two: bool, nam
     format!(
         "// {what}: {program}\n\
          typedef {} acc_t;\n\
+         {types}\
          struct {record} {{\n{fields}\n{reads}  \
            // Elements i to i + V - 1 of the output, from their accumulators.\n  \
-           template <int V> DEVICE void store(const acc_t (&acc)[V], index_t i{more}) const {{\n{}  }}\n}};\n\
+           template <int V> DEVICE {member} const {{\n{}  }}\n}};\n\
          #define {macros}_PARAMS {params}\n\
          #define {macros}{out} {value}\n",
         class_type(acc.class()),

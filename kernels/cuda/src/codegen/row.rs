@@ -19,15 +19,16 @@ pub fn row(
     sources: &[Source<'_>],
     outputs: &[String],
 ) -> Result<String, String> {
-    let Row { before, loads, rest } = parts(shape, program, sources, outputs, None)?;
-    Ok(before + &loads.iter().map(Load::statement).collect::<String>() + &rest)
+    let Row { before, loads, results, stores } = parts(shape, program, sources, outputs, None)?;
+    Ok(before + &loads.iter().map(Load::statement).collect::<String>() + &results + &stores)
 }
 
 /// The statements of [`row`], in order.
 pub(super) struct Row {
     pub(super) before: String,
     pub(super) loads: Vec<Load>,
-    pub(super) rest: String,
+    pub(super) results: String,
+    pub(super) stores: String,
 }
 
 /// What is read before the elements are computed one by one.
@@ -46,11 +47,11 @@ impl Load {
 }
 
 impl Row {
-    /// The members that read what a row needs, and the parameter that takes it.
-    pub(super) fn reads(&self) -> (String, &'static str) {
+    /// The members that read what a row needs, all but the load called `carried`, and the parameter that takes it.
+    pub(super) fn reads(&self, carried: &str) -> (String, &'static str) {
         let (mut fields, mut values) = (String::new(), Vec::new());
         for load in &self.loads {
-            if let Some(of) = &load.of {
+            if let Some(of) = load.of.as_ref().filter(|_| load.name != carried) {
                 let _ = writeln!(fields, "    {of} {};", load.name);
                 values.push(load.value.as_str());
             }
@@ -175,8 +176,8 @@ pub(super) fn parts(
     }
     // Registers that only a bit copy uses are not computed.
     let elements = drop_unused(&elements);
-    let rest = format!("{results}#pragma unroll\nfor (int j = 0; j < V; ++j) {{\n{elements}}}\n{stores}");
-    Ok(Row { before, loads, rest })
+    let results = format!("{results}#pragma unroll\nfor (int j = 0; j < V; ++j) {{\n{elements}}}\n");
+    Ok(Row { before, loads, results, stores })
 }
 
 /// Stores row `name` where its elements are placed.

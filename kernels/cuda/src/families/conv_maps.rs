@@ -1,8 +1,12 @@
-//! The tensor maps by which the copy engine finds a convolution's pixels. Knows no tactic.
+//! The tensor maps by which the copy engine finds a convolution's pixels, its results and what its epilogue reads for each of
+//! them. Knows no tactic.
 
 use super::conv_geometry::Geometry;
+use crate::codegen::{collapse, dense};
 use crate::dim::Dim;
-use crate::tensor_map::{Piece, TensorMap, Windows};
+use crate::tensor_map::{Piece, Tensor, TensorMap, Windows};
+use bakelite_host::DType;
+use bakelite_host::problem::{Access, Epilogue};
 
 /// Elements of k in a row of shared memory.
 const DEPTH: u32 = 64;
@@ -20,7 +24,7 @@ pub(super) fn pixels(geometry: &Geometry, count: u32) -> Option<TensorMap> {
     let channels = Dim::from(geometry.channels);
     let pitch = Dim::from(geometry.channels * geometry.dtype.size());
     let map =
-        |dims, strides, piece| Some(TensorMap { input: 0, dtype: geometry.dtype, dims, strides, piece });
+        |dims, strides, piece| Some(TensorMap { of: Tensor::Input(0), dtype: geometry.dtype, dims, strides, piece });
     if geometry.is_pointwise() {
         let piece = Piece::Tile(vec![DEPTH, count]);
         return map(vec![channels, geometry.pixels()], vec![pitch], piece);
@@ -52,6 +56,72 @@ pub(super) fn pixels(geometry: &Geometry, count: u32) -> Option<TensorMap> {
     };
     let dims = vec![channels, Dim::from(width?), Dim::from(height?), geometry.n.clone()];
     map(dims, vec![pitch, row, image], Piece::Windows(windows))
+}
+
+/// A tensor's part that is a matrix of pixels and filters: its map, by boxes of 16 rows of 64 columns, and the column and row
+/// of its first element.
+pub(super) struct Matrix {
+    pub(super) map: TensorMap,
+    pub(super) column: usize,
+    pub(super) row: usize,
+}
+
+impl Matrix {
+    /// Of what is read or stored so over `shape`, if its rows lie evenly and the copy engine's limits allow.
+    fn of(of: Tensor, dtype: DType, shape: &[Dim], access: &Access<Dim>, geometry: &Geometry) -> Option<Matrix> {
+        let number = |d: &Dim| d.as_const().and_then(|n| usize::try_from(n).ok());
+        let filters = geometry.filters;
+        let (sizes, collapsed) = collapse(shape, &[access]);
+        let pitch = match (sizes.as_slice(), collapsed.first()?.strides.as_slice()) {
+            // All of it is dense, or there is one pixel.
+            ([_], [step]) if step.is(1) => filters,
+            ([_, inner], [pitch, step]) if step.is(1) && inner.is(filters as i64) => number(pitch)?,
+            _ => return None,
+        };
+        let offset = number(&access.offset)?;
+        let (row, column) = (offset / pitch.max(1), offset % pitch.max(1));
+        if dtype.size() != 2 || !pitch.is_multiple_of(8) || pitch == 0 || column + filters > pitch {
+            return None;
+        }
+        let map = TensorMap {
+            of,
+            dtype,
+            dims: vec![Dim::from(column + filters), &Dim::from(row) + &geometry.pixels()],
+            strides: vec![Dim::from(2 * pitch)],
+            piece: Piece::Tile(vec![DEPTH, 16]),
+        };
+        Some(Matrix { map, column, row })
+    }
+
+    /// The result.
+    pub(super) fn result(epilogue: &Epilogue<Dim>, geometry: &Geometry) -> Option<Matrix> {
+        let (of, dtype) = (Tensor::Output(0), halves(epilogue.out())?);
+        match &epilogue.place {
+            Some(place) => Matrix::of(of, dtype, &place.shape, &place.access, geometry),
+            None => {
+                let shape = geometry.out_shape();
+                let access = Access { offset: Dim::from(0), strides: dense(&shape) };
+                Matrix::of(of, dtype, &shape, &access, geometry)
+            }
+        }
+    }
+
+    /// The first operand of the epilogue that is of the result's type and has an element for each of its elements, and which of
+    /// the epilogue's operands that is. The problem has `own` operands before them.
+    pub(super) fn carried(epilogue: &Epilogue<Dim>, own: usize, geometry: &Geometry) -> Option<(usize, Matrix)> {
+        let (shape, dtype) = (geometry.out_shape(), halves(epilogue.out())?);
+        epilogue.operands.iter().zip(epilogue.program.inputs.iter().skip(1)).enumerate().find_map(
+            |(n, (access, of))| {
+                let tensor = Tensor::Input(own + n);
+                let matrix = Matrix::of(tensor, dtype, &shape, access, geometry).filter(|_| *of == dtype)?;
+                Some((n, matrix))
+            },
+        )
+    }
+}
+
+fn halves(dtype: DType) -> Option<DType> {
+    matches!(dtype, DType::F16 | DType::BF16).then_some(dtype)
 }
 
 #[cfg(test)]

@@ -33,6 +33,12 @@ const CONV: &[&str] = &[
     "bf16 last | batch 200 1024 1 | 2900 | 1 | 1 | 1 | 0 0 | bias_gelu",
     "f16 last | batch 64 256 1 | 61 67 | 3 3 | 1 1 | 1 1 | 1 1 1 1 | bias_residual_relu",
     "f16 last | batch 128 256 1 | 40 44 | 3 2 | 2 3 | 2 1 | 0 1 3 0 | bias",
+    // results through shared memory: columns past the last box, pixels past the last tile, several tiles to a warp
+    "f16 last | batch 64 256 1 | 53 61 | 1 1 | 1 1 | 1 1 | 0 0 0 0 | bias_residual_relu",
+    "bf16 last | 5 128 512 1 | 29 31 | 1 1 | 1 1 | 1 1 | 0 0 0 0 | bias_residual_relu",
+    "f16 last | 3 16 96 1 | 75 77 | 1 1 | 1 1 | 1 1 | 0 0 0 0 | bias_silu",
+    "bf16 last | batch 24 144 1 | 45 51 | 1 1 | 1 1 | 1 1 | 0 0 0 0 | bias_gelu",
+    "f16 last | batch 40 200 1 | seq 41 | 1 1 | 1 1 | 1 1 | 0 0 0 0 | bias_residual_relu",
     // groups
     "f16 last | batch 64 64 4 | 10 10 | 3 3 | 1 1 | 1 1 | 1 1 1 1 | bias_relu",
     "f16 last | 1 32 64 8 | 9 9 | 3 3 | 2 2 | 1 1 | 1 1 1 1 | bias",
@@ -115,7 +121,7 @@ const LAYERS: &[&str] = &[
     "f16 last | 1 512 2048 1 | 7 7 | 1 1 | 1 1 | 1 1 | 0 0 0 0 | bias_residual_relu",
     "f16 last | 1 768 3072 1 | 128 | 1 | 1 | 1 | 0 0 | bias",
     "f16 last | 1 3072 768 1 | 128 | 1 | 1 | 1 | 0 0 | bias_residual",
-    // EfficientNet-B0's depthwise layers, from 20 on.
+    // EfficientNet-B0's depthwise layers, from 25 on.
     "f16 last | 1 32 32 32 | 112 112 | 3 3 | 1 1 | 1 1 | 1 1 1 1 | bias_silu",
     "f16 last | 1 96 96 96 | 112 112 | 3 3 | 2 2 | 1 1 | 1 1 1 1 | bias_silu",
     "f16 last | 1 144 144 144 | 56 56 | 5 5 | 2 2 | 1 1 | 2 2 2 2 | bias_silu",
@@ -126,6 +132,10 @@ const LAYERS: &[&str] = &[
     "f16 last | 32 32 32 32 | 112 112 | 3 3 | 1 1 | 1 1 | 1 1 1 1 | bias_silu",
     "f16 last | 32 144 144 144 | 56 56 | 5 5 | 2 2 | 1 1 | 2 2 2 2 | bias_silu",
     "f16 last | 32 672 672 672 | 14 14 | 5 5 | 1 1 | 1 1 | 2 2 2 2 | bias_silu",
+    // Layers that memory bounds, from 35 on: ResNet-50's widest with their residuals, EfficientNet-B0's.
+    "f16 last | 32 64 256 1 | 56 56 | 1 1 | 1 1 | 1 1 | 0 0 0 0 | bias_residual_relu",
+    "f16 last | 32 16 96 1 | 112 112 | 1 1 | 1 1 | 1 1 | 0 0 0 0 | bias_silu",
+    "f16 last | 32 24 144 1 | 56 56 | 1 1 | 1 1 | 1 1 | 0 0 0 0 | bias_silu",
 ];
 
 const TRANSPOSE: &[&str] = &[

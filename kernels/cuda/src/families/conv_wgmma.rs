@@ -3,7 +3,7 @@
 //! padding, one group, channels in eights, constant weights.
 
 use super::conv_geometry::{Geometry, Implicit};
-use super::conv_maps;
+use super::conv_maps::{self, Matrix};
 use super::strips::LAUNCH;
 use super::tile_sums::{TILE_SUMS, finish_registers, finish_width, sum_bytes};
 use crate::codegen;
@@ -19,8 +19,10 @@ const RING: &str = include_str!("../../cuda/conv_wgmma_ring.cuh");
 const COPIES: &str =
     concat!(include_str!("../../cuda/conv_window.cuh"), include_str!("../../cuda/conv_wgmma_copy.cuh"));
 const MAPS: &str = include_str!("../../cuda/conv_wgmma_map.cuh");
-const MAINLOOP: &str =
-    concat!(include_str!("../../cuda/conv_wgmma_finish.cuh"), include_str!("../../cuda/conv_wgmma.cuh"));
+const SUMS: &str = include_str!("../../cuda/conv_wgmma_finish.cuh");
+const DIRECT: &str = include_str!("../../cuda/conv_wgmma_direct.cuh");
+const CARRY: &str = include_str!("../../cuda/conv_wgmma_carry.cuh");
+const MAINLOOP: &str = include_str!("../../cuda/conv_wgmma.cuh");
 
 /// Elements of k in a tile: rows of 128 bytes.
 const DEPTH: usize = 64;
@@ -49,12 +51,18 @@ struct Tile {
     maps: u32,
     /// 1: the warpgroups take a tile each, in turns.
     pong: u32,
+    /// Tiles of results that a team has in shared memory on their way; 0: it stores them from registers. Where results are
+    /// placed so that no map finds them, this is 0 whatever a tactic says.
+    through: u32,
 }
 
 /// The problem as the kernel sees it.
 struct Shape<'a> {
     geometry: Geometry,
     epilogue: &'a Epilogue<Dim>,
+    /// Where the result lies, dense or placed, and which operand of the epilogue comes like it, if maps find them.
+    result: Option<Matrix>,
+    carried: Option<(usize, Matrix)>,
     /// How far the weights' elements lie apart: filters, channels and taps.
     weights: [usize; 3],
     /// Tiles of k.
@@ -85,7 +93,9 @@ impl Shape<'_> {
             return Err(format!("a kernel of {:?} has no tap mask", geometry.kernel));
         }
         let tiles = (taps * geometry.channels).div_ceil(DEPTH) as u32;
-        Ok(Shape { geometry, epilogue, weights, tiles })
+        let result = Matrix::result(epilogue, &geometry);
+        let carried = Matrix::carried(epilogue, 2, &geometry);
+        Ok(Shape { geometry, epilogue, result, carried, weights, tiles })
     }
 
     fn column_tiles(&self, tile: &Tile) -> usize {
@@ -123,6 +133,7 @@ impl Tile {
             ("spread", self.spread),
             ("maps", self.maps),
             ("pong", self.pong),
+            ("through", self.through),
         ];
         Tactic::new(ConvWgmma.name(), ConvWgmma.version(), &params)
     }
@@ -139,6 +150,7 @@ impl Tile {
             spread: tactic.get("spread")?,
             maps: tactic.get("maps")?,
             pong: tactic.get("pong")?,
+            through: tactic.get("through")?,
         })
     }
 
@@ -164,7 +176,12 @@ impl Tile {
         self.share * self.spread
     }
 
-    /// Dynamic shared memory: the ring, all sums over it where they are shared; barriers; windows.
+    /// Bytes of a team's tile of results in boxes of 64 columns.
+    const fn boxes(&self) -> u32 {
+        self.m * self.n.div_ceil(64) * 128
+    }
+
+    /// Dynamic shared memory: the ring, all sums over it where they are shared; results; barriers; windows.
     fn shared(&self, shape: &Shape<'_>, wide: bool) -> u32 {
         let ring = self.stages * (self.m + self.n) * 128;
         let windows = match (shape.geometry.is_pointwise() || self.maps == 1, wide) {
@@ -173,7 +190,7 @@ impl Tile {
             (false, true) => 16,
         };
         let sums = match (self.cluster, sum_bytes(self.m, self.n, self.cluster, 1)) {
-            (1, _) => ring,
+            (1, _) => ring + self.through * (self.boxes() * self.groups / self.team() + 32 * self.groups),
             (_, (own, others)) => ring.max(own) + others,
         };
         sums + 16 * self.stages + 16 + self.m * windows
@@ -218,8 +235,10 @@ impl Tile {
     /// What the epilogue finishes at a time: slabs of a warp, or items of a thread of the cluster's; and registers of each.
     fn batch(&self, shape: &Shape<'_>) -> (u32, u32) {
         let width = finish_width(shape.geometry.filters);
+        // Eight halves for each of two rows.
+        let carried = if self.through > 0 && shape.carried.is_some() { 8 } else { 0 };
         match self.cluster {
-            1 => (self.m / 64 / self.team() * (self.n / 32), 2 * finish_registers(shape.epilogue, 8)),
+            1 => (self.m / 64 / self.team() * (self.n / 32), 2 * finish_registers(shape.epilogue, 8) - carried),
             parts => {
                 let items = (self.m.div_ceil(parts) * self.n / width).div_ceil(128 * self.groups);
                 (items, finish_registers(shape.epilogue, width))
@@ -273,6 +292,17 @@ impl Tile {
         if self.cluster > 1 && self.m > 192 {
             return fail("clusters take tiles of at most 192 pixels");
         }
+        if self.through > 0 {
+            let whole = self.n.is_multiple_of(64) || shape.column_tiles(self) == 1;
+            if self.through > 2 || self.cluster > 1 || self.through > 1 && self.pong == 1 {
+                return fail("one tile of results of each team that takes turns, one or two of others");
+            }
+            if !whole || !shape.geometry.filters.is_multiple_of(8) || !matches!(shape.epilogue.out(), DType::F16 | DType::BF16) {
+                return fail("results come through shared memory as halves, in boxes of 64 columns");
+            }
+            // What is placed out of a map's reach goes from registers after all.
+            Tile { through: 0, ..*self }.check(shape, wide, target)?;
+        }
         let (start, _) = self.registers(shape.geometry.is_pointwise());
         // ptxas wants the operands of one instruction, and some, within what the kernel starts with.
         if self.team() == 1 && self.accumulators() > 128 {
@@ -318,7 +348,7 @@ impl Family for ConvWgmma {
     }
 
     fn version(&self) -> u32 {
-        3
+        4
     }
 
     fn tactics(&self, problem: &Problem<Dim>, symbols: &Symbols, target: &Target) -> Vec<Tactic> {
@@ -331,7 +361,7 @@ impl Family for ConvWgmma {
             .collect();
         ranked.sort_by(|a, b| a.0.total_cmp(&b.0));
         // At most two that differ in stages, residency, split or how much is shared alone: the model errs alike for those.
-        let kind = |t: &Tile| (t.m, t.n, t.groups, t.maps, t.pong, t.peers() > 1);
+        let kind = |t: &Tile| (t.m, t.n, t.groups, t.maps, t.pong, t.peers() > 1, t.through > 0);
         let mut chosen: Vec<Tile> = Vec::new();
         for (_, tile) in ranked {
             if chosen.len() < MOST && chosen.iter().filter(|t| kind(t) == kind(&tile)).count() < 2 {
@@ -361,6 +391,9 @@ impl Family for ConvWgmma {
         let geometry = &shape.geometry;
         let wide = geometry.is_wide(symbols);
         tile.check(&shape, wide, target)?;
+        let result = shape.result.as_ref().filter(|_| tile.through > 0);
+        let tile = Tile { through: if result.is_some() { tile.through } else { 0 }, ..tile };
+        let carried = shape.carried.as_ref().filter(|_| result.is_some());
         let (filling, multiplying) = tile.registers(geometry.is_pointwise()).1.unwrap_or((0, 0));
         let constants = codegen::constants(&[
             ("BM", tile.m),
@@ -373,6 +406,8 @@ impl Family for ConvWgmma {
             ("SPREAD", tile.spread),
             ("MAPS", tile.maps),
             ("PONG", tile.pong),
+            ("THROUGH", tile.through),
+            ("CARRIED", u32::from(carried.is_some())),
             ("BAND", tile.band(&shape, target)),
             ("AHEAD", tile.ahead(&shape)),
             ("WIDTH", finish_width(geometry.filters)),
@@ -383,12 +418,28 @@ impl Family for ConvWgmma {
             ("POINTWISE", u32::from(geometry.is_pointwise())),
         ]);
         let sizes = geometry.constants(problem);
-        let epilogue = codegen::epilogue_in_two_steps(shape.epilogue, &geometry.out_shape());
+        let (out, carried_operand) = (geometry.out_shape(), carried.map(|c| c.0));
+        let (epilogue, results) = match result {
+            Some(result) => {
+                let carried = carried.map_or(result, |c| &c.1);
+                let text = codegen::epilogue_carried(shape.epilogue, &out, carried_operand);
+                (text, Some((carried, result)))
+            }
+            None => (codegen::epilogue_in_two_steps(shape.epilogue, &out), None),
+        };
+        let places = results.map_or_else(String::new, |(carried, result)| {
+            [("CARRIED", carried), ("RESULT", result)].iter().fold(String::new(), |text, (name, matrix)| {
+                let Matrix { row, column, .. } = matrix;
+                text + &format!("constexpr int {name}_ROW = {row}, {name}_COLUMN = {column};\n")
+            })
+        });
         let title = format!("{} ({tactic})", geometry.title("conv.wgmma"));
         let step = wgmma::step(tile.n, geometry.dtype);
         let map = conv_maps::pixels(geometry, tile.m / tile.spread).filter(|_| tile.maps == 1);
         let pixels = if map.is_some() { MAPS } else { COPIES };
-        let parts = [&constants, &epilogue, &sizes, &step, TILE_SUMS, RING, pixels, MAINLOOP];
+        let ending = if results.is_some() { CARRY } else { DIRECT };
+        let parts =
+            [&constants, &places, &epilogue, &sizes, &step, TILE_SUMS, RING, pixels, SUMS, ending, MAINLOOP];
         let kernel = codegen::source(&title, wide, &parts);
         let rows = geometry.pixels().ceil_div(&Dim::from(i64::from(tile.m)));
         let share = Dim::from(i64::from(tile.share));
@@ -401,6 +452,8 @@ impl Family for ConvWgmma {
         };
         let mut args = vec![map.map_or(Arg::Input(0), |map| Arg::Map(Box::new(map))), Arg::Input(1)];
         args.extend(codegen::epilogue_args(shape.epilogue, 2));
+        let maps = results.iter().flat_map(|(carried, result)| [&carried.map, &result.map]);
+        args.extend(maps.map(|map| Arg::Map(Box::new(map.clone()))));
         args.extend(codegen::symbol_args(problem));
         let launch = Launch {
             kernel: 0,

@@ -30,18 +30,35 @@ impl Tile {
         let waiting = 900.0 / f64::from(self.stages);
         let main = tiles * tensor.max(fill).max(latency).max(waiting);
         let element = geometry.dtype.size() as f64;
-        let reads = 1.0 + shape.epilogue.operands.len() as f64 / 2.0;
+        // Elements that come and go for each of the result's.
+        let full = f64::from(u8::from(shape.carried.is_some()));
+        let others = (shape.epilogue.operands.len() as f64 - full) / 2.0;
         let sums = m * n * 4.0;
         let moving = if self.cluster > 1 { sums / 50.0 + 400.0 } else { 0.0 };
         // Of the four warps that issue at once.
         let computing = m * n * (3.0 + instructions(&shape.epilogue.program)) / 128.0 / parts;
-        let epilogue = per_sm * (moving + computing + reads * m * n * element / 32.0 / parts) + 300.0;
+        let finishing = if self.through > 0 {
+            // In and out of shared memory, and what nobody else's work hides of the way there.
+            let late = if self.pong == 1 || self.through == 2 { 0.0 } else { 600.0 * full };
+            (1.0 + full + others) * m * n * element / 64.0 + late
+        } else {
+            // Little of what is read is under way at a time.
+            let trips = (f64::from(self.batch(shape).0) / f64::from(self.ahead(shape))).ceil();
+            (1.0 + full + others) * m * n * element / 32.0 / parts + 450.0 * trips * full
+        };
+        let epilogue = per_sm * (moving + computing + finishing) + 300.0;
+        let moved = per_sm * (1.0 + full) * m * n * element * (blocks / per_sm).min(sms) / L2_BYTES;
+        let through_l2 = tiles * fill + moved;
         let start = if self.maps == 1 { 400.0 } else { 600.0 };
         // Warpgroups that take turns finish one tile behind the next.
-        let cycles =
-            if self.pong == 1 { rounds * main.max(epilogue) + epilogue } else { rounds * (main + epilogue) };
+        let cycles = if self.pong == 1 {
+            rounds * main.max(epilogue).max(through_l2) + epilogue
+        } else {
+            rounds * (main + epilogue).max(through_l2)
+        };
         let us = LAUNCH + (cycles + start) / CYCLES_PER_US;
-        us.max(LAUNCH + geometry.bytes(out_size, symbols) / target.bandwidth / 1e3)
+        let read = full * geometry.out_len().opt(symbols) as f64 * element;
+        us.max(LAUNCH + (geometry.bytes(out_size, symbols) + read) / target.bandwidth / 1e3)
     }
 }
 
@@ -65,20 +82,38 @@ pub(super) fn candidates(shape: &Shape<'_>, wide: bool, target: &Target) -> Vec<
     let apart = [(64, 1), (128, 1), (128, 2), (192, 3), (256, 2)].map(|(m, groups)| (m, groups, 0));
     let forms = (0..=maps).flat_map(|maps| apart.into_iter().map(move |form| (form, maps)));
     let pong = [(64, 2, 1), (128, 2, 1)].map(|form| (form, 1));
-    for ((m, groups, pong), maps) in forms.chain(pong.into_iter().filter(|_| maps == 1)) {
-        for n in [32, 64, 96, 128, 192, 256].into_iter().filter(|n| *n <= widest) {
+    let forms = forms.chain(pong.into_iter().filter(|_| maps == 1));
+    let forms = forms.flat_map(|form| (0..=2).map(move |through| (form, through)));
+    for (((m, groups, pong), maps), through) in forms {
+        let widths = [32, 64, 96, 128, 160, 192, 256].into_iter();
+        for n in widths.filter(|n| *n <= widest && (*n != 160 || widest == 160)) {
             for (blocks, cluster) in (1..=4).flat_map(|b| [1, 2, 3, 4, 6, 8].into_iter().map(move |c| (b, c)))
             {
-                let tile =
-                    |stages| Tile { m, n, groups, stages, blocks, cluster, share: 1, spread: 1, maps, pong };
+                let tile = |stages| Tile {
+                    m,
+                    n,
+                    groups,
+                    stages,
+                    blocks,
+                    cluster,
+                    share: 1,
+                    spread: 1,
+                    maps,
+                    pong,
+                    through,
+                };
                 let mine = shape.tiles.div_ceil(cluster);
                 // Blocks with several tiles of the output go on with the next one's k.
-                let work = if pong == 1 { 8 } else { mine.clamp(2, 8) };
+                let work = match (pong, through) {
+                    (1, _) => 8,
+                    (_, 0) => mine.clamp(2, 8),
+                    _ => (mine + 2).clamp(4, 8),
+                };
                 let fits = |s: &u32| tile(*s).check(shape, wide, target).is_ok();
                 // As many stages as fit, and as a block has work for; fewer leave room for the next kernel's blocks.
                 let most = (2..=work).rev().find(fits);
                 out.extend(most.map(tile));
-                if blocks == 1 && pong == 0 {
+                if blocks == 1 && pong == 0 && through == 0 {
                     out.extend((2..most.unwrap_or(2)).filter(fits).map(tile));
                 }
                 // Sharing pays where L2 is asked for much.
