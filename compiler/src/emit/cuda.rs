@@ -74,7 +74,7 @@ fn launch(
         Arg::Map(m) => {
             let place = m.of.among(&step.inputs, &step.outputs);
             Some(place.and_then(address).map(|at| map(m, &at, scope)))
-        },
+        }
         _ => None,
     };
     let maps = l.args.iter().filter_map(map).collect::<Option<Vec<_>>>()?;
@@ -157,7 +157,13 @@ mod tests {
         };
         let dims = vec![size(64), size(9), size(7), Dim::symbol("batch")];
         let strides = vec![size(128), size(1152), size(8064)];
-        let images = TensorMap { of: Tensor::Output(0), dtype: DType::F16, dims, strides, piece: Piece::Windows(windows) };
+        let images = TensorMap {
+            of: Tensor::Output(0),
+            dtype: DType::F16,
+            dims,
+            strides,
+            piece: Piece::Windows(windows),
+        };
         let text = map(&images, "io.image", &scope);
         for part in
             ["windows", "[64, 9, 7, batch as u64]", "[[-1, -2], [-3, 0]]", "steps: [2, 1]", "windows: 128"]

@@ -223,6 +223,15 @@ DEVICE long long pw_div(long long a, long long b) { return b == 0 || (b == -1 &&
 DEVICE float pw_quotient(float a, float b) { return __fdividef(a, b); }
 DEVICE double pw_quotient(double a, double b) { return a / b; }
 
+// 1 / (1 + e^-a): two approximations by the hardware, each within 2 units in the last place, and no branch. 0 below -87.
+DEVICE float pw_sigmoid(float a) {
+  float power, quotient;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(a * -1.4426950409f));
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(quotient) : "f"(1.f + power));
+  return quotient;
+}
+DEVICE double pw_sigmoid(double a) { return 1.0 / (1.0 + exp(-a)); }
+
 // 1 - erf(x) = (c1 t + ... + c5 t^5) e^(-x^2) with t = 1 / (1 + 0.3275911 x), within 1.5e-7 (Abramowitz and Stegun, 7.1.26):
 // without branches, and a third of what erff takes. Here x = |a| / sqrt(2), and half of it.
 DEVICE float pw_gelu(float a) {

@@ -167,8 +167,8 @@ rows! {
         Acosh    acosh    float[a.acosh()]     int[] bool[] "acosh(a)";
         Atanh    atanh    float[a.atanh()]     int[] bool[] "atanh(a)";
         Erf      erf      float[math::Erf::erf(a)] int[] bool[] "erf(a)";
-        Sigmoid  sigmoid  float[1.0 / (1.0 + (-a).exp())] int[] bool[] "pw_quotient(T(1), T(1) + exp(-a))";
-        Silu     silu     float[a / (1.0 + (-a).exp())]   int[] bool[] "pw_quotient(a, T(1) + exp(-a))";
+        Sigmoid  sigmoid  float[1.0 / (1.0 + (-a).exp())] int[] bool[] "pw_sigmoid(a)";
+        Silu     silu     float[a / (1.0 + (-a).exp())]   int[] bool[] "(a * pw_sigmoid(a))";
         Relu     relu     float[if a < 0.0 { 0.0 } else { a }] int[a.max(0)] bool[] "(a < T(0) ? T(0) : a)";
         Gelu     gelu     float[0.5 * a * (1.0 + math::Erf::erf(a * std::f64::consts::FRAC_1_SQRT_2 as T))] int[] bool[]
                           "pw_gelu(a)";

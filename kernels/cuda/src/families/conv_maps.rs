@@ -23,8 +23,9 @@ pub(super) fn pixels(geometry: &Geometry, count: u32) -> Option<TensorMap> {
     }
     let channels = Dim::from(geometry.channels);
     let pitch = Dim::from(geometry.channels * geometry.dtype.size());
-    let map =
-        |dims, strides, piece| Some(TensorMap { of: Tensor::Input(0), dtype: geometry.dtype, dims, strides, piece });
+    let map = |dims, strides, piece| {
+        Some(TensorMap { of: Tensor::Input(0), dtype: geometry.dtype, dims, strides, piece })
+    };
     if geometry.is_pointwise() {
         let piece = Piece::Tile(vec![DEPTH, count]);
         return map(vec![channels, geometry.pixels()], vec![pitch], piece);
@@ -68,7 +69,13 @@ pub(super) struct Matrix {
 
 impl Matrix {
     /// Of what is read or stored so over `shape`, if its rows lie evenly and the copy engine's limits allow.
-    fn of(of: Tensor, dtype: DType, shape: &[Dim], access: &Access<Dim>, geometry: &Geometry) -> Option<Matrix> {
+    fn of(
+        of: Tensor,
+        dtype: DType,
+        shape: &[Dim],
+        access: &Access<Dim>,
+        geometry: &Geometry,
+    ) -> Option<Matrix> {
         let number = |d: &Dim| d.as_const().and_then(|n| usize::try_from(n).ok());
         let filters = geometry.filters;
         let (sizes, collapsed) = collapse(shape, &[access]);
@@ -108,7 +115,11 @@ impl Matrix {
 
     /// The first operand of the epilogue that is of the result's type and has an element for each of its elements, and which of
     /// the epilogue's operands that is. The problem has `own` operands before them.
-    pub(super) fn carried(epilogue: &Epilogue<Dim>, own: usize, geometry: &Geometry) -> Option<(usize, Matrix)> {
+    pub(super) fn carried(
+        epilogue: &Epilogue<Dim>,
+        own: usize,
+        geometry: &Geometry,
+    ) -> Option<(usize, Matrix)> {
         let (shape, dtype) = (geometry.out_shape(), halves(epilogue.out())?);
         epilogue.operands.iter().zip(epilogue.program.inputs.iter().skip(1)).enumerate().find_map(
             |(n, (access, of))| {

@@ -238,7 +238,9 @@ impl Tile {
         // Eight halves for each of two rows.
         let carried = if self.through > 0 && shape.carried.is_some() { 8 } else { 0 };
         match self.cluster {
-            1 => (self.m / 64 / self.team() * (self.n / 32), 2 * finish_registers(shape.epilogue, 8) - carried),
+            1 => {
+                (self.m / 64 / self.team() * (self.n / 32), 2 * finish_registers(shape.epilogue, 8) - carried)
+            }
             parts => {
                 let items = (self.m.div_ceil(parts) * self.n / width).div_ceil(128 * self.groups);
                 (items, finish_registers(shape.epilogue, width))
@@ -297,7 +299,10 @@ impl Tile {
             if self.through > 2 || self.cluster > 1 || self.through > 1 && self.pong == 1 {
                 return fail("one tile of results of each team that takes turns, one or two of others");
             }
-            if !whole || !shape.geometry.filters.is_multiple_of(8) || !matches!(shape.epilogue.out(), DType::F16 | DType::BF16) {
+            if !whole
+                || !shape.geometry.filters.is_multiple_of(8)
+                || !matches!(shape.epilogue.out(), DType::F16 | DType::BF16)
+            {
                 return fail("results come through shared memory as halves, in boxes of 64 columns");
             }
             // What is placed out of a map's reach goes from registers after all.

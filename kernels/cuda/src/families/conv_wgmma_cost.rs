@@ -23,11 +23,15 @@ impl Tile {
         let tiles = f64::from(shape.tiles.div_ceil(self.cluster));
         // 4096 multiplications and additions a cycle, unless shared memory cannot keep up with the operands.
         let tensor = per_sm * f64::max(m * n / 32.0, m + m / 64.0 * n);
-        let asked =
-            (m / f64::from(self.spread) + n / f64::from(self.share)) * 128.0 * (blocks / per_sm).min(sms);
+        // Sharing brings next to nothing to teams in turns: a 64 x 256 tile takes 1200 cycles for each 64 of k with and without it.
+        let [share, spread] =
+            [self.share, self.spread].map(|s| if self.pong == 1 { 1.0 } else { f64::from(s) });
+        let asked = (m / spread + n / share) * 128.0 * (blocks / per_sm).min(sms);
         let fill = per_sm * f64::max(asked / L2_BYTES, (m + n) * 128.0 / PORT_BYTES);
         let latency = 170.0 + m / 64.0 / f64::from(self.team()) * n / 4.0;
-        let waiting = 900.0 / f64::from(self.stages);
+        // The first bytes of a stage are long in coming, and the others of few stages are soon done with.
+        let alone = if per_sm > 1.0 { 0.0 } else { (600.0 + fill) / f64::from(self.stages - 1) };
+        let waiting = f64::max(900.0 / f64::from(self.stages), alone);
         let main = tiles * tensor.max(fill).max(latency).max(waiting);
         let element = geometry.dtype.size() as f64;
         // Elements that come and go for each of the result's.
@@ -35,8 +39,9 @@ impl Tile {
         let others = (shape.epilogue.operands.len() as f64 - full) / 2.0;
         let sums = m * n * 4.0;
         let moving = if self.cluster > 1 { sums / 50.0 + 400.0 } else { 0.0 };
-        // Of the four warps that issue at once.
-        let computing = m * n * (3.0 + instructions(&shape.epilogue.program)) / 128.0 / parts;
+        // Of the four warps that issue at once; few of them wait for themselves.
+        let busy = [0.55, 0.9, 1.0][(per_sm as usize * self.groups as usize).clamp(1, 3) - 1];
+        let computing = m * n * (3.0 + instructions(&shape.epilogue.program)) / 128.0 / parts / busy;
         let finishing = if self.through > 0 {
             // In and out of shared memory, and what nobody else's work hides of the way there.
             let late = if self.pong == 1 || self.through == 2 { 0.0 } else { 600.0 * full };
@@ -44,12 +49,13 @@ impl Tile {
         } else {
             // Little of what is read is under way at a time.
             let trips = (f64::from(self.batch(shape).0) / f64::from(self.ahead(shape))).ceil();
-            (1.0 + full + others) * m * n * element / 32.0 / parts + 450.0 * trips * full
+            (1.0 + full + others) * m * n * element / 32.0 / parts + 300.0 * trips * full
         };
         let epilogue = per_sm * (moving + computing + finishing) + 300.0;
         let moved = per_sm * (1.0 + full) * m * n * element * (blocks / per_sm).min(sms) / L2_BYTES;
         let through_l2 = tiles * fill + moved;
-        let start = if self.maps == 1 { 400.0 } else { 600.0 };
+        // Blocks of a cluster wait for each other when they begin and end.
+        let start = if self.maps == 1 { 400.0 } else { 600.0 } + if self.peers() > 1 { 900.0 } else { 0.0 };
         // Warpgroups that take turns finish one tile behind the next.
         let cycles = if self.pong == 1 {
             rounds * main.max(epilogue).max(through_l2) + epilogue
@@ -58,7 +64,9 @@ impl Tile {
         };
         let us = LAUNCH + (cycles + start) / CYCLES_PER_US;
         let read = full * geometry.out_len().opt(symbols) as f64 * element;
-        us.max(LAUNCH + (geometry.bytes(out_size, symbols) + read) / target.bandwidth / 1e3)
+        let memory = LAUNCH + (geometry.bytes(out_size, symbols) + read) / target.bandwidth / 1e3;
+        // What memory bounds is still told apart.
+        us.max(memory) + us.min(memory) / 16.0
     }
 }
 
@@ -66,7 +74,8 @@ impl Tile {
 pub(super) fn instructions(program: &Program) -> f64 {
     let one = |instr: &Instr| match instr {
         Instr::Apply(Pw::Erf, _) => 24.0,
-        Instr::Apply(Pw::Gelu | Pw::Exp | Pw::Log | Pw::Sigmoid | Pw::Tanh | Pw::Div | Pw::Pow, _) => 10.0,
+        Instr::Apply(Pw::Sigmoid | Pw::Silu, _) => 7.0,
+        Instr::Apply(Pw::Gelu | Pw::Exp | Pw::Log | Pw::Tanh | Pw::Div | Pw::Pow, _) => 10.0,
         Instr::Apply(..) | Instr::Cast(..) => 1.0,
         Instr::Const(_) => 0.0,
     };
@@ -83,7 +92,10 @@ pub(super) fn candidates(shape: &Shape<'_>, wide: bool, target: &Target) -> Vec<
     let forms = (0..=maps).flat_map(|maps| apart.into_iter().map(move |form| (form, maps)));
     let pong = [(64, 2, 1), (128, 2, 1)].map(|form| (form, 1));
     let forms = forms.chain(pong.into_iter().filter(|_| maps == 1));
-    let forms = forms.flat_map(|form| (0..=2).map(move |through| (form, through)));
+    // Results take the copy engine's way where pixels do, and wait in two places where something is brought there.
+    let most = if shape.carried.is_some() { 2 } else { 1 };
+    let forms = forms
+        .flat_map(|form| (0..=if form.1 == maps { most } else { 0 }).map(move |through| (form, through)));
     for (((m, groups, pong), maps), through) in forms {
         let widths = [32, 64, 96, 128, 160, 192, 256].into_iter();
         for n in widths.filter(|n| *n <= widest && (*n != 160 || widest == 160)) {
