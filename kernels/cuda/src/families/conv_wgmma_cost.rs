@@ -47,15 +47,18 @@ impl Tile {
             let late = if self.pong == 1 || self.through == 2 { 0.0 } else { 600.0 * full };
             (1.0 + full + others) * m * n * element / 64.0 + late
         } else {
-            // Little of what is read is under way at a time.
+            // Little of what is read is under way at a time; of a block's only tile, some since it began.
             let trips = (f64::from(self.batch(shape).0) / f64::from(self.ahead(shape))).ceil();
-            (1.0 + full + others) * m * n * element / 32.0 / parts + 300.0 * trips * full
+            (1.0 + full + others) * m * n * element / 32.0 / parts
+                + if rounds > 1.0 { 300.0 } else { 0.0 } * trips * full
         };
         let epilogue = per_sm * (moving + computing + finishing) + 300.0;
         let moved = per_sm * (1.0 + full) * m * n * element * (blocks / per_sm).min(sms) / L2_BYTES;
         let through_l2 = tiles * fill + moved;
         // Blocks of a cluster wait for each other when they begin and end.
         let start = if self.maps == 1 { 400.0 } else { 600.0 } + if self.peers() > 1 { 900.0 } else { 0.0 };
+        // And a block for its last stores, where the copy engine makes them.
+        let start = start + if self.through > 0 { 1800.0 } else { 0.0 };
         // Warpgroups that take turns finish one tile behind the next.
         let cycles = if self.pong == 1 {
             rounds * main.max(epilogue).max(through_l2) + epilogue
