@@ -173,18 +173,7 @@ DEVICE void store_rows(float (&o)[DIM_V / 2], const Softmax& rows, index_t batch
 #pragma unroll
     for (int n = 0; n + 4 <= DIM_V / 8; n += 4) {
       uint32_t w[4] = {word(n), word(n + 1), word(n + 2), word(n + 3)};
-#pragma unroll
-      for (int i = 0; i < 4; i += 2) {
-        const uint32_t other = __shfl_xor_sync(0xffffffffu, c & 1 ? w[i] : w[i + 1], 1);
-        if (c & 1) w[i] = other;
-        else w[i + 1] = other;
-      }
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        const uint32_t other = __shfl_xor_sync(0xffffffffu, c & 2 ? w[i] : w[i + 2], 2);
-        if (c & 2) w[i] = other;
-        else w[i + 2] = other;
-      }
+      transpose_quad(w);
       if (y < SIZE_Q) *reinterpret_cast<uint4*>(to + (n + c) * 8) = make_uint4(w[0], w[1], w[2], w[3]);
     }
 #pragma unroll

@@ -3,8 +3,9 @@
 // last to the first. The last warpgroup fills rings of STAGES tiles of keys and of values. A multiplying warpgroup asks
 // for the next tile's scores and this tile's values at once and takes powers of the former while the latter are under way;
 // the warpgroups take turns at asking, so that one's powers are taken while another's products are.
-// full: one arrival of each filling thread, two where it also stores a mask. empty: one of each multiplying warp. Queries
-// are each warpgroup's own, so that one may begin with the next item while another still finishes the last.
+// full: one arrival of each filling thread, two where it also stores a mask. empty: one of each multiplying warp, or of each of
+// its threads where they read a mask. Queries are each warpgroup's own, so that one may begin with the next item while
+// another still finishes the last.
 
 constexpr int BLOCK_Q = 64 * CONSUMERS;
 constexpr int THREADS = 128 * (CONSUMERS + 1);
@@ -157,7 +158,8 @@ DEVICE void multiply(const Place& place MASK_PARAMS, element_t* out SYMBOL_PARAM
       const Corner at = {item.both / HEADS, item.both % HEADS, q0 + row, (index_t)t * KEYS + lane % 4 * 2};
       const bool edge = (index_t)(t + 1) * KEYS > (CAUSAL ? min(q0 + 1 + SIZE_K - SIZE_Q, (index_t)SIZE_K) : (index_t)SIZE_K);
       mask_scores<KEYS>(s, at, edge, place.mask + at_k.slot * MASK_STAGE + lane % 4 * 2 MASK_NAMES SYMBOL_NAMES);
-      if (MASK_STAGE > 0) release(place.empty_k + 8 * at_k.slot);
+      // Every lane has read a part of the mask.
+      if (MASK_STAGE > 0) mbarrier_arrive(place.empty_k + 8 * at_k.slot);
       at_k.advance();
     };
     const auto ask_values = [&](bool add) {
@@ -236,7 +238,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     for (int i = 0; i < STAGES; ++i) {
       mbarrier_init(place.full_k + 8 * i, MASK_STAGE > 0 ? 256 : 128);
       mbarrier_init(place.full_v + 8 * i, 128);
-      mbarrier_init(place.empty_k + 8 * i, 4 * CONSUMERS);
+      mbarrier_init(place.empty_k + 8 * i, (MASK_STAGE > 0 ? 128 : 4) * CONSUMERS);
       mbarrier_init(place.empty_v + 8 * i, 4 * CONSUMERS);
     }
     mbarrier_init_done();

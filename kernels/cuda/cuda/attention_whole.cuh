@@ -26,6 +26,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
   const element_t* const from_k = k + K_OFFSET + batch * K_BATCH + head_kv * K_HEAD;
   const element_t* const from_v = v + V_OFFSET + batch * V_BATCH + head_kv * V_HEAD;
 
+  // Keys that no query of this block sees are not asked for.
+  index_t seen = SIZE_K;
+  if (CAUSAL) {
+    const index_t most = (q0 + BLOCK_Q < SIZE_Q ? q0 + BLOCK_Q : SIZE_Q) + SIZE_K - SIZE_Q;
+    seen = most < seen ? most : seen;
+  }
+
   dependency_wait();
   // The first 64 queries of each group lie together, then the second ones.
   const auto copy_queries = [&](int i) {
@@ -37,9 +44,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
 #pragma unroll
   for (int part = 0; part < PARTS; ++part) {
     const index_t first = part * KEYS;
-    copy_rows<ROWS, DIM, THREADS, KEYS>(shared_k + first * 128, from_k + first * K_ROW, K_ROW, SIZE_K - first, threadIdx.x);
+    const bool asked = !CAUSAL || part == 0 || first < seen;
+    if (asked) copy_rows<ROWS, DIM, THREADS, KEYS>(shared_k + first * 128, from_k + first * K_ROW, K_ROW, SIZE_K - first, threadIdx.x);
     cp_async_commit();
-    copy_rows<ROWS, DIM_V, THREADS, KEYS>(shared_v + first * 128, from_v + first * V_ROW, V_ROW, SIZE_K - first, threadIdx.x);
+    if (asked) copy_rows<ROWS, DIM_V, THREADS, KEYS>(shared_v + first * 128, from_v + first * V_ROW, V_ROW, SIZE_K - first, threadIdx.x);
     if (part == PARTS - 1) {
 #pragma unroll
       for (int i = 1; i < TURNS; ++i) copy_queries(CAUSAL ? TURNS - 1 - i : i);
@@ -76,7 +84,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     for (int part = 0; part < PARTS; ++part) {
       const index_t first = part * KEYS;
       // No key of this part is before the last of these queries.
-      if (CAUSAL && part > 0 && i > 0 && first > mine + 63 + SIZE_K - SIZE_Q) break;
+      if (CAUSAL && part > 0 && first > mine + 63 + SIZE_K - SIZE_Q) {
+        if (i == 0) {
+          cp_async_wait<0>();
+          arrived();   // as often as those who see keys of it
+          arrived();
+        }
+        break;
+      }
       if (i == 0) {
         if (part == PARTS - 1) cp_async_wait<1>();
         else cp_async_wait<3>();
@@ -87,7 +102,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
       written(s);
       if (used) {
         const Corner at = {batch, head, mine + row, first + lane % 4 * 2};
-        const bool edge = CAUSAL || first + KEYS > SIZE_K;
+        const bool edge = first + KEYS > (CAUSAL ? min(mine + 1 + SIZE_K - SIZE_Q, (index_t)SIZE_K) : (index_t)SIZE_K);
         mask_scores<KEYS>(s, at, edge, shared_mask + first + lane % 4 * 2 MASK_NAMES SYMBOL_NAMES);
         const bool grown = rows.take(s);
         if (part > 0 && grown) {

@@ -15,7 +15,7 @@ struct Slab {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const index_t m = row0 + slab / COLUMNS * 64 + half * 8 + lane / 4;
-      to[half] = m < M && (NG % BN == 0 || n < NG) ? m * FILTERS + n : -1;
+      to[half] = m < M && (NG % BN == 0 || RUNS || n < NG) ? m * FILTERS + n : -1;
       if (to[half] < 0) continue;
 #pragma unroll
       for (int p = 0; p < PARTS; ++p)
@@ -23,8 +23,11 @@ struct Slab {
     }
   }
 
-  DEVICE void finish(const float (&acc)[MT][BN / 2], int slab, int column0, const Epilogue& epilogue) const {
+  DEVICE void finish(const float (&acc)[MT][BN / 2], int slab, int column0, Run& run, const Epilogue& epilogue) const {
     const int n = column0 + slab % COLUMNS * 32 + threadIdx.x % 4 * 8;
+#if RUNS
+    Vec<result_t, 8> x[2];
+#endif
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       if (to[half] < 0) continue;
@@ -33,9 +36,20 @@ struct Slab {
         acc_t sum[WIDTH];
 #pragma unroll
         for (int i = 0; i < WIDTH; ++i) sum[i] = sum_at(acc[slab / COLUMNS], slab % COLUMNS, half, p * WIDTH + i);
+#if RUNS
+        if (n + p * WIDTH < NG) {
+          const auto some = epilogue.template result<WIDTH>(sum, to[half] + p * WIDTH, reads[half][p], {});
+#pragma unroll
+          for (int i = 0; i < WIDTH; ++i) x[half].v[p * WIDTH + i] = some.v[i];
+        }
+#else
         if (PARTS == 1 || n + p * WIDTH < NG) epilogue.template store<WIDTH>(sum, to[half] + p * WIDTH, reads[half][p]);
+#endif
       }
     }
+#if RUNS
+    store_runs<COLUMNS>(epilogue.out, run, x, to, slab % COLUMNS, NG - (n - (int)threadIdx.x % 4 * 8));
+#endif
   }
 };
 
@@ -52,9 +66,10 @@ struct Results {
   }
   DEVICE void finish(const float (&acc)[MT][BN / 2], index_t row0, int column0, index_t, const Epilogue& epilogue SYMBOL_PARAMS) {
     const index_t warp_row0 = row0 + threadIdx.x / 32 % 4 * 16;
+    Run run;
 #pragma unroll
     for (int s = 0; s < Slab::COUNT; ++s) {
-      slabs[s % AHEAD].finish(acc, s, column0, epilogue);
+      slabs[s % AHEAD].finish(acc, s, column0, run, epilogue);
       if (s + AHEAD < Slab::COUNT) slabs[s % AHEAD].ask(s + AHEAD, warp_row0, column0, epilogue SYMBOL_NAMES);
     }
   }

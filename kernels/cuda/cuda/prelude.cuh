@@ -315,6 +315,23 @@ template <int THREADS, class T> DEVICE T block_max(T x, T* scratch) {
   return most;
 }
 
+// Four words of each of four neighbouring lanes, the other way round: lane c of the four gets word c of each.
+DEVICE void transpose_quad(uint32_t (&w)[4]) {
+  const int c = threadIdx.x % 4;
+#pragma unroll
+  for (int i = 0; i < 4; i += 2) {
+    const uint32_t other = __shfl_xor_sync(0xffffffffu, c & 1 ? w[i] : w[i + 1], 1);
+    if (c & 1) w[i] = other;
+    else w[i + 1] = other;
+  }
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const uint32_t other = __shfl_xor_sync(0xffffffffu, c & 2 ? w[i] : w[i + 2], 2);
+    if (c & 2) w[i] = other;
+    else w[i + 2] = other;
+  }
+}
+
 // ---- programmatic dependent launch: no-ops where the hardware or the launch has none
 
 DEVICE void launch_dependents() {

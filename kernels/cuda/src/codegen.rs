@@ -318,6 +318,13 @@ struct Epilogue {
     }
 
     #[test]
+    fn a_result_is_given_to_those_who_store_it() {
+        let text = epilogue_carried(&Epilogue::store(DType::F16), &dims("6272 65"), None);
+        assert!(text.contains("typedef f16 result_t;\n"), "{text}");
+        assert!(text.contains("DEVICE Vec<result_t, V> result(") && !text.contains("store"), "{text}");
+    }
+
+    #[test]
     fn a_malformed_epilogue_is_an_error_line() {
         let program = Program { inputs: vec![DType::F32], code: vec![], outputs: vec![(3, DType::F32)] };
         let text = epilogue(&Epilogue::new(program, vec![]), &dims("4"));

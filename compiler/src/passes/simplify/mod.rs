@@ -3,6 +3,7 @@
 
 mod arithmetic;
 mod broadcast;
+mod mask;
 mod movement;
 mod sharing;
 mod weights;
@@ -11,7 +12,8 @@ use super::{Options, Rule, rewrite};
 use crate::ir::Graph;
 
 /// Every rule.
-const TABLES: [&[(&str, Rule)]; 4] = [arithmetic::RULES, broadcast::RULES, movement::RULES, weights::RULES];
+const TABLES: [&[(&str, Rule)]; 5] =
+    [arithmetic::RULES, broadcast::RULES, mask::RULES, movement::RULES, weights::RULES];
 
 /// The rules on movement of data alone, which composition needs too.
 pub(super) const MOVEMENT: &[(&str, Rule)] = movement::RULES;

@@ -92,6 +92,10 @@ pub fn samples() -> Vec<Problem<Dim>> {
         causal(attention(F16, "1 2 1 700 300 96 80")),
         packed(masked(attention(F16, "2 2 2 384 384 64 64"), F16, false)),
         causal(masked(attention(BF16, "1 2 2 200 400 128 64"), BF16, true)),
+        causal(packed(masked(attention(F16, "2 2 2 300 300 64 64"), F16, false))),
+        causal(packed(attention(F16, "2 3 3 384 384 64 64"))),
+        // The first queries see no key.
+        causal(attention(F16, "1 2 2 260 200 64 64")),
         // Full precision.
         packed(attention(F32, "2 3 3 65 65 64 64")),
         causal(masked(attention(F32, "batch 4 2 seq seq 32 32"), F32, true)),

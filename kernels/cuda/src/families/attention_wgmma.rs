@@ -174,7 +174,7 @@ impl Family for AttentionWgmma {
     }
 
     fn version(&self) -> u32 {
-        1
+        2
     }
 
     fn tactics(&self, problem: &Problem<Dim>, symbols: &Symbols, target: &Target) -> Vec<Tactic> {

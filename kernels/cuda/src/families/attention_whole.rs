@@ -151,7 +151,7 @@ impl Family for AttentionWhole {
     }
 
     fn version(&self) -> u32 {
-        1
+        2
     }
 
     fn tactics(&self, problem: &Problem<Dim>, symbols: &Symbols, target: &Target) -> Vec<Tactic> {

@@ -20,7 +20,13 @@ const COPIES: &str =
     concat!(include_str!("../../cuda/conv_window.cuh"), include_str!("../../cuda/conv_wgmma_copy.cuh"));
 const MAPS: &str = include_str!("../../cuda/conv_wgmma_map.cuh");
 const SUMS: &str = include_str!("../../cuda/conv_wgmma_finish.cuh");
-const DIRECT: &str = include_str!("../../cuda/conv_wgmma_direct.cuh");
+const DIRECT: &str =
+    concat!("#define RUNS 0\nstruct Run {};\n", include_str!("../../cuda/conv_wgmma_direct.cuh"));
+const RUNS: &str = concat!(
+    "#define RUNS 1\n",
+    include_str!("../../cuda/conv_wgmma_runs.cuh"),
+    include_str!("../../cuda/conv_wgmma_direct.cuh")
+);
 const CARRY: &str = include_str!("../../cuda/conv_wgmma_carry.cuh");
 const MAINLOOP: &str = include_str!("../../cuda/conv_wgmma.cuh");
 
@@ -100,6 +106,12 @@ impl Shape<'_> {
 
     fn column_tiles(&self, tile: &Tile) -> usize {
         self.geometry.filters.div_ceil(tile.n as usize)
+    }
+
+    /// Whether rows begin where no 8 bytes do, and leave as conv_wgmma_runs.cuh says. No cluster has such sums.
+    fn in_runs(&self) -> bool {
+        let size = self.epilogue.out().size();
+        finish_width(self.geometry.filters) <= 2 && matches!(size, 2 | 4) && self.epilogue.place.is_none()
     }
 
     /// How the weights are packed: see conv_wgmma.cuh.
@@ -239,7 +251,10 @@ impl Tile {
         let carried = if self.through > 0 && shape.carried.is_some() { 8 } else { 0 };
         match self.cluster {
             1 => {
-                (self.m / 64 / self.team() * (self.n / 32), 2 * finish_registers(shape.epilogue, 8) - carried)
+                // Eight columns of each of two rows, `width` to a read.
+                let reads = shape.epilogue.program.inputs.iter().skip(1);
+                let each: u32 = reads.map(|d| (width * d.size() as u32).div_ceil(4)).sum();
+                (self.m / 64 / self.team() * (self.n / 32), 2 * (1 + 8 / width * each) - carried)
             }
             parts => {
                 let items = (self.m.div_ceil(parts) * self.n / width).div_ceil(128 * self.groups);
@@ -253,6 +268,7 @@ impl Tile {
         let (count, each) = self.batch(shape);
         // The mainloop and the program need registers, too; a warp has no use for more than four slabs.
         let taken = 48 + (2.0 * cost::instructions(&shape.epilogue.program)).min(40.0) as u32;
+        let taken = if shape.in_runs() { taken + 16 } else { taken };
         let (taken, most) = if self.cluster == 1 { (taken, count.min(4)) } else { (taken + 20, count) };
         (self.room(shape).saturating_sub(taken) / each).clamp(1, most)
     }
@@ -430,6 +446,7 @@ impl Family for ConvWgmma {
                 let text = codegen::epilogue_carried(shape.epilogue, &out, carried_operand);
                 (text, Some((carried, result)))
             }
+            None if shape.in_runs() => (codegen::epilogue_carried(shape.epilogue, &out, None), None),
             None => (codegen::epilogue_in_two_steps(shape.epilogue, &out), None),
         };
         let places = results.map_or_else(String::new, |(carried, result)| {
@@ -442,7 +459,11 @@ impl Family for ConvWgmma {
         let step = wgmma::step(tile.n, geometry.dtype);
         let map = conv_maps::pixels(geometry, tile.m / tile.spread).filter(|_| tile.maps == 1);
         let pixels = if map.is_some() { MAPS } else { COPIES };
-        let ending = if results.is_some() { CARRY } else { DIRECT };
+        let ending = match results {
+            Some(_) => CARRY,
+            None if shape.in_runs() => RUNS,
+            None => DIRECT,
+        };
         let parts =
             [&constants, &places, &epilogue, &sizes, &step, TILE_SUMS, RING, pixels, SUMS, ending, MAINLOOP];
         let kernel = codegen::source(&title, wide, &parts);

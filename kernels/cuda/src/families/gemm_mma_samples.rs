@@ -141,6 +141,10 @@ pub fn samples() -> Vec<Problem<Dim>> {
         gemm(F16, "3 40 48 64", Gap(8), Shared),
         tf32(gemm(F32, "1 33 31 35", Columns, Rows)),
         gemm(F16, "2 33 17 40", Scattered, Rows),
+        // Rows of a result that begin at any element, or at any even one.
+        with(gemm(F16, "1 130 1001 136", Rows, Columns), After::BiasResidual),
+        with(gemm(F16, "1 batch*7 481 72", Rows, Rows), After::ScaleBias(F32)),
+        with(gemm(BF16, "1 200 226 64", Rows, Rows), After::BiasGelu),
         // Ordinary cores.
         with(gemm(F32, "1 300 260 130", Rows, Rows), After::BiasGelu),
         gemm(F32, "2 65 64 512", Columns, Columns),

@@ -1,0 +1,149 @@
+//! Masks of attention that hide nothing, or no more than what `causal` says.
+
+use crate::ir::{Graph, NodeId, Tensor, Value};
+use crate::ops::{Attention, Op};
+use crate::passes::Rule;
+use crate::passes::pattern::*;
+use bakelite_host::{DType, Pw};
+use bakelite_kernels::Dim;
+
+pub(super) const RULES: &[(&str, Rule)] = &[("idle_mask", idle_mask), ("causal_mask", causal_mask)];
+
+/// Added to a score, a finite number of at most this hides a key as −∞ does, beside keys that are not hidden.
+const HIDDEN: f64 = -1e4;
+
+/// `attention(q, k, v, 0) → attention(q, k, v)`
+fn idle_mask(graph: &mut Graph, id: NodeId) -> Result<bool, String> {
+    let Some((attention, inputs)) = masked(graph, id) else { return Ok(false) };
+    let idle = if graph.ty(inputs[3]).dtype == DType::Bool { 1.0 } else { 0.0 };
+    if uniform(graph, inputs[3]) != Some(idle) {
+        return Ok(false);
+    }
+    become_op(graph, id, attention, &inputs[..3])
+}
+
+/// `attention(q, k, v, later) → causal attention(q, k, v)`, where `later` hides the keys after the query and no others;
+/// `attention(q, k, v, m ∧ later) → causal attention(q, k, v, m)`, also as what m ∧ later or its negation select of 0 and −∞.
+/// A finite number hides nothing from a query all of whose keys it stands for, so it may only stand alone, and only where
+/// every query has a key.
+fn causal_mask(graph: &mut Graph, id: NodeId) -> Result<bool, String> {
+    let Some((mut attention, inputs)) = masked(graph, id) else { return Ok(false) };
+    let rows = |v: Value, inner: bool| graph.ty(v).shape.get(if inner { 1 } else { 2 }).cloned();
+    let (Some(q), Some(k)) = (rows(inputs[0], attention.inner[0]), rows(inputs[1], attention.inner[1]))
+    else {
+        return Ok(false);
+    };
+    let was = std::mem::replace(&mut attention.causal, true);
+    let seen = |hidden: Hidden| {
+        let least = (&k - &q).as_const();
+        hidden == Hidden::Whole || was || least.is_some_and(|d| d >= 0)
+    };
+    if later(graph, inputs[3], &q, &k, false).is_some_and(seen) {
+        return become_op(graph, id, attention, &inputs[..3]);
+    }
+    let Some(rest) = beside_later(graph, inputs[3], &q, &k, id)? else { return Ok(false) };
+    become_op(graph, id, attention, &[inputs[0], inputs[1], inputs[2], rest])
+}
+
+fn masked(graph: &Graph, id: NodeId) -> Option<(Attention, Vec<Value>)> {
+    let node = graph.node(id);
+    match node.op() {
+        Some(Op::Attention(attention)) if node.inputs.len() == 4 => {
+            Some((attention.clone(), node.inputs.clone()))
+        }
+        _ => None,
+    }
+}
+
+/// How a mask hides.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Hidden {
+    /// By false or −∞.
+    Whole,
+    /// By numbers, of which some are finite.
+    Finite,
+}
+
+/// How a mask hides key j from query i exactly where `j > i + k − q`; `None` if it hides others, or not these. With `negated`, a
+/// bool mask hides where it is true.
+fn later(graph: &Graph, mask: Value, q: &Dim, k: &Dim, negated: bool) -> Option<Hidden> {
+    if let Some(tensor) = graph.data(mask) {
+        return later_in(tensor, q.as_const()?, k.as_const()?, negated);
+    }
+    // Positions of keys compared with those of queries.
+    let pair = match negated {
+        false => applied::<2>(graph, mask, Pw::Le).or(applied::<2>(graph, mask, Pw::Ge).map(|[a, b]| [b, a])),
+        true => applied::<2>(graph, mask, Pw::Gt).or(applied::<2>(graph, mask, Pw::Lt).map(|[a, b]| [b, a])),
+    };
+    let [keys, queries] = pair?;
+    let along = |v: Value, dim: usize| {
+        let shape = &graph.ty(v).shape;
+        let at = shape.len().checked_sub(dim)?;
+        let only = shape.iter().enumerate().all(|(d, size)| if d == at { size == k } else { size.is(1) });
+        let flat = unary(graph, v, |op| matches!(op, Op::Reshape(_)).then_some(())).map_or(v, |(_, x)| x);
+        only.then_some(flat)
+    };
+    let same = along(keys, 1)? == along(queries, 2)?;
+    (q == k && same && ascends(graph, along(keys, 1)?)).then_some(Hidden::Whole)
+}
+
+fn later_in(mask: &Tensor, q: i64, k: i64, negated: bool) -> Option<Hidden> {
+    let [.., rows, columns] = *mask.shape.as_slice() else { return None };
+    if (rows as i64, columns as i64) != (q, k) || columns == 0 {
+        return None;
+    }
+    let bool = mask.dtype == DType::Bool;
+    let mut hidden = Hidden::Whole;
+    let bytes = columns * mask.dtype.size();
+    for n in 0..mask.bytes.len() / bytes {
+        let row = mask.bytes.slice(n * bytes..(n + 1) * bytes);
+        let row = Tensor { dtype: mask.dtype, shape: vec![columns], bytes: row }.to_f64();
+        let seen = ((n % rows) as i64 + 1 + k - q).clamp(0, k) as usize;
+        let (before, after) = row.split_at(seen);
+        let open = |x: &f64| if bool { (*x != 0.0) != negated } else { *x == 0.0 };
+        let shut = |x: &f64| if bool { !open(x) } else { *x <= HIDDEN };
+        if !before.iter().all(open) || !after.iter().all(shut) {
+            return None;
+        }
+        if !bool && after.iter().any(|x| *x != f64::NEG_INFINITY) {
+            hidden = Hidden::Finite;
+        }
+    }
+    Some(hidden)
+}
+
+// Whether a value's elements are known to ascend: a constant of one dimension, or some of its elements, in their order.
+fn ascends(graph: &Graph, value: Value) -> bool {
+    let slice = |op: &Op| matches!(op, Op::Slice(_)).then_some(());
+    let whole = unary(graph, value, slice).map_or(value, |(_, x)| x);
+    let ascending = |t: &Tensor| t.dtype.is_int() && t.to_i64().windows(2).all(|w| w[0] < w[1]);
+    graph.data(whole).is_some_and(|t| t.shape.len() == 1 && ascending(t))
+}
+
+/// `m` of a mask `m ∧ later` that hides whole; also of what that or its negation selects of 0 and −∞.
+fn beside_later(
+    graph: &mut Graph,
+    mask: Value,
+    q: &Dim,
+    k: &Dim,
+    like: NodeId,
+) -> Result<Option<Value>, String> {
+    if let Some([condition, a, b]) = applied::<3>(graph, mask, Pw::Select) {
+        let negated = match (uniform(graph, a), uniform(graph, b)) {
+            (Some(0.0), Some(f64::NEG_INFINITY)) => false,
+            (Some(f64::NEG_INFINITY), Some(0.0)) => true,
+            _ => return Ok(None),
+        };
+        let Some(rest) = conjunct(graph, condition, q, k, negated) else { return Ok(None) };
+        return pointwise(graph, Pw::Select, &[rest, a, b], like).map(Some);
+    }
+    Ok(conjunct(graph, mask, q, k, false))
+}
+
+// The other operand of a conjunction with `later`; of a disjunction with its negation if `negated`.
+fn conjunct(graph: &Graph, mask: Value, q: &Dim, k: &Dim, negated: bool) -> Option<Value> {
+    let joined = if negated { Pw::Or } else { Pw::And };
+    let pair = applied::<2>(graph, mask, joined)?;
+    let [rest, _] = ordered(pair, |v| later(graph, v, q, k, negated) == Some(Hidden::Whole))?;
+    Some(rest)
+}
