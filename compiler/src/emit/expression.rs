@@ -171,7 +171,7 @@ macro_rules! literals {
 }
 literals! {
     Gemm { batch m n k dtype math a b epilogue }
-    Conv { n channels filters groups input output kernel strides dilations pads layout scaled dtype math epilogue }
+    Conv { n channels filters groups input output kernel strides dilations pads layout x scaled dtype math epilogue }
     ConvTranspose { n channels filters groups input output kernel strides dilations pads layout dtype epilogue }
     Pool { kind n channels input output kernel strides dilations pads pads_end layout dtype epilogue }
     Reduce { kind shape reduced dtype epilogue }

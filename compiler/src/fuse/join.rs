@@ -1,7 +1,9 @@
 //! Regions joined that each read nothing but the one before, where one kernel does it all and the cost models say that it is
-//! faster: squeeze and excitation (a mean over pixels and two matrix products of it), and the factor of each channel that a
-//! convolution reads its pixels with. GPU plans only.
+//! faster: squeeze and excitation (a mean over pixels and two matrix products of it), the factor of each channel that a
+//! convolution reads its pixels with, and the copy in another order or type that a network's first convolution would read.
+//! GPU plans only.
 
+use super::access::regroup;
 use super::place::readers;
 use super::{Region, Regions, name_of, root};
 use crate::error::Result;
@@ -16,7 +18,7 @@ use bakelite_kernels::{Dim, Problem, Target};
 /// Joins what can be joined.
 pub fn join(mut regions: Regions, target: &Target) -> Result<Regions> {
     let Regions { graph, regions: all } = &mut regions;
-    for find in [squeeze, scale] {
+    for find in [squeeze, scale, first] {
         let mut at = 0;
         while at < all.len() {
             let joined =
@@ -137,6 +139,34 @@ fn scale(graph: &Graph, all: &[Region], at: usize) -> Option<Joined> {
     let mut region = region(graph, &[&all[product], &all[at]], main, problem.into(), inputs, outputs);
     region.place = all[at].place.clone();
     Some((vec![at, product], region))
+}
+
+/// `conv(copy(x))` of few channels, where region `at` is the convolution and the copy changes the order of elements, or their
+/// type, alone.
+fn first(graph: &Graph, all: &[Region], at: usize) -> Option<Joined> {
+    let Problem::Conv(conv) = &all[at].problem else { return None };
+    if conv.x.is_some() || conv.scaled || conv.layout != Layout::ChannelsLast || conv.channels > 4 {
+        return None;
+    }
+    graph.data(all[at].inputs[1])?;
+    let copy = producer(graph, all, all[at].inputs[0], at)?;
+    let Problem::Pointwise(p) = &all[copy].problem else { return None };
+    let ([from], [access]) = (&p.program.inputs[..], &p.inputs[..]) else { return None };
+    let copies = p.program.code.is_empty() && p.program.outputs == [(0, conv.dtype)];
+    if !copies || from.class() != conv.dtype.class() {
+        return None;
+    }
+    let pixels: Vec<Dim> =
+        [&conv.n].into_iter().chain(&conv.input).cloned().chain([Dim::from(conv.channels)]).collect();
+    let x = Some((*from, regroup(access, &p.shape, &pixels)?));
+    let mut inputs = all[at].inputs.clone();
+    inputs[0] = all[copy].inputs[0];
+    let problem = Conv { x, ..conv.clone() };
+    let main = *all[at].nodes.first()?;
+    let outputs = all[at].outputs.clone();
+    let mut region = region(graph, &[&all[copy], &all[at]], main, problem.into(), inputs, outputs);
+    region.place = all[at].place.clone();
+    Some((vec![at, copy], region))
 }
 
 /// Which operand of a product of two is one number for each image and channel, the other being the convolution's pixels.

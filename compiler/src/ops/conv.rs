@@ -118,6 +118,7 @@ impl Operator for Conv {
             dilations: self.dilations.clone(),
             pads: self.pads.clone(),
             layout: self.layout,
+            x: None,
             scaled: false,
             dtype: x.dtype,
             math: self.math,

@@ -80,7 +80,7 @@ pub struct GpuTuner<'a> {
 }
 
 /// Families of plain kernels, which may stand for the host where it would take too long.
-const PLAIN: [&str; 3] = ["gemm.simt", "conv.simt", "attention.simt"];
+const PLAIN: [&str; 4] = ["gemm.simt", "conv.simt", "conv.direct", "attention.simt"];
 
 impl<'a> GpuTuner<'a> {
     /// A tuner on `gpu`. `keep` sees the tactics after each problem.

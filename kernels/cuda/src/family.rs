@@ -85,7 +85,8 @@ pub enum Arg {
 }
 
 /// A compile-time rearrangement of one constant operand: element `i` of the packed data is element
-/// `Σ index[d] · strides[d]`, plus what the folds add, of the original, or zero where some index is past its limit.
+/// `Σ index[d] · strides[d]`, plus what folds and tables add, of the original, or zero where some index is past its limit or
+/// in no place of a table.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Pack {
     /// Shape of the packed data, row-major.
@@ -96,6 +97,8 @@ pub struct Pack {
     pub limits: Vec<Limit>,
     /// Indices that walk two dimensions of the original as one.
     pub folds: Vec<Fold>,
+    /// Indices that walk the original in an order of their own.
+    pub tables: Vec<Table>,
     /// Whether the packed data are rows of 128 bytes whose 16-byte chunk c is stored at place c ^ (row & 7): wgmma's
     /// 128-byte swizzle.
     pub swizzled: bool,
@@ -114,6 +117,16 @@ pub struct Fold {
     pub inner: usize,
 }
 
+/// One index with a place for each of its values: the sum k of `index[d] · weight` moves `places[k]` in the original, and is
+/// zero where there is none.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Table {
+    /// (dimension, weight)
+    pub terms: Vec<(usize, usize)>,
+    /// In elements.
+    pub places: Vec<Option<usize>>,
+}
+
 /// One zero-fill rule of a [`Pack`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Limit {
@@ -127,7 +140,10 @@ impl Pack {
     /// Applies the rearrangement to elements of `size` bytes.
     pub fn apply(&self, original: &[u8], size: usize) -> Result<Vec<u8>, String> {
         let mut packed = vec![0u8; self.shape.iter().product::<usize>() * size];
-        let rules = || self.limits.iter().map(|l| &l.terms).chain(self.folds.iter().map(|f| &f.terms));
+        let rules = || {
+            let folds = self.folds.iter().map(|f| &f.terms);
+            self.limits.iter().map(|l| &l.terms).chain(folds).chain(self.tables.iter().map(|t| &t.terms))
+        };
         let weight = |terms: &[(usize, usize)], d| terms.iter().filter(|t| t.0 == d).map(|t| t.1).sum();
         let weights: Vec<Vec<usize>> =
             (0..self.shape.len()).map(|d| rules().map(|terms| weight(terms, d)).collect()).collect();
@@ -153,7 +169,7 @@ impl Pack {
     }
 
     // Fills `out`, the part of the packed data that begins at some index of the dimensions before `d`: `at` is that index in
-    // the original, `sums` what the terms of limits and folds have come to.
+    // the original, `sums` what the terms of limits, folds and tables have come to.
     fn fill(
         &self,
         d: usize,
@@ -168,8 +184,11 @@ impl Pack {
             return Ok(());
         }
         let Some((extent, stride)) = self.shape.get(d).zip(self.strides.get(d)) else {
-            let folded = self.folds.iter().zip(&sums[self.limits.len()..]);
+            let (folded, listed) = sums[self.limits.len()..].split_at(self.folds.len());
+            let folded = self.folds.iter().zip(folded);
             let at = folded.fold(at, |at, (f, k)| at + k / f.by * f.outer + k % f.by * f.inner);
+            let mut places = self.tables.iter().zip(listed).map(|(t, k)| t.places.get(*k).copied().flatten());
+            let Some(at) = places.try_fold(at, |at, place| Some(at + place?)) else { return Ok(()) };
             let from = original.get(at * size..(at + 1) * size);
             out.copy_from_slice(
                 from.ok_or_else(|| format!("packing reads element {at} of {}", original.len() / size))?,
@@ -198,6 +217,7 @@ mod tests {
             limits: vec![Limit { terms: vec![(2, 1)], below: 60 }],
             folds: vec![Fold { terms: vec![(2, 1)], by: 5, outer: 1, inner: 20 }],
             swizzled: true,
+            tables: vec![],
         };
         let original: Vec<u8> = (0..1600u16).flat_map(u16::to_le_bytes).collect();
         let packed = pack.apply(&original, 2).unwrap();
@@ -215,5 +235,20 @@ mod tests {
         }
         assert_eq!(zeros, 64);
         assert!(Pack { shape: vec![3], ..pack }.apply(&original, 2).is_err());
+    }
+
+    #[test]
+    fn tables_put_elements_in_an_order_of_their_own() {
+        let places = [Some(4), None, Some(0), Some(2)];
+        let pack = Pack {
+            shape: vec![2, 2, 2],
+            strides: vec![1, 0, 0],
+            tables: vec![Table { terms: vec![(1, 2), (2, 1)], places: places.to_vec() }],
+            ..Pack::default()
+        };
+        assert_eq!(pack.apply(&[10, 11, 12, 13, 14, 15], 1).unwrap(), [14, 0, 10, 12, 15, 0, 11, 13]);
+        // A sum that the table does not know is zero too, a place outside the original an error.
+        assert_eq!(Pack { shape: vec![2, 3, 2], ..pack.clone() }.apply(&[1; 6], 1).unwrap()[4..6], [0, 0]);
+        assert!(pack.apply(&[1; 5], 1).is_err());
     }
 }

@@ -187,7 +187,15 @@ impl Problem<usize> {
                 number(p.dtype, "a convolution")?;
                 grouped(p.channels, p.filters, p.groups)?;
                 window([&p.input, &p.output, &p.kernel, &p.strides, &p.dilations, &p.pads], None)?;
-                let x = exact("x", p.dtype, &layout(p.n, p.channels, &p.input, p.layout))?;
+                let pixels = layout(p.n, p.channels, &p.input, p.layout);
+                let x = match &p.x {
+                    None => exact("x", p.dtype, &pixels)?,
+                    Some((dtype, access)) if dtype.class() == p.dtype.class() => {
+                        len(&pixels)?;
+                        through("x", *dtype, &pixels, access)?
+                    }
+                    Some((dtype, _)) => bail!("it reads {dtype} as {}, of another class", p.dtype),
+                };
                 let mut w = vec![p.filters, p.channels / p.groups];
                 w.extend(&p.kernel);
                 let w = exact("w", p.dtype, &w)?;

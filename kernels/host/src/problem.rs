@@ -98,6 +98,7 @@ pub struct Gemm<S = usize> {
 /// outside `x`; `cg = channels / groups`, `g = o / (filters / groups)`. Any number of spatial dimensions.
 /// Operands `x`, `w`, then `s` if `scaled`, then the epilogue's. `x` and the output in `layout`; `w` always
 /// `[filters, cg, kernel...]`. With `s` (`[n, channels]`), `x[n, c, p] · s[n, c]`, rounded to `dtype`, stands for `x[n, c, p]`.
+/// Where `x` is given, the operand is of that type and read through that access over its dimensions, rounded to `dtype`.
 /// The epilogue's accesses are over the output's dimensions in `layout`'s order.
 #[derive(Clone, Debug, PartialEq)]
 #[allow(missing_docs)]
@@ -114,6 +115,9 @@ pub struct Conv<S = usize> {
     /// Zeros before the first element of each spatial dimension (what follows the last one is implied by `output`).
     pub pads: Vec<usize>,
     pub layout: Layout,
+    /// Where `x` lies, if it is no dense tensor of `dtype` in `layout`: its element type, and the access over its dimensions
+    /// in `layout`'s order.
+    pub x: Option<(DType, Access<S>)>,
     /// Whether every channel of every image has a factor, the third operand.
     pub scaled: bool,
     /// Element type of `x`, `w` and `s`.
@@ -635,6 +639,30 @@ impl<S> Gemm<S> {
     }
 }
 
+impl<S> Conv<S> {
+    /// The same problem with every size mapped.
+    pub fn map<T>(&self, f: &mut impl FnMut(&S) -> T) -> Conv<T> {
+        Conv {
+            n: f(&self.n),
+            channels: self.channels,
+            filters: self.filters,
+            groups: self.groups,
+            input: each(&self.input, f),
+            output: each(&self.output, f),
+            kernel: self.kernel.clone(),
+            strides: self.strides.clone(),
+            dilations: self.dilations.clone(),
+            pads: self.pads.clone(),
+            layout: self.layout,
+            x: self.x.as_ref().map(|(d, a)| (*d, a.map(f))),
+            scaled: self.scaled,
+            dtype: self.dtype,
+            math: self.math,
+            epilogue: self.epilogue.map(f),
+        }
+    }
+}
+
 impl<S> Attention<S> {
     /// The same problem with every size mapped.
     pub fn map<T>(&self, f: &mut impl FnMut(&S) -> T) -> Attention<T> {
@@ -674,7 +702,6 @@ impl<S> Excite<S> {
     }
 }
 
-map_sizes! { Conv: size n; list input output; keep channels filters groups kernel strides dilations pads layout scaled dtype math; epilogue epilogue; }
 map_sizes! { ConvTranspose: size n; list input output; keep channels filters groups kernel strides dilations pads layout dtype; epilogue epilogue; }
 map_sizes! { Pool: size n channels; list input output kernel; keep kind strides dilations pads pads_end layout dtype; epilogue epilogue; }
 map_sizes! { Reduce: list shape; keep kind reduced dtype; epilogue epilogue; }

@@ -4,6 +4,7 @@ use crate::dtype::DType;
 use crate::element::{Element, Number};
 use crate::interpret::{finish, finish_moved};
 use crate::problem::*;
+use crate::program::Program;
 use crate::view::{RunError, View, ViewMut, bail};
 use crate::walk::{self, count};
 use crate::{
@@ -83,7 +84,16 @@ fn dispatch(
             anchor::<<T as Element>::Acc>(&p.epilogue, shape, &inputs[2..], out, &mut |y| gemm::gemm(p, a, b, y))
         }),
         Problem::Conv(p) => number!(p.dtype, T => {
-            let (x, w) = (inputs[0].as_slice::<T>()?, inputs[1].as_slice::<T>()?);
+            let mut dense = vec![];
+            if let Some((dtype, access)) = &p.x {
+                let shape = conv::pixels(p);
+                dense.resize(shape.iter().product(), T::default());
+                let program = Program::identity(*dtype, p.dtype);
+                let copy = Pointwise { shape, inputs: vec![access.clone()], program };
+                run(&copy.into(), &inputs[..1], &mut [ViewMut::of(&mut dense)])?;
+            }
+            let x = if p.x.is_some() { &dense } else { inputs[0].as_slice::<T>()? };
+            let w = inputs[1].as_slice::<T>()?;
             let scaled = if p.scaled { conv::scaled(p, x, inputs[2].as_slice::<T>()?) } else { vec![] };
             let x = if p.scaled { &scaled } else { x };
             anchor::<<T as Element>::Acc>(&p.epilogue, shape, &inputs[problem.own_inputs()..], out, &mut |y| conv::conv(p, x, w, y))

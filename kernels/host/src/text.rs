@@ -156,6 +156,9 @@ impl<S: Display> Display for Conv<S> {
         write!(f, " dtype={} math=", self.dtype)?;
         self.math.write(f)?;
         // Said only where it is so: most have none.
+        if let Some((dtype, access)) = &self.x {
+            write!(f, " x={dtype}{access}")?;
+        }
         f.write_str(if self.scaled { " scaled" } else { "" })?;
         write!(f, " then {}", self.epilogue)
     }

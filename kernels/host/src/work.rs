@@ -210,6 +210,7 @@ mod tests {
             dilations: vec![1; 2],
             pads: vec![kernel / 2; 2],
             layout: Layout::ChannelsLast,
+            x: None,
             scaled: false,
             dtype: DType::F16,
             math: Math::Exact,

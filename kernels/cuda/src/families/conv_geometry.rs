@@ -3,7 +3,7 @@
 
 use crate::codegen;
 use crate::dim::{Dim, Symbols, product};
-use bakelite_host::problem::{Conv, ConvTranspose, Epilogue, Gemm, Layout, Math};
+use bakelite_host::problem::{Access, Conv, ConvTranspose, Epilogue, Gemm, Layout, Math};
 use bakelite_host::{DType, Problem};
 use std::fmt::Write;
 
@@ -26,6 +26,9 @@ pub(super) struct Geometry {
     pub(super) rank: usize,
 }
 
+/// Why most families refuse a convolution whose pixels are not a dense tensor of its type.
+const ELSEWHERE: &str = "its pixels lie otherwise than its layout says";
+
 /// A problem that is an implicit matrix product over pixels: rows are output pixels, columns filters.
 pub(super) struct Implicit<'a> {
     pub(super) geometry: Geometry,
@@ -41,6 +44,7 @@ impl Implicit<'_> {
     /// Of a convolution, or of a matrix product whose right operand has strides known now.
     pub(super) fn of(problem: &Problem<Dim>) -> Result<Implicit<'_>, String> {
         match problem {
+            Problem::Conv(conv) if conv.x.is_some() => Err(ELSEWHERE.to_owned()),
             Problem::Conv(conv) => {
                 let geometry = Geometry::of_any_conv(conv)?;
                 let weights = [geometry.cg() * geometry.taps(), geometry.taps(), 1];
@@ -109,7 +113,40 @@ macro_rules! of {
 }
 
 fn sizes(of: &[Dim]) -> [Dim; 3] {
-    std::array::from_fn(|d| (d + of.len()).checked_sub(3).map_or(Dim::from(1), |d| of[d].clone()))
+    sizes_or(of, 1)
+}
+
+fn sizes_or(of: &[Dim], missing: i64) -> [Dim; 3] {
+    std::array::from_fn(|d| (d + of.len()).checked_sub(3).map_or(Dim::from(missing), |d| of[d].clone()))
+}
+
+/// Where a convolution's pixels lie: element `offset + n · image + Σ p[d] · spatial[d] + c · channel`.
+#[derive(Clone, Debug)]
+pub(super) struct Pixels {
+    pub(super) dtype: DType,
+    /// One more than the last element that is read.
+    pub(super) extent: Dim,
+    pub(super) offset: Dim,
+    pub(super) image: Dim,
+    pub(super) spatial: [Dim; 3],
+    pub(super) channel: Dim,
+}
+
+impl Pixels {
+    /// `pixel_t`, and the offset and strides as sizes.
+    pub(super) fn constants(&self) -> String {
+        let [d, h, w] = &self.spatial;
+        let named = [
+            ("OFFSET", &self.offset),
+            ("XN", &self.image),
+            ("XD", d),
+            ("XH", h),
+            ("XW", w),
+            ("XC", &self.channel),
+        ];
+        let sizes: String = named.iter().map(|(name, size)| codegen::size(name, size)).collect();
+        format!("typedef {} pixel_t;\n{sizes}", codegen::ctype(self.dtype))
+    }
 }
 
 fn numbers(of: &[usize], missing: usize) -> [usize; 3] {
@@ -120,10 +157,13 @@ impl Geometry {
     of!(of_any_conv, Conv);
     of!(of_transpose, ConvTranspose);
 
-    /// Of a convolution that reads its pixels as they are: for families that cannot scale them.
+    /// Of a convolution that reads its pixels as they are, dense: for families that cannot scale them.
     pub(super) fn of_conv(p: &Conv<Dim>) -> Result<Geometry, String> {
         if p.scaled {
             return Err("it scales its channels".to_owned());
+        }
+        if p.x.is_some() {
+            return Err(ELSEWHERE.to_owned());
         }
         Geometry::of_any_conv(p)
     }
@@ -190,13 +230,41 @@ impl Geometry {
 
     /// The output's dimensions in the layout's order, as many as the problem has.
     pub(super) fn out_shape(&self) -> Vec<Dim> {
-        let spatial = self.output[3 - self.rank..].iter().cloned();
-        let (n, f) = (self.n.clone(), Dim::from(self.filters));
+        self.arrange(&self.output, self.filters)
+    }
+
+    /// The dimensions of `x`, likewise.
+    pub(super) fn x_shape(&self) -> Vec<Dim> {
+        self.arrange(&self.input, self.channels)
+    }
+
+    fn arrange(&self, spatial: &[Dim; 3], channels: usize) -> Vec<Dim> {
+        let spatial = spatial[3 - self.rank..].iter().cloned();
+        let (n, c) = (self.n.clone(), Dim::from(channels));
         if self.last {
-            [n].into_iter().chain(spatial).chain([f]).collect()
+            [n].into_iter().chain(spatial).chain([c]).collect()
         } else {
-            [n, f].into_iter().chain(spatial).collect()
+            [n, c].into_iter().chain(spatial).collect()
         }
+    }
+
+    /// Where the pixels of `conv` lie.
+    pub(super) fn pixels_of(&self, conv: &Conv<Dim>) -> Result<Pixels, String> {
+        let shape = self.x_shape();
+        let (dtype, access) = conv.x.clone().unwrap_or_else(|| {
+            (conv.dtype, Access { offset: Dim::from(0), strides: codegen::dense(&shape) })
+        });
+        if dtype.class() != conv.dtype.class() {
+            return Err(format!("it reads {dtype} as {}, of another class", conv.dtype));
+        }
+        let extent = codegen::extent(&access, &shape);
+        let Access { offset, mut strides } = access;
+        if strides.len() != shape.len() {
+            return Err(format!("{} strides over {shape:?}", strides.len()));
+        }
+        let channel = strides.remove(if self.last { shape.len() - 1 } else { 1 });
+        let image = strides.remove(0);
+        Ok(Pixels { dtype, extent, offset, image, spatial: sizes_or(&strides, 0), channel })
     }
 
     /// Whether output pixel p needs input pixel p and no other.

@@ -5,7 +5,7 @@ use crate::dim::Dim;
 use bakelite_host::problem::{Access, Conv, ConvTranspose, Epilogue, Layout, Math};
 use bakelite_host::{DType, Instr, Problem, Program, Pw};
 
-// type layout, images channels filters groups, input, kernel, stride, dilation, pads (all first, then all last), epilogue
+// type layout [type of pixels that lie channels first all the same [with rows apart]], images channels filters groups, input, kernel, stride, dilation, pads (all first, then all last), epilogue
 const CONV: &[&str] = &[
     // ResNet: 3x3, strided, 1x1 wide and narrow, strided 1x1, every epilogue, dynamic batch
     "f16 last | batch 64 64 1 | 14 14 | 3 3 | 1 1 | 1 1 | 1 1 1 1 | bias_relu",
@@ -78,6 +78,23 @@ const CONV: &[&str] = &[
     "f16 last | 2 64 32 2 | 9 9 | 3 3 | 1 1 | 1 1 | 1 1 1 1 | scaled_bias_relu",
     "tf32 last | 2 28 40 1 | 5 5 | 1 1 | 1 1 | 1 1 | 0 0 0 0 | scaled_bias",
     "f32 first | 2 6 5 1 | 6 7 | 3 3 | 1 1 | 1 1 | 1 1 1 1 | scaled_bias",
+    // first layers that read a model's input where it lies: whole 16 bytes of it, parts, single elements, through a cast;
+    // every stride and width of a window, one to four channels, filters of no whole sixteen, sizes that change
+    "f16 last f16 | batch 3 64 1 | 32 40 | 7 7 | 2 2 | 1 1 | 3 3 3 3 | bias_relu",
+    "f16 last f16 | batch 3 64 1 | 33 31 | 7 7 | 2 2 | 1 1 | 3 3 3 3 | bias_residual_relu",
+    "f16 last f16 | 2 3 96 1 | 37 48 | 3 3 | 2 2 | 1 1 | 1 1 1 1 | bias_silu",
+    "f16 last f32 | 1 3 32 1 | 32 36 | 3 3 | 2 2 | 1 1 | 0 0 1 1 | bias_silu",
+    "bf16 last f32 | 2 1 20 1 | 28 28 | 5 5 | 1 1 | 1 1 | 2 2 2 2 | bias",
+    "f16 last f16 | 1 2 72 1 | 20 24 | 3 3 | 1 1 | 1 1 | 1 1 1 1 | bias",
+    "bf16 last bf16 | 2 4 10 1 | 17 22 | 4 4 | 4 4 | 1 1 | 0 0 0 0 | plain",
+    "f16 last f16 apart | 2 4 16 1 | 19 24 | 3 3 | 2 2 | 1 1 | 1 1 1 1 | to_f32",
+    "f16 last f16 | 1 3 144 1 | 34 30 | 2 9 | 1 3 | 1 1 | 1 4 0 4 | bias_relu",
+    "f16 last f16 | batch 2 40 1 | 200 | 9 | 3 | 1 | 4 4 | bias_gelu",
+    "f16 last f16 | batch 3 48 1 | seq 20 | 3 3 | 2 2 | 1 1 | 1 1 1 1 | bias_relu",
+    "f16 last f16 | 1 3 24 1 | 16 18 | 1 1 | 1 1 | 1 1 | 0 0 0 0 | bias",
+    "f16 last f16 | 1 3 24 1 | 16 18 | 3 3 | 2 2 | 2 2 | 1 1 1 1 | bias",
+    "f16 last f32 apart | batch 6 24 1 | 9 10 | 3 3 | 1 1 | 1 1 | 1 1 1 1 | scaled_bias",
+    "f32 first bf16 | 1 3 5 1 | 6 7 | 3 3 | 1 1 | 1 1 | 1 1 1 1 | bias",
     // one channel to a group
     "f16 last | batch 32 32 32 | 14 14 | 3 3 | 1 1 | 1 1 | 1 1 1 1 | bias_relu",
     "f16 last | 1 48 48 48 | 15 13 | 5 5 | 2 2 | 1 1 | 2 2 2 2 | bias_silu",
@@ -136,6 +153,12 @@ const LAYERS: &[&str] = &[
     "f16 last | 32 64 256 1 | 56 56 | 1 1 | 1 1 | 1 1 | 0 0 0 0 | bias_residual_relu",
     "f16 last | 32 16 96 1 | 112 112 | 1 1 | 1 1 | 1 1 | 0 0 0 0 | bias_silu",
     "f16 last | 32 24 144 1 | 56 56 | 1 1 | 1 1 | 1 1 | 0 0 0 0 | bias_silu",
+    // First layers, from 38 on: ResNet-50, MobileNetV2, a small YOLO.
+    "f16 last f16 | 32 3 64 1 | 224 224 | 7 7 | 2 2 | 1 1 | 3 3 3 3 | bias_relu",
+    "f16 last f16 | 1 3 64 1 | 224 224 | 7 7 | 2 2 | 1 1 | 3 3 3 3 | bias_relu",
+    "f16 last f16 | 32 3 32 1 | 224 224 | 3 3 | 2 2 | 1 1 | 1 1 1 1 | bias_relu",
+    "f16 last f16 | 1 3 32 1 | 224 224 | 3 3 | 2 2 | 1 1 | 1 1 1 1 | bias_relu",
+    "f16 last f16 | 1 3 16 1 | 640 640 | 3 3 | 2 2 | 1 1 | 1 1 1 1 | bias_silu",
 ];
 
 const TRANSPOSE: &[&str] = &[
@@ -169,6 +192,8 @@ struct Sample {
     dtype: DType,
     math: Math,
     layout: Layout,
+    /// The type of pixels that lie channels first whatever the layout, and whether with rows apart.
+    pixels: Option<(DType, bool)>,
     n: Dim,
     channels: usize,
     filters: usize,
@@ -196,6 +221,9 @@ impl Sample {
             dtype: dtype.parse().unwrap_or_else(|e| panic!("{text}: {e}")),
             math,
             layout: if words[0][1] == "last" { Layout::ChannelsLast } else { Layout::ChannelsFirst },
+            pixels: words[0].get(2).map(|d| {
+                (d.parse().unwrap_or_else(|e| panic!("{text}: {e}")), words[0].get(3) == Some(&"apart"))
+            }),
             n: size(words[1][0]),
             channels: number(&words[1][1]),
             filters: number(&words[1][2]),
@@ -230,10 +258,26 @@ impl Sample {
             dilations: self.dilations.clone(),
             pads: self.pads[..self.kernel.len()].to_vec(),
             layout: self.layout,
+            x: self.pixels.map(|(dtype, apart)| (dtype, self.x(apart))),
             scaled: self.epilogue.contains("scaled"),
             dtype: self.dtype,
             math: self.math,
         })
+    }
+
+    // Of channels first: dense, or with three elements behind each row and five in front.
+    fn x(&self, apart: bool) -> Access<Dim> {
+        let mut memory: Vec<Dim> = [self.n.clone(), Dim::from(self.channels)].into();
+        memory.extend(self.input.iter().cloned());
+        if let (true, Some(row)) = (apart, memory.last_mut()) {
+            *row = &*row + Dim::from(3);
+        }
+        let mut strides = codegen::dense(&memory);
+        if self.layout == Layout::ChannelsLast {
+            let channel = strides.remove(1);
+            strides.push(channel);
+        }
+        Access { offset: Dim::from(if apart { 5 } else { 0 }), strides }
     }
 
     fn transpose(&self) -> Problem<Dim> {

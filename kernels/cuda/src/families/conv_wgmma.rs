@@ -127,6 +127,7 @@ impl Shape<'_> {
             strides: vec![n * filter, 0, 32 * filter, 2 * filter, 8 * filter, filter, 0],
             limits: vec![Limit { terms: rows, below: self.geometry.filters }, limit],
             folds: vec![Fold { terms: depth, by: channels, outer: tap, inner: channel }],
+            tables: vec![],
             swizzled: true,
         }
     }

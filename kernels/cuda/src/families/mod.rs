@@ -14,6 +14,7 @@ pub mod conv_mma;
 pub mod conv_samples;
 pub mod conv_simt;
 pub mod conv_simt_direct;
+pub mod conv_stem;
 pub mod conv_transpose;
 pub mod conv_wgmma;
 pub mod cum_sum;
@@ -60,6 +61,7 @@ pub static FAMILIES: &[&dyn Family] = &[
     &attention::Simt,
     &conv_wgmma::ConvWgmma,
     &conv_mma::ConvMma,
+    &conv_stem::ConvStem,
     &conv_depthwise::ConvDepthwise,
     &conv_simt::ConvSimt,
     &conv_simt_direct::ConvDirect,

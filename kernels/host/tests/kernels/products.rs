@@ -4,7 +4,7 @@
 
 use crate::tensor::{Random, Tensor, eval, indices, linear, same};
 use bakelite_host::DType;
-use bakelite_host::problem::{Conv, ConvTranspose, Epilogue, Excite, Gemm, Layout, Math};
+use bakelite_host::problem::{Access, Conv, ConvTranspose, Epilogue, Excite, Gemm, Layout, Math};
 
 const TYPES: [DType; 8] =
     [DType::F32, DType::F32, DType::F64, DType::F16, DType::BF16, DType::I64, DType::I8, DType::U32];
@@ -162,6 +162,7 @@ fn convolution(r: &mut Random, case: usize) {
         dilations,
         pads,
         layout,
+        x: None,
         scaled: false,
         dtype,
         math,
@@ -224,6 +225,7 @@ fn conv_tiles_meet() {
             dilations: two(1),
             pads: two(1),
             layout,
+            x: None,
             scaled: false,
             dtype: DType::F32,
             math: Math::Exact,
@@ -266,6 +268,7 @@ fn factors_scale_the_pixels_of_their_image_and_channel() {
             dilations: vec![1; 2],
             pads: vec![kernel / 2; 2],
             layout,
+            x: None,
             scaled: false,
             dtype,
             math: Math::Exact,
@@ -275,6 +278,60 @@ fn factors_scale_the_pixels_of_their_image_and_channel() {
         let expected = eval(plain, &[&Tensor::of(dtype, &product), &w]);
         assert!(case > 0 || xs != product, "factors of 1 test nothing");
         same(&eval(scaled.clone(), &[&x, &w, &s]), &expected, &scaled);
+    }
+}
+
+/// A convolution of pixels that lie otherwise, in a wider type even, is one of a dense copy of them.
+#[test]
+fn pixels_are_read_where_they_lie() {
+    let mut r = Random(13);
+    for _ in 0..40 {
+        let (dtype, from) = r.pick(&[
+            (DType::F32, DType::F32),
+            (DType::F16, DType::F32),
+            (DType::F64, DType::F64),
+            (DType::I64, DType::I32),
+        ]);
+        let layout = r.pick(&[Layout::ChannelsFirst, Layout::ChannelsLast]);
+        let (n, channels, side, kernel) =
+            (r.within(1, 3), r.within(1, 4), vec![r.within(2, 5), r.within(2, 5)], r.pick(&[1, 3]));
+        let [height, width] = [side[0], side[1]];
+        // In memory: [h, n, w + 1, c], from the third element on.
+        let strides = [(width + 1) * channels, n * (width + 1) * channels, channels, 1];
+        let memory = r.integers(from, 3 + n * height * (width + 1) * channels);
+        let values = memory.f64();
+        let mut dense = vec![0.0; n * channels * height * width];
+        for at in indices(&[n, height, width, channels]) {
+            let from = 3 + at.iter().zip(&strides).map(|(i, s)| i * s).sum::<usize>();
+            dense[place(layout, at[3], channels, &side, at[0], &at[1..3])] = values[from];
+        }
+        let [image, row, column, channel] = strides;
+        let strides = match layout {
+            Layout::ChannelsFirst => vec![image, channel, row, column],
+            Layout::ChannelsLast => vec![image, row, column, channel],
+        };
+        let w = r.integers(dtype, 2 * channels * kernel * kernel);
+        let plain = Conv {
+            n,
+            channels,
+            filters: 2,
+            groups: 1,
+            input: side.clone(),
+            output: side,
+            kernel: vec![kernel; 2],
+            strides: vec![1; 2],
+            dilations: vec![1; 2],
+            pads: vec![kernel / 2; 2],
+            layout,
+            x: None,
+            scaled: false,
+            dtype,
+            math: Math::Exact,
+            epilogue: Epilogue::store(dtype),
+        };
+        let expected = eval(plain.clone(), &[&Tensor::of(dtype, &dense), &w]);
+        let strided = Conv { x: Some((from, Access { offset: 3, strides })), ..plain };
+        same(&eval(strided.clone(), &[&memory, &w]), &expected, &strided);
     }
 }
 

@@ -44,6 +44,7 @@ fn conv() -> Conv {
         dilations: vec![1, 1],
         pads: vec![1, 1],
         layout: Layout::ChannelsFirst,
+        x: None,
         scaled: false,
         dtype: DType::F32,
         math: Math::Exact,

@@ -1,0 +1,205 @@
+// conv.stem: a network's first convolution, of few channels, on tensor cores (mma.sync), from pixels that lie as the model's
+// input has them.
+//   rows    = output pixels, a patch of TH x TW of one image to a turn of a block
+//   columns = filters, BN to a block
+//   k       = lines (a row of the window and a channel) of 2 * PAIRS columns of the window each
+// The input under a patch lies in shared memory as [row][channel][column], PITCH words to a line, zero outside the image. Its
+// columns begin LEAD before the first window, for copies of VEC elements to begin where they are aligned; a window then
+// begins at the last even column that does not cut it. So an operand register, two neighbouring k, is one aligned word
+// (for odd strides every other pixel's halves come of two), line by line at addresses that the compiler knows.
+// Columns outside the window are cleared in registers, for what is not finite there to stay out of sums.
+//
+// Blocks stay: each takes every gridDim.x-th patch, and asks for the next one's input before it multiplies.
+//
+// Weights come packed as [column tile][step][BN / 16][lane][16 bytes]: the operand registers of a lane for 16 filters. The
+// order of filters gives a thread 2 * TOGETHER neighbours: in each 8 * TOGETHER columns of a tile, place 8 j + 2 q + e is
+// filter 2 * TOGETHER * q + 2 j + e.
+
+constexpr int THREADS = 32 * WARPS;
+constexpr int MI = TH * TW / (16 * WARPS), NI = BN / 8;
+constexpr int ROWS = (TH - 1) * SH + KH;
+constexpr int LINES = KH * CHANNELS;
+constexpr int CHUNKS = ((TW - 1) * SW + KW + LEAD + VEC - 1) / VEC;
+constexpr int ITEMS = ROWS * CHANNELS * CHUNKS;
+constexpr int PATCH_BYTES = ROWS * CHANNELS * PITCH * 4;
+constexpr int WEIGHT_BYTES = STEPS * BN * 32;
+constexpr int FIRST = LEAD % 2;                         // column of a line that is the window's first
+constexpr bool ODD = SW % 2 != 0;
+constexpr int TOGETHER = BN % 32 == 0 ? 4 : 2;
+constexpr int SETS = NI / TOGETHER, PARTS = 2 * TOGETHER / WIDTH;
+
+static_assert(TH * TW % (16 * WARPS) == 0 && TW % 8 == 0 && BN % 16 == 0, "warps take whole 16x16 blocks");
+static_assert(2 * MI % (TW / 8) == 0 || TW / 8 % (2 * MI) == 0, "a warp's eights lie alike in every warp");
+static_assert(PAIRS == 1 || PAIRS == 2 || PAIRS % 4 == 0, "lines end where halves of a step do, or thirds of none do");
+static_assert(2 * PAIRS >= FIRST + KW && STEPS * 8 >= LINES * PAIRS, "all of k");
+static_assert(CHUNKS * VEC <= 2 * PITCH, "a line holds its columns");
+
+// Asks for the input under a patch.
+DEVICE void load_patch(unsigned char* to, const pixel_t* x, index_t image, int y0, int x0 SYMBOL_PARAMS) {
+  const pixel_t* const corner = x + (OFFSET + image * XN + (index_t)y0 * XH + (index_t)x0 * XW);
+  constexpr int TURNS = (ITEMS + THREADS - 1) / THREADS, BATCH = ASYNC ? 1 : TURNS < 4 ? TURNS : 4;
+#pragma unroll(TURNS <= 12 ? TURNS : 4)
+  for (int turn = 0; turn < TURNS; turn += BATCH) {
+    Vec<pixel_t, VEC> pieces[BATCH];
+    int places[BATCH];
+#pragma unroll
+    for (int b = 0; b < BATCH; ++b) {
+      const int item = (turn + b) * THREADS + threadIdx.x;
+      const int c = INNER ? item % CHANNELS : item / CHUNKS % CHANNELS;
+      const int chunk = INNER ? item / CHANNELS % CHUNKS : item % CHUNKS;
+      const int row = item / (CHANNELS * CHUNKS);
+      const bool exists = ITEMS % THREADS == 0 && TURNS % BATCH == 0 || item < ITEMS;
+      const bool inside = exists && (unsigned)(y0 + row) < (unsigned)IH && (unsigned)(x0 + chunk * VEC) < (unsigned)IW;
+      const pixel_t* const from = corner + (row * XH + c * XC + chunk * VEC * XW);
+      places[b] = exists ? (row * CHANNELS + c) * PITCH * 4 + chunk * VEC * 2 : -1;
+      if constexpr (!ASYNC) {
+        pieces[b] = load_vec_if<VEC>(from, inside);
+      } else if (exists) {
+        if constexpr (VEC == 8) {
+          cp_async16(to + places[b], inside ? from : x, inside);
+        } else {
+          cp_async<2 * VEC>(to + places[b], inside ? from : x, inside);
+        }
+      }
+    }
+    if constexpr (!ASYNC) {
+#pragma unroll
+      for (int b = 0; b < BATCH; ++b) {
+        Vec<element_t, VEC> piece;
+#pragma unroll
+        for (int e = 0; e < VEC; ++e) piece.v[e] = narrow<element_t>(widen(pieces[b].v[e]));
+        if (places[b] >= 0) store_vec<VEC>(reinterpret_cast<element_t*>(to + places[b]), piece);
+      }
+    }
+  }
+}
+
+// What of pair `pair` of a line belongs to the window.
+DEVICE uint32_t mask_of(int pair) {
+  const bool low = 2 * pair >= FIRST && 2 * pair < FIRST + KW, high = 2 * pair + 1 < FIRST + KW;
+  return (low ? 0xffffu : 0u) | (high ? 0xffff0000u : 0u);
+}
+
+// The operand register of half `half` of a step: `pixel` is the lane's at line 0, `mask` that of its pair where lines are
+// short.
+DEVICE uint32_t pixel_pair(const uint32_t* pixel, int half, uint32_t mask, int shift) {
+  const int lane = threadIdx.x % 4;
+  const int line = half * 4 / PAIRS, pair = half * 4 % PAIRS;
+  const bool exists = line + (PAIRS < 4 ? lane / (PAIRS < 4 ? PAIRS : 1) : 0) < LINES;
+  // Where it is known that there is none, nothing is read.
+  if (line >= LINES) return 0;
+  const uint32_t* const from = pixel + (line * PITCH + pair);
+  uint32_t value = 0;
+  if (PAIRS >= 4 || line + 3 / PAIRS < LINES || exists) {
+    value = from[0];
+    if (ODD) value = __funnelshift_r(value, from[1], shift);
+  }
+  if constexpr (PAIRS > 4) mask = mask_of(pair + lane);
+  return FIRST == 0 && KW == 2 * PAIRS ? value : value & mask;
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT)
+    KERNEL_NAME(const pixel_t* x, const unsigned char* w EPILOGUE_PARAMS SYMBOL_PARAMS PREFETCH_PARAMS) {
+  PREFETCH;
+  extern __shared__ __align__(128) unsigned char shared[];
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, group = lane / 4, quad = lane % 4;
+  const int column0 = blockIdx.y * BN;
+  // The weights depend on nothing: they are asked for before the kernel that writes the pixels has ended.
+  w += (long long)blockIdx.y * WEIGHT_BYTES;
+  for (int i = threadIdx.x * 16; i < WEIGHT_BYTES; i += THREADS * 16) cp_async16(shared + i, w + i, true);
+
+  const int across = (OW + TW - 1) / TW, down = (OH + TH - 1) / TH;
+  const int patches = N * across * down;
+  const auto load = [&](int patch, int slot) {
+    const int y0 = patch / across % down * (TH * SH) - PH, x0 = patch % across * (TW * SW) - PW - LEAD;
+    load_patch(shared + WEIGHT_BYTES + slot * PATCH_BYTES, x, patch / (across * down), y0, x0 SYMBOL_NAMES);
+  };
+  // The first of the warp's eights of pixels in its patch, and the lane's word in line 0 of the input under it.
+  const int row0 = warp * 2 * MI / (TW / 8), x0 = warp * 2 * MI % (TW / 8) * 8;
+  const int parity = ODD ? group % 2 : 0;
+  const int pixel0 = row0 * (SH * CHANNELS * PITCH) + (LEAD - FIRST) / 2 + x0 * SW / 2 + (group * SW - parity) / 2 +
+                     (PAIRS >= 4 ? quad : PAIRS == 2 ? quad / 2 * PITCH + quad % 2 : quad * PITCH);
+  const uint32_t mask = mask_of(quad % PAIRS);
+  const Epilogue epilogue = EPILOGUE;
+
+  int patch = blockIdx.x;
+  dependency_wait();
+  if (patch < patches) load(patch, 0);
+  cp_async_commit();
+  for (int slot = 0; patch < patches; patch += gridDim.x, slot ^= 1) {
+    cp_async_wait<0>();
+    __syncthreads();   // and everybody is done with the other slot
+    if (patch + (int)gridDim.x < patches) {
+      load(patch + gridDim.x, slot ^ 1);
+      cp_async_commit();
+    } else {
+      launch_dependents();
+    }
+    const uint32_t* const pixels = reinterpret_cast<const uint32_t*>(shared + WEIGHT_BYTES + slot * PATCH_BYTES) + pixel0;
+    float acc[MI][NI][4] = {};
+#pragma unroll(STEPS <= 16 ? STEPS : 1)
+    for (int step = 0; step < STEPS; ++step) {
+      uint32_t a[MI][4];
+#pragma unroll
+      for (int i = 0; i < MI; ++i) {
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+          const int eight = 2 * i + e;
+          const uint32_t* const pixel = pixels + (eight / (TW / 8) * (SH * CHANNELS * PITCH) + eight % (TW / 8) * (8 * SW / 2));
+          a[i][e] = pixel_pair(pixel, 2 * step, mask, parity * 16);
+          a[i][2 + e] = pixel_pair(pixel, 2 * step + 1, mask, parity * 16);
+        }
+      }
+#pragma unroll
+      for (int j = 0; j < NI / 2; ++j) {
+        const uint4 b = *reinterpret_cast<const uint4*>(shared + ((step * (BN / 16) + j) * 32 + lane) * 16);
+#pragma unroll
+        for (int i = 0; i < MI; ++i) {
+          mma_m16n8k16<element_t>(acc[i][2 * j], a[i], {b.x, b.y});
+          mma_m16n8k16<element_t>(acc[i][2 * j + 1], a[i], {b.z, b.w});
+        }
+      }
+    }
+
+    const int y = patch / across % down * TH + row0, column = patch % across * TW + x0 + group;
+    const index_t row = (index_t)(patch / (across * down)) * OH + y;
+    index_t to[2];
+    typename Epilogue::template Reads<WIDTH> reads[2][SETS][PARTS];
+    // What an eight of pixels reads besides is under way while the one before is stored.
+    const auto ask = [&](int eight) {
+      const int dy = eight / (TW / 8), dx = eight % (TW / 8) * 8;
+      const bool exists = y + dy < OH && column + dx < OW;
+      to[eight % 2] = exists ? ((row + dy) * OW + column + dx) * FILTERS + column0 + quad * (2 * TOGETHER) : -1;
+#pragma unroll
+      for (int s = 0; s < SETS; ++s) {
+#pragma unroll
+        for (int p = 0; p < PARTS; ++p) {
+          const int n = s * (8 * TOGETHER) + p * WIDTH;
+          if (exists && (FILTERS % BN == 0 || column0 + quad * (2 * TOGETHER) + n < FILTERS))
+            reads[eight % 2][s][p] = epilogue.template read<WIDTH>(to[eight % 2] + n);
+        }
+      }
+    };
+    ask(0);
+#pragma unroll
+    for (int eight = 0; eight < 2 * MI; ++eight) {
+      if (eight + 1 < 2 * MI) ask(eight + 1);
+      if (to[eight % 2] < 0) continue;
+#pragma unroll
+      for (int s = 0; s < SETS; ++s) {
+#pragma unroll
+        for (int p = 0; p < PARTS; ++p) {
+          const int n = s * (8 * TOGETHER) + p * WIDTH;
+          acc_t sum[WIDTH];
+#pragma unroll
+          for (int i = 0; i < WIDTH; ++i) {
+            const int at = p * WIDTH + i;
+            sum[i] = acc[eight / 2][s * TOGETHER + at / 2][eight % 2 * 2 + at % 2];
+          }
+          if (FILTERS % BN == 0 || column0 + quad * (2 * TOGETHER) + n < FILTERS)
+            epilogue.template store<WIDTH>(sum, to[eight % 2] + n, reads[eight % 2][s][p]);
+        }
+      }
+    }
+  }
+}

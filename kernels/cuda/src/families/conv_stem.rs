@@ -1,0 +1,415 @@
+//! `conv.stem`: a network's first convolution on tensor cores: one to four channels, one or two dimensions, constant weights.
+//! It reads pixels wherever they lie and of any float type, so that a model's own layout needs no copy before it.
+
+use super::conv_geometry::{Geometry, Pixels};
+use super::strips::LAUNCH;
+use super::tile_sums::{finish_registers, finish_width};
+use crate::codegen;
+use crate::dim::{Dim, Symbols};
+use crate::family::{Arg, Build, Family, Launch, Limit, Pack, Table};
+use crate::tactic::Tactic;
+use crate::target::Target;
+use bakelite_host::problem::Conv;
+use bakelite_host::{DType, Problem};
+
+const KERNEL: &str = include_str!("../../cuda/conv_stem.cuh");
+
+/// The most steps of k: their weights stay in shared memory.
+const MOST_STEPS: usize = 64;
+
+/// The family.
+#[derive(Debug)]
+pub struct ConvStem;
+
+/// The problem as the kernel sees it.
+struct Shape<'a> {
+    conv: &'a Conv<Dim>,
+    geometry: Geometry,
+    pixels: Pixels,
+    /// Columns that are read at a time: as many as always lie aligned, all inside the image or all outside.
+    vec: u32,
+    /// Columns that are read before the first window's.
+    lead: usize,
+    /// Pairs of columns in a line of k.
+    pairs: usize,
+    /// Steps of k.
+    steps: usize,
+}
+
+impl Shape<'_> {
+    fn of<'a>(problem: &'a Problem<Dim>, target: &Target) -> Result<Shape<'a>, String> {
+        let Problem::Conv(conv) = problem else {
+            return Err(format!("conv.stem does not implement {}", problem.name()));
+        };
+        let geometry = Geometry::of_any_conv(conv)?;
+        match (conv.dtype, target.arch.sm) {
+            (DType::F16, _) | (DType::BF16, 80..) => {}
+            (dtype, _) => return Err(format!("no tensor cores for {dtype} on {}", target.arch)),
+        }
+        let plain = geometry.groups == 1 && geometry.dilations == [1; 3] && !conv.scaled;
+        if !plain || geometry.channels > 4 || geometry.rank > 2 || !geometry.last {
+            return Err("conv.stem takes 1 to 4 channels, one group, no dilation, one or two dimensions, channels last"
+                .to_owned());
+        }
+        let pixels = geometry.pixels_of(conv)?;
+        if !matches!(pixels.dtype, DType::F16 | DType::BF16 | DType::F32) {
+            return Err(format!("conv.stem does not read {}", pixels.dtype));
+        }
+        let [_, row, column] = &pixels.spatial;
+        let vec = if column.is(1) {
+            let apart = [&geometry.input[2], &pixels.offset, &pixels.image, row, &pixels.channel];
+            codegen::power_of_two(apart, 16 / pixels.dtype.size() as u32)
+        } else {
+            1
+        };
+        let (before, width) = (geometry.pads[2], geometry.kernel[2]);
+        let lead = before.next_multiple_of(vec.max(2) as usize) - before;
+        let pairs = match (lead % 2 + width).div_ceil(2) {
+            few @ 1..=2 => few,
+            many => many.next_multiple_of(4),
+        };
+        let steps = (geometry.kernel[1] * geometry.channels * pairs).div_ceil(8);
+        if steps > MOST_STEPS {
+            return Err(format!(
+                "a window of {:?} has {steps} steps of k; most are {MOST_STEPS}",
+                geometry.kernel
+            ));
+        }
+        Ok(Shape { conv, geometry, pixels, vec, lead, pairs, steps })
+    }
+
+    /// Whether pixels are copied as they are.
+    fn is_async(&self) -> bool {
+        self.pixels.dtype == self.conv.dtype && self.vec > 1
+    }
+
+    /// How the weights are packed: see conv_stem.cuh.
+    fn pack(&self, tile: &Tile) -> Pack {
+        let geometry = &self.geometry;
+        let (channels, taps, width) = (geometry.channels, geometry.taps(), geometry.kernel[2]);
+        let n = tile.n as usize;
+        let together = if n.is_multiple_of(32) { 4 } else { 2 };
+        // Column tile, step, 8 * together filters, half of them, filter of 8 and of 2, quad of k, eight of 16 filters, half
+        // of the step, k of 2.
+        let sets = [n / (8 * together), together / 2, 4, 2];
+        let by_set = [8 * together, 4, 2 * together, 1];
+        let shape = [geometry.filters.div_ceil(n), self.steps].into_iter().chain(sets).chain([4, 2, 2, 2]);
+        let filter = [(0, n), (2, by_set[0]), (3, by_set[1]), (4, by_set[2]), (5, by_set[3]), (7, 2)];
+        let shape: Vec<usize> = shape.collect();
+        let mut strides = vec![0; shape.len()];
+        for (d, by) in filter {
+            strides[d] = by * channels * taps;
+        }
+        let first = self.lead % 2;
+        let place = |k: usize| {
+            let (line, column) = (k / 2 / self.pairs, k / 2 % self.pairs * 2 + k % 2);
+            let column = column.checked_sub(first).filter(|c| *c < width)?;
+            let (row, channel) = (line / channels, line % channels);
+            (row < geometry.kernel[1]).then_some(channel * taps + row * width + column)
+        };
+        Pack {
+            shape,
+            strides,
+            limits: vec![Limit { terms: filter.to_vec(), below: geometry.filters }],
+            tables: vec![Table {
+                terms: vec![(1, 16), (6, 2), (8, 8), (9, 1)],
+                places: (0..16 * self.steps).map(place).collect(),
+            }],
+            ..Pack::default()
+        }
+    }
+}
+
+/// What a tactic says.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Tile {
+    /// Rows and columns of output pixels of a patch, and filters of a block.
+    tall: u32,
+    wide: u32,
+    n: u32,
+    warps: u32,
+}
+
+impl Tile {
+    fn tactic(&self) -> Tactic {
+        let params = [("tall", self.tall), ("wide", self.wide), ("n", self.n), ("warps", self.warps)];
+        Tactic::new(ConvStem.name(), ConvStem.version(), &params)
+    }
+
+    fn of(tactic: &Tactic) -> Result<Tile, String> {
+        Ok(Tile {
+            tall: tactic.get("tall")?,
+            wide: tactic.get("wide")?,
+            n: tactic.get("n")?,
+            warps: tactic.get("warps")?,
+        })
+    }
+
+    const fn threads(&self) -> u32 {
+        32 * self.warps
+    }
+
+    /// 16 pixels' rows of a warp.
+    const fn blocks_of_rows(&self) -> u32 {
+        self.tall * self.wide / (16 * self.warps)
+    }
+
+    /// Words of a line of input in shared memory: whole 16 bytes, and the fewest for which the lanes of a load meet least in
+    /// banks.
+    fn pitch(&self, shape: &Shape) -> u32 {
+        let geometry = &shape.geometry;
+        let stride = geometry.strides[2] as u32;
+        // Loaded ones, and those that are read and cleared.
+        let window = (shape.lead + geometry.kernel[2]).max(shape.lead / 2 * 2 + 2 * shape.pairs);
+        let columns = (self.wide - 1).saturating_mul(stride).saturating_add(window as u32);
+        // An odd stride's last word is read for its half alone.
+        let words = columns.next_multiple_of(shape.vec).div_ceil(2) + stride % 2;
+        let least = words.next_multiple_of(4);
+        let meeting = |pitch: u32| {
+            let mut words = std::collections::BTreeSet::new();
+            for (pixel, quad) in (0..8).flat_map(|p| (0..4).map(move |q| (p, q))) {
+                let line = match shape.pairs as u32 {
+                    pairs @ 1..=2 => quad / pairs * pitch + quad % pairs,
+                    _ => quad,
+                };
+                words.insert(pixel * stride / 2 + line);
+            }
+            let mut banks = [0; 32];
+            words.iter().for_each(|w| banks[*w as usize % 32] += 1);
+            banks.into_iter().max().unwrap_or(0)
+        };
+        (least..least + 32).step_by(4).min_by_key(|pitch| (meeting(*pitch), *pitch)).unwrap_or(least)
+    }
+
+    /// Dynamic shared memory: the weights of all of k, and the input under two patches.
+    fn shared(&self, shape: &Shape) -> u32 {
+        let geometry = &shape.geometry;
+        let rows = (self.tall - 1).saturating_mul(geometry.strides[1] as u32) + geometry.kernel[1] as u32;
+        let patch = rows.saturating_mul(geometry.channels as u32 * 4).saturating_mul(self.pitch(shape));
+        (shape.steps as u32 * self.n * 32).saturating_add(patch.saturating_mul(2))
+    }
+
+    /// Accumulator registers of a thread.
+    const fn accumulators(&self) -> u32 {
+        self.blocks_of_rows() * self.n / 2
+    }
+
+    /// Registers of a thread, estimated to be enough.
+    fn registers(&self, shape: &Shape) -> u32 {
+        let width = self.width(shape);
+        let reads = 2 * (self.n / 4 / width) * finish_registers(&shape.conv.epilogue, width);
+        let operands = 4 * self.blocks_of_rows() + 12;
+        self.accumulators() + operands.max(reads) + 56
+    }
+
+    /// Blocks that a multiprocessor is to hold.
+    fn resident(&self, shape: &Shape, target: &Target) -> u32 {
+        let threads = match target.arch.sm {
+            75 => 1024,
+            86..=89 | 120.. => 1536,
+            _ => 2048,
+        };
+        (65536 / (self.threads() * self.registers(shape).next_multiple_of(8)))
+            .min(target.shared_per_multiprocessor / (self.shared(shape) + 1024))
+            .min(threads / self.threads())
+            .clamp(1, 8)
+    }
+
+    /// Filters that a thread stores at a time.
+    fn width(&self, shape: &Shape) -> u32 {
+        let most = if self.n.is_multiple_of(32) { 8 } else { 4 };
+        finish_width(shape.geometry.filters).min(most)
+    }
+
+    /// Patches of all images.
+    fn patches(&self, geometry: &Geometry) -> Dim {
+        let [_, height, width] = &geometry.output;
+        let tiles = |size: &Dim, by: u32| size.ceil_div(&Dim::from(i64::from(by)));
+        &geometry.n * tiles(height, self.tall) * tiles(width, self.wide)
+    }
+
+    /// Why the kernel cannot be made so, if it cannot.
+    fn check(&self, shape: &Shape, target: &Target) -> Result<(), String> {
+        let fail = |what: String| Err(format!("`{}`: {what}", self.tactic()));
+        if !matches!(self.wide, 8 | 16 | 32 | 64)
+            || !matches!(self.warps, 2 | 4 | 8)
+            || !(1..=32).contains(&self.tall)
+        {
+            return fail(
+                "patches are 8, 16, 32 or 64 pixels wide, 1 to 32 tall, of 2, 4 or 8 warps".to_owned(),
+            );
+        }
+        if self.n == 0 || self.n > 128 || !self.n.is_multiple_of(16) {
+            return fail("blocks have 16 to 128 filters, whole sixteens".to_owned());
+        }
+        let pixels = self.tall * self.wide;
+        if !pixels.is_multiple_of(16 * self.warps) || !matches!(self.blocks_of_rows(), 1 | 2 | 4) {
+            return fail("a warp takes 1, 2 or 4 blocks of 16 pixels".to_owned());
+        }
+        if self.accumulators() > 128 || self.threads() * self.registers(shape).min(255) > 65536 {
+            return fail("more registers than a thread or a block has".to_owned());
+        }
+        if self.shared(shape) > target.shared_per_block {
+            return fail(format!(
+                "{} bytes of shared memory of {}",
+                self.shared(shape),
+                target.shared_per_block
+            ));
+        }
+        Ok(())
+    }
+
+    /// Estimated µs.
+    fn cost(&self, shape: &Shape, symbols: &Symbols, target: &Target) -> f64 {
+        const CYCLES_PER_US: f64 = 1700.0;
+        let geometry = &shape.geometry;
+        let sms = f64::from(target.multiprocessors);
+        let columns = geometry.filters.div_ceil(self.n as usize) as f64;
+        let patches = self.patches(geometry).opt(symbols).max(1) as f64 * columns;
+        let resident = f64::from(self.resident(shape, target));
+        let per_sm = (patches / sms).ceil().min(resident);
+        // Blocks of a multiprocessor even out where there are many.
+        let rounds = patches / (sms * per_sm);
+        let rounds = if rounds > 3.0 { rounds } else { rounds.ceil() };
+        let (m, n, steps) = (f64::from(self.tall * self.wide), f64::from(self.n), shape.steps as f64);
+        let (warps, rows) = (f64::from(self.warps), f64::from(self.blocks_of_rows()));
+        let flops_per_cycle = target.tensor_tflops * 1e6 / CYCLES_PER_US / sms;
+        let tensor = 2.0 * m * n * 16.0 * steps / flops_per_cycle;
+        let reads = if geometry.strides[2] % 2 == 1 { 8.0 } else { 4.0 };
+        let fragments = warps * steps * (rows * reads + n / 4.0);
+        let tall = (self.tall as usize - 1) * geometry.strides[1] + geometry.kernel[1];
+        let items = (tall * geometry.channels) as f64 * f64::from(self.pitch(shape) * 2 / shape.vec);
+        // Instructions of all warps over four schedulers.
+        let loading =
+            items / 32.0 * if shape.is_async() { 14.0 } else { 16.0 + 4.0 * f64::from(shape.vec) } / 4.0;
+        let width = f64::from(self.width(shape));
+        let storing = m * n / width / 32.0 * (16.0 + 6.0 * width) / 4.0;
+        let multiplying = warps * steps * (rows * (reads + 4.0) + n / 16.0 + rows * n / 8.0) / 4.0;
+        let busy = tensor.max(fragments).max(loading + storing + multiplying);
+        // What one block takes with nothing beside it.
+        let alone = 700.0 + steps * (40.0 + rows * n / 8.0 * 8.0) + storing * 4.0 / warps + 500.0;
+        let main = rounds * (per_sm * busy).max(alone);
+        let size = geometry.dtype.size() as f64;
+        let weights = steps * n * 32.0 / 64.0 + 600.0;
+        let bytes = geometry.bytes(shape.conv.epilogue.out().size(), symbols)
+            + geometry.x_len().opt(symbols) as f64 * (shape.pixels.dtype.size() as f64 - size);
+        LAUNCH + ((main + weights) / CYCLES_PER_US).max(1.15 * bytes / target.bandwidth / 1e3)
+    }
+}
+
+/// Every tile that fits.
+fn candidates(shape: &Shape, target: &Target) -> Vec<Tile> {
+    let widest = (shape.geometry.filters as u32).next_multiple_of(16);
+    let filters: std::collections::BTreeSet<u32> =
+        [16, 32, 48, 64, 96, 128].into_iter().filter(|n| *n <= widest).chain([widest.min(128)]).collect();
+    let mut out = Vec::new();
+    for n in filters.into_iter().filter(|n| 4 * n >= widest.min(128)) {
+        for (warps, rows) in [2, 4, 8].into_iter().flat_map(|w| [1, 2, 4].map(|r| (w, r))) {
+            for wide in [8, 16, 32, 64] {
+                let tile = Tile { tall: 16 * warps * rows / wide, wide, n, warps };
+                if tile.check(shape, target).is_ok() {
+                    out.push(tile);
+                }
+            }
+        }
+    }
+    out
+}
+
+impl Family for ConvStem {
+    fn name(&self) -> &'static str {
+        "conv.stem"
+    }
+
+    fn version(&self) -> u32 {
+        1
+    }
+
+    fn tactics(&self, problem: &Problem<Dim>, symbols: &Symbols, target: &Target) -> Vec<Tactic> {
+        let Ok(shape) = Shape::of(problem, target) else { return vec![] };
+        let mut ranked: Vec<(f64, Tile)> =
+            candidates(&shape, target).into_iter().map(|t| (t.cost(&shape, symbols, target), t)).collect();
+        ranked.sort_by(|a, b| a.0.total_cmp(&b.0));
+        ranked.iter().take(20).map(|(_, t)| t.tactic()).collect()
+    }
+
+    fn cost(&self, problem: &Problem<Dim>, tactic: &Tactic, symbols: &Symbols, target: &Target) -> f64 {
+        let estimate = || {
+            let (shape, tile) = (Shape::of(problem, target)?, Tile::of(tactic)?);
+            tile.check(&shape, target)?;
+            Ok::<f64, String>(tile.cost(&shape, symbols, target))
+        };
+        estimate().unwrap_or(f64::INFINITY)
+    }
+
+    fn build(
+        &self,
+        problem: &Problem<Dim>,
+        tactic: &Tactic,
+        symbols: &Symbols,
+        target: &Target,
+    ) -> Result<Build, String> {
+        let shape = Shape::of(problem, target)?;
+        let tile = Tile::of(tactic)?;
+        tile.check(&shape, target)?;
+        let Shape { conv, geometry, pixels, .. } = &shape;
+        let resident = tile.resident(&shape, target);
+        let constants = codegen::constants(&[
+            ("TH", tile.tall),
+            ("TW", tile.wide),
+            ("BN", tile.n),
+            ("WARPS", tile.warps),
+            ("RESIDENT", resident),
+            ("STEPS", shape.steps as u32),
+            ("PAIRS", shape.pairs as u32),
+            ("LEAD", shape.lead as u32),
+            ("PITCH", tile.pitch(&shape)),
+            ("VEC", shape.vec),
+            ("ASYNC", u32::from(shape.is_async())),
+            // Neighbours in memory are channels, not columns.
+            ("INNER", u32::from(pixels.channel.is(1) && !pixels.spatial[2].is(1))),
+            ("WIDTH", tile.width(&shape)),
+        ]);
+        let wide = geometry.is_wide(symbols) || codegen::is_wide([&pixels.extent], symbols);
+        let kernel = codegen::source(
+            &format!("{} ({tactic})", geometry.title("conv.stem")),
+            wide,
+            &[
+                &constants,
+                &geometry.constants(problem),
+                &pixels.constants(),
+                &codegen::epilogue_in_two_steps(&conv.epilogue, &geometry.out_shape()),
+                KERNEL,
+            ],
+        );
+        let own = problem.own_inputs();
+        let args = (0..own).map(Arg::Input);
+        let args =
+            args.chain(codegen::epilogue_args(&conv.epilogue, own)).chain(codegen::symbol_args(problem));
+        let mut packs = vec![None; own + conv.epilogue.operands.len()];
+        packs[1] = Some(shape.pack(&tile));
+        let most = Dim::from(i64::from(target.multiprocessors * resident));
+        Ok(Build {
+            kernels: vec![kernel],
+            launches: vec![Launch {
+                kernel: 0,
+                grid: [
+                    Dim::min(&tile.patches(geometry), &most),
+                    Dim::from(geometry.filters.div_ceil(tile.n as usize)),
+                    Dim::from(1),
+                ],
+                block: [tile.threads(), 1, 1],
+                shared: tile.shared(&shape),
+                cluster: None,
+                programmatic: true,
+                args: args.collect(),
+            }],
+            workspace: Dim::from(0),
+            packs,
+        })
+    }
+}
+
+#[cfg(test)]
+#[path = "conv_stem_layout_tests.rs"]
+mod layout_tests;

@@ -1,0 +1,132 @@
+//! What conv_stem.cuh computes with indices, repeated here: pixels and packed weights must meet in the same k.
+
+use super::*;
+use crate::families::{conv_samples, sample_symbols};
+use std::collections::BTreeSet;
+
+fn target() -> Target {
+    Target::of("sm_90a".parse().unwrap())
+}
+
+/// The convolutions that are taken, with every tile for them.
+fn each(mut body: impl FnMut(&Shape, &Tile)) {
+    let mut taken = 0;
+    for problem in conv_samples::conv().iter().chain(&conv_samples::layers()) {
+        let Ok(shape) = Shape::of(problem, &target()) else { continue };
+        taken += 1;
+        let tiles = candidates(&shape, &target());
+        assert!(!tiles.is_empty(), "no tile for {problem:?}");
+        tiles.iter().for_each(|tile| body(&shape, tile));
+    }
+    assert!(taken > 15, "{taken} samples are taken");
+}
+
+#[test]
+fn packed_weights_meet_their_pixels_in_every_operand_register() {
+    let mut seen = BTreeSet::new();
+    each(|shape, tile| {
+        let geometry = &shape.geometry;
+        let (channels, taps, n) = (geometry.channels, geometry.taps(), tile.n as usize);
+        let [_, height, width] = geometry.kernel;
+        if !seen.insert((geometry.kernel, geometry.filters, channels, shape.lead, tile.n)) {
+            return;
+        }
+        // Element i of the original is the number i + 1, so that 0 is padding.
+        let count = geometry.filters * channels * taps;
+        let original: Vec<u8> = (1..=count as u32).flat_map(u32::to_le_bytes).collect();
+        let packed = shape.pack(tile).apply(&original, 4).unwrap();
+        let packed: Vec<u32> =
+            packed.chunks_exact(4).map(|b| u32::from_le_bytes(b.try_into().unwrap())).collect();
+        let columns = geometry.filters.div_ceil(n);
+        assert_eq!(packed.len(), columns * shape.steps * n * 16);
+        let mut met = BTreeSet::new();
+        for (at, value) in packed.iter().enumerate() {
+            let (element, lane, block) = (at % 8, at / 8 % 32, at / 256 % (n / 16));
+            let (step, column_tile) = (at / (16 * n) % shape.steps, at / (16 * n * shape.steps));
+            // mma: register r of a lane for 8 filters holds k = 8 r + 2 quad + e of a step; the output's quad q has columns
+            // 2 q + e of each 8, and the kernel stores its columns of several eights as neighbours.
+            let place = block * 16 + element / 4 * 8 + lane / 4;
+            let together = if n % 32 == 0 { 4 } else { 2 };
+            let (set, j, q, e) = (place / (8 * together), place / 8 % together, place % 8 / 2, place % 2);
+            let filter = column_tile * n + set * 8 * together + q * 2 * together + j * 2 + e;
+            let k = step * 16 + element / 2 % 2 * 8 + lane % 4 * 2 + element % 2;
+            // The pixel that meets it: column `at` of a line counts from the last even one before the window.
+            let (line, column) = (k / (2 * shape.pairs), k % (2 * shape.pairs));
+            let tap = column.checked_sub(shape.lead % 2).filter(|c| *c < width);
+            let want = match tap {
+                Some(s) if line < height * channels && filter < geometry.filters => {
+                    (filter * channels + line % channels) * taps + line / channels * width + s + 1
+                }
+                _ => 0,
+            };
+            assert_eq!(*value as usize, want, "{} element {at}", tile.tactic());
+            met.insert(want);
+        }
+        assert_eq!(met.len(), count + usize::from(met.contains(&0)), "every weight once");
+    });
+    assert!(seen.len() > 20, "{} packings", seen.len());
+}
+
+#[test]
+fn every_column_that_is_read_lies_in_its_line() {
+    each(|shape, tile| {
+        let (wide, stride) = (tile.wide as usize, shape.geometry.strides[2]);
+        let (vec, pitch) = (shape.vec as usize, tile.pitch(shape) as usize);
+        assert_eq!((wide * stride % vec, pitch % 4), (0, 0), "lines begin aligned");
+        assert_eq!(
+            (shape.lead + shape.geometry.pads[2]) % vec.max(2),
+            0,
+            "a patch's first column is aligned"
+        );
+        let loaded = ((wide - 1) * stride + shape.geometry.kernel[2] + shape.lead).next_multiple_of(vec);
+        assert!(loaded <= 2 * pitch, "{loaded} columns in {pitch} words");
+        // Of the last pixel, the last pair of a line, and for an odd stride the word behind it.
+        let pixel = wide - 1;
+        let word = shape.lead / 2 + (pixel * stride - pixel * stride % 2) / 2 + shape.pairs - 1;
+        assert!(word + stride % 2 < pitch, "word {word} of {pitch}");
+    });
+}
+
+#[test]
+fn strides_of_two_read_shared_memory_without_conflicts() {
+    each(|shape, tile| {
+        if shape.geometry.strides[2] != 2 {
+            return;
+        }
+        let pitch = tile.pitch(shape) as usize;
+        let words: BTreeSet<usize> = (0..32)
+            .map(|lane| {
+                let quad = lane % 4;
+                let line =
+                    if shape.pairs < 4 { quad / shape.pairs * pitch + quad % shape.pairs } else { quad };
+                lane / 4 + line
+            })
+            .collect();
+        let banks: BTreeSet<usize> = words.iter().map(|w| w % 32).collect();
+        assert_eq!(words.len(), banks.len(), "{} with {pitch} words to a line", tile.tactic());
+    });
+}
+
+#[test]
+fn a_tactic_that_does_not_fit_is_an_error() {
+    let problem = conv_samples::layers().pop().unwrap();
+    let symbols = sample_symbols();
+    assert!(!ConvStem.tactics(&problem, &symbols, &target()).is_empty());
+    for text in [
+        "conv.stem/1 tall8 wide12 n16 warps4",
+        "conv.stem/1 tall4 wide16 n24 warps4",
+        "conv.stem/1 tall4 wide8 n16 warps4",
+        "conv.stem/1 tall32 wide64 n16 warps4",
+        "conv.stem/1 tall8 wide16 n0 warps4",
+        "conv.stem/1 tall8 wide16",
+    ] {
+        let tactic = text.parse().unwrap();
+        assert!(ConvStem.build(&problem, &tactic, &symbols, &target()).is_err(), "{text}");
+    }
+    // Turing multiplies halves, but not bf16.
+    let turing = Target::of("sm_75".parse().unwrap());
+    assert!(!ConvStem.tactics(&problem, &symbols, &turing).is_empty());
+    let Problem::Conv(mut conv) = problem else { unreachable!() };
+    conv.dtype = DType::BF16;
+    assert!(ConvStem.tactics(&conv.into(), &symbols, &turing).is_empty());
+}
