@@ -13,7 +13,8 @@
 //
 // Weights come packed as [column tile][step][BN / 16][lane][16 bytes]: the operand registers of a lane for 16 filters. The
 // order of filters gives a thread 2 * TOGETHER neighbours: in each 8 * TOGETHER columns of a tile, place 8 j + 2 q + e is
-// filter 2 * TOGETHER * q + 2 j + e.
+// filter 2 * TOGETHER * q + 2 j + e. WGMMA has them as [column tile][k][64 columns], swizzled: a warpgroup multiplies its
+// registers by rows of shared memory, which then is read for pixels, and once for all its warps for weights.
 
 constexpr int THREADS = 32 * WARPS;
 constexpr int MI = TH * TW / (16 * WARPS), NI = BN / 8;
@@ -98,10 +99,24 @@ DEVICE uint32_t pixel_pair(const uint32_t* pixel, int half, uint32_t mask, int s
   return FIRST == 0 && KW == 2 * PAIRS ? value : value & mask;
 }
 
+// Registers of all rows of a step.
+DEVICE void load_step(uint32_t (&a)[MI][4], const uint32_t* pixels, int step, uint32_t mask, int shift) {
+#pragma unroll
+  for (int i = 0; i < MI; ++i) {
+#pragma unroll
+    for (int e = 0; e < 2; ++e) {
+      const int eight = 2 * i + e;
+      const uint32_t* const pixel = pixels + (eight / (TW / 8) * (SH * CHANNELS * PITCH) + eight % (TW / 8) * (8 * SW / 2));
+      a[i][e] = pixel_pair(pixel, 2 * step, mask, shift);
+      a[i][2 + e] = pixel_pair(pixel, 2 * step + 1, mask, shift);
+    }
+  }
+}
+
 extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT)
     KERNEL_NAME(const pixel_t* x, const unsigned char* w EPILOGUE_PARAMS SYMBOL_PARAMS PREFETCH_PARAMS) {
   PREFETCH;
-  extern __shared__ __align__(128) unsigned char shared[];
+  extern __shared__ __align__(1024) unsigned char shared[];
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, group = lane / 4, quad = lane % 4;
   const int column0 = blockIdx.y * BN;
   // The weights depend on nothing: they are asked for before the kernel that writes the pixels has ended.
@@ -128,6 +143,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT)
   cp_async_commit();
   for (int slot = 0; patch < patches; patch += gridDim.x, slot ^= 1) {
     cp_async_wait<0>();
+#if WGMMA
+    if (patch == blockIdx.x) fence_async_shared();   // the weights
+#endif
     __syncthreads();   // and everybody is done with the other slot
     if (patch + (int)gridDim.x < patches) {
       load(patch + gridDim.x, slot ^ 1);
@@ -136,30 +154,40 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT)
       launch_dependents();
     }
     const uint32_t* const pixels = reinterpret_cast<const uint32_t*>(shared + WEIGHT_BYTES + slot * PATCH_BYTES) + pixel0;
-    float acc[MI][NI][4] = {};
+    float acc[MI][NI * 4] = {};
+#if WGMMA
+    // The next step's pixels are read while this one's are multiplied.
+    const uint64_t weights = wgmma_operand(shared_address(shared));
+    uint32_t a[2][MI][4];
+    load_step(a[0], pixels, 0, mask, parity * 16);
+#pragma unroll
+    for (int step = 0; step < STEPS; ++step) {
+      wgmma_fence();
+#pragma unroll
+      for (int i = 0; i < MI; ++i) wgmma_values(acc[i], a[step % 2][i], weights + step * 128, step > 0);
+      wgmma_commit();
+      if (step + 1 < STEPS) {
+        wgmma_wait<1>();
+        load_step(a[(step + 1) % 2], pixels, step + 1, mask, parity * 16);
+      }
+    }
+    wgmma_wait<0>();
+#else
 #pragma unroll(STEPS <= 16 ? STEPS : 1)
     for (int step = 0; step < STEPS; ++step) {
       uint32_t a[MI][4];
-#pragma unroll
-      for (int i = 0; i < MI; ++i) {
-#pragma unroll
-        for (int e = 0; e < 2; ++e) {
-          const int eight = 2 * i + e;
-          const uint32_t* const pixel = pixels + (eight / (TW / 8) * (SH * CHANNELS * PITCH) + eight % (TW / 8) * (8 * SW / 2));
-          a[i][e] = pixel_pair(pixel, 2 * step, mask, parity * 16);
-          a[i][2 + e] = pixel_pair(pixel, 2 * step + 1, mask, parity * 16);
-        }
-      }
+      load_step(a, pixels, step, mask, parity * 16);
 #pragma unroll
       for (int j = 0; j < NI / 2; ++j) {
         const uint4 b = *reinterpret_cast<const uint4*>(shared + ((step * (BN / 16) + j) * 32 + lane) * 16);
 #pragma unroll
         for (int i = 0; i < MI; ++i) {
-          mma_m16n8k16<element_t>(acc[i][2 * j], a[i], {b.x, b.y});
-          mma_m16n8k16<element_t>(acc[i][2 * j + 1], a[i], {b.z, b.w});
+          mma_m16n8k16<element_t>(reinterpret_cast<float(&)[4]>(acc[i][8 * j]), a[i], {b.x, b.y});
+          mma_m16n8k16<element_t>(reinterpret_cast<float(&)[4]>(acc[i][8 * j + 4]), a[i], {b.z, b.w});
         }
       }
     }
+#endif
 
     const int y = patch / across % down * TH + row0, column = patch % across * TW + x0 + group;
     const index_t row = (index_t)(patch / (across * down)) * OH + y;
@@ -194,7 +222,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT)
 #pragma unroll
           for (int i = 0; i < WIDTH; ++i) {
             const int at = p * WIDTH + i;
-            sum[i] = acc[eight / 2][s * TOGETHER + at / 2][eight % 2 * 2 + at % 2];
+            sum[i] = acc[eight / 2][(s * TOGETHER + at / 2) * 4 + eight % 2 * 2 + at % 2];
           }
           if (FILTERS % BN == 0 || column0 + quad * (2 * TOGETHER) + n < FILTERS)
             epilogue.template store<WIDTH>(sum, to[eight % 2] + n, reads[eight % 2][s][p]);

@@ -28,13 +28,15 @@ fn packed_weights_meet_their_pixels_in_every_operand_register() {
         let geometry = &shape.geometry;
         let (channels, taps, n) = (geometry.channels, geometry.taps(), tile.n as usize);
         let [_, height, width] = geometry.kernel;
-        if !seen.insert((geometry.kernel, geometry.filters, channels, shape.lead, tile.n)) {
+        if !seen.insert((geometry.kernel, geometry.filters, channels, shape.lead, tile.n, tile.wgmma)) {
             return;
         }
         // Element i of the original is the number i + 1, so that 0 is padding.
         let count = geometry.filters * channels * taps;
         let original: Vec<u8> = (1..=count as u32).flat_map(u32::to_le_bytes).collect();
-        let packed = shape.pack(tile).apply(&original, 4).unwrap();
+        // Chunks of four-byte numbers would change places otherwise than those of halves.
+        let pack = Pack { swizzled: false, ..shape.pack(tile) };
+        let packed = pack.apply(&original, 4).unwrap();
         let packed: Vec<u32> =
             packed.chunks_exact(4).map(|b| u32::from_le_bytes(b.try_into().unwrap())).collect();
         let columns = geometry.filters.div_ceil(n);
@@ -45,11 +47,15 @@ fn packed_weights_meet_their_pixels_in_every_operand_register() {
             let (step, column_tile) = (at / (16 * n) % shape.steps, at / (16 * n * shape.steps));
             // mma: register r of a lane for 8 filters holds k = 8 r + 2 quad + e of a step; the output's quad q has columns
             // 2 q + e of each 8, and the kernel stores its columns of several eights as neighbours.
-            let place = block * 16 + element / 4 * 8 + lane / 4;
+            let mut place = block * 16 + element / 4 * 8 + lane / 4;
+            let mut k = step * 16 + element / 2 % 2 * 8 + lane % 4 * 2 + element % 2;
+            if tile.wgmma {
+                // Rows of 64 columns for every k.
+                (place, k) = (at % 64, at / 64 % (16 * shape.steps));
+            }
             let together = if n % 32 == 0 { 4 } else { 2 };
             let (set, j, q, e) = (place / (8 * together), place / 8 % together, place % 8 / 2, place % 2);
             let filter = column_tile * n + set * 8 * together + q * 2 * together + j * 2 + e;
-            let k = step * 16 + element / 2 % 2 * 8 + lane % 4 * 2 + element % 2;
             // The pixel that meets it: column `at` of a line counts from the last even one before the window.
             let (line, column) = (k / (2 * shape.pairs), k % (2 * shape.pairs));
             let tap = column.checked_sub(shape.lead % 2).filter(|c| *c < width);
@@ -113,11 +119,12 @@ fn a_tactic_that_does_not_fit_is_an_error() {
     let symbols = sample_symbols();
     assert!(!ConvStem.tactics(&problem, &symbols, &target()).is_empty());
     for text in [
-        "conv.stem/1 tall8 wide12 n16 warps4",
-        "conv.stem/1 tall4 wide16 n24 warps4",
-        "conv.stem/1 tall4 wide8 n16 warps4",
-        "conv.stem/1 tall32 wide64 n16 warps4",
-        "conv.stem/1 tall8 wide16 n0 warps4",
+        "conv.stem/1 tall8 wide12 n16 warps4 wgmma0",
+        "conv.stem/1 tall4 wide16 n24 warps4 wgmma0",
+        "conv.stem/1 tall4 wide8 n16 warps4 wgmma0",
+        "conv.stem/1 tall32 wide64 n16 warps4 wgmma0",
+        "conv.stem/1 tall8 wide16 n0 warps4 wgmma0",
+        "conv.stem/1 tall8 wide16 n16 warps4 wgmma1",
         "conv.stem/1 tall8 wide16",
     ] {
         let tactic = text.parse().unwrap();
@@ -129,4 +136,24 @@ fn a_tactic_that_does_not_fit_is_an_error() {
     let Problem::Conv(mut conv) = problem else { unreachable!() };
     conv.dtype = DType::BF16;
     assert!(ConvStem.tactics(&conv.into(), &symbols, &turing).is_empty());
+}
+
+#[test]
+fn the_model_keeps_filters_together_where_stores_take_the_time() {
+    let symbols = sample_symbols();
+    let best = |layer: usize| {
+        let problem = conv_samples::layers().remove(layer);
+        let tactics = ConvStem.tactics(&problem, &symbols, &target());
+        for tactic in &tactics {
+            println!("#{layer} {:.2} {tactic}", ConvStem.cost(&problem, tactic, &symbols, &target()));
+        }
+        Tile::of(&tactics[0]).unwrap()
+    };
+    let resnet = best(35);
+    assert!(resnet.n == 64 && resnet.wgmma, "{resnet:?}");
+    best(36);
+    let mobilenet = best(37);
+    assert_eq!(mobilenet.n, 32, "{mobilenet:?}");
+    best(38);
+    best(39);
 }
