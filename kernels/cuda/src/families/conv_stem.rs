@@ -220,13 +220,14 @@ impl Tile {
         let width = self.width(shape);
         let reads = 2 * (self.n / 4 / width) * finish_registers(&shape.conv.epilogue, width);
         let operands = (4 + 4 * u32::from(self.wgmma)) * self.blocks_of_rows() + 12;
-        self.accumulators() + operands.max(reads) + 56
+        (self.accumulators() + operands.max(reads) + 64).max(104)
     }
 
     /// Blocks that a multiprocessor is to hold.
     fn resident(&self, shape: &Shape, target: &Target) -> u32 {
         let threads = match target.arch.sm {
-            75 => 1024,
+            // What others copy asynchronously goes through registers there: leave some.
+            75 => 512,
             86..=89 | 120.. => 1536,
             _ => 2048,
         };
