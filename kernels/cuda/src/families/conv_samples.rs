@@ -108,6 +108,12 @@ const CONV: &[&str] = &[
     "f32 last | 1 8 8 8 | 12 13 | 11 11 | 1 1 | 1 1 | 5 5 5 5 | plain",
     "f64 last | 1 3 3 3 | 6 5 | 3 3 | 1 1 | 1 1 | 1 1 1 1 | plain",
     "f32 first | 1 4 12 4 | 8 8 | 3 3 | 1 1 | 1 1 | 1 1 1 1 | bias",
+    // tiles of columns in shared memory: several of them, tails of channels, rows and columns, a residual, f32
+    "f16 last | batch 144 144 144 | 28 30 | 3 3 | 1 1 | 1 1 | 1 1 1 1 | bias_silu",
+    "f16 last | 2 84 84 84 | 37 35 | 5 5 | 2 2 | 1 1 | 2 1 2 2 | bias_residual_relu",
+    "bf16 last | 2 40 40 40 | seq 19 | 3 5 | 1 1 | 2 1 | 2 2 0 1 | bias",
+    "f32 last | 1 36 36 36 | 29 17 | 3 3 | 1 1 | 1 1 | 1 1 1 1 | bias_residual",
+    "f16 last | 2 328 328 328 | 14 14 | 5 5 | 1 1 | 1 1 | 2 2 2 2 | silu",
 ];
 
 // Layers as models have them, for timing: ResNet-50, BERT and ViT (matrix products as convolutions by one element) in batches
@@ -159,6 +165,12 @@ const LAYERS: &[&str] = &[
     "f16 last f16 | 32 3 32 1 | 224 224 | 3 3 | 2 2 | 1 1 | 1 1 1 1 | bias_relu",
     "f16 last f16 | 1 3 32 1 | 224 224 | 3 3 | 2 2 | 1 1 | 1 1 1 1 | bias_relu",
     "f16 last f16 | 1 3 16 1 | 640 640 | 3 3 | 2 2 | 1 1 | 1 1 1 1 | bias_silu",
+    // Depthwise ones of EfficientNet-B0, from 43 on.
+    "f16 last | 32 96 96 96 | 112 112 | 3 3 | 2 2 | 1 1 | 1 1 1 1 | bias_silu",
+    "f16 last | 32 144 144 144 | 56 56 | 3 3 | 1 1 | 1 1 | 1 1 1 1 | bias_silu",
+    "f16 last | 32 240 240 240 | 28 28 | 5 5 | 1 1 | 1 1 | 2 2 2 2 | bias_silu",
+    "f16 last | 32 480 480 480 | 14 14 | 3 3 | 1 1 | 1 1 | 1 1 1 1 | bias_silu",
+    "f16 last | 32 1152 1152 1152 | 7 7 | 5 5 | 1 1 | 1 1 | 2 2 2 2 | bias_silu",
 ];
 
 const TRANSPOSE: &[&str] = &[

@@ -14,6 +14,7 @@ pub mod conv_mma;
 pub mod conv_samples;
 pub mod conv_simt;
 pub mod conv_simt_direct;
+pub mod conv_slide;
 pub mod conv_stem;
 pub mod conv_transpose;
 pub mod conv_wgmma;
@@ -61,6 +62,7 @@ pub static FAMILIES: &[&dyn Family] = &[
     &attention::Simt,
     &conv_wgmma::ConvWgmma,
     &conv_mma::ConvMma,
+    &conv_slide::ConvSlide,
     &conv_stem::ConvStem,
     &conv_depthwise::ConvDepthwise,
     &conv_simt::ConvSimt,

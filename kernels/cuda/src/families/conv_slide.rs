@@ -1,0 +1,341 @@
+//! `conv.slide`: one filter to each channel, channels last, floats of at most 32 bits, constant weights. A block stages a
+//! tile of pixels in shared memory, and its threads slide down columns of it: each element is read and widened once by a
+//! thread, for all the outputs it belongs to. For batches; where there is little to do, `conv.depthwise` ends sooner.
+
+use super::conv_geometry::Geometry;
+use super::strips::LAUNCH;
+use crate::codegen;
+use crate::dim::{Dim, Symbols};
+use crate::family::{Arg, Build, Family, Launch, Pack};
+use crate::tactic::Tactic;
+use crate::target::Target;
+use bakelite_host::problem::{Conv, Epilogue};
+use bakelite_host::{DType, Problem};
+use std::collections::HashMap;
+
+const KERNEL: &str = include_str!("../../cuda/conv_slide.cuh");
+
+/// Parts in which a tile arrives.
+const STAGES: u32 = 4;
+
+/// The family.
+#[derive(Debug)]
+pub struct ConvSlide;
+
+/// The convolution in `problem`, if it is depthwise and channels come last.
+fn conv(problem: &Problem<Dim>) -> Result<(&Conv<Dim>, Geometry), String> {
+    let Problem::Conv(conv) = problem else {
+        return Err(format!("conv.slide does not implement {}", problem.name()));
+    };
+    let geometry = Geometry::of_conv(conv)?;
+    let depthwise = geometry.groups == geometry.channels && geometry.filters == geometry.channels;
+    if !depthwise || geometry.rank > 2 || !geometry.last {
+        return Err(
+            "conv.slide takes one filter to a channel, channels last, and at most two dimensions".to_owned()
+        );
+    }
+    if !matches!(geometry.dtype, DType::F16 | DType::BF16 | DType::F32) {
+        return Err(format!("conv.slide takes f16, bf16 and f32, not {}", geometry.dtype));
+    }
+    // The kernel unrolls its window.
+    if geometry.taps() > 49 || chunk(&geometry) * geometry.dtype.size() < 4 {
+        return Err(format!("a window of {:?} over {} channels", geometry.kernel, geometry.channels));
+    }
+    Ok((conv, geometry))
+}
+
+/// Channels that are copied together: 16 bytes, or what of them divides the pixels' rows.
+fn chunk(geometry: &Geometry) -> usize {
+    let most = 16 / geometry.dtype.size();
+    1 << geometry.channels.trailing_zeros().min(most.trailing_zeros())
+}
+
+/// What a tactic says: a thread's channels, columns and rows of outputs, and how many threads lie side by side along channels
+/// and along columns.
+#[derive(Clone, Copy, Debug)]
+struct Tile {
+    v: usize,
+    wide: usize,
+    tall: usize,
+    lanes: usize,
+    strips: usize,
+}
+
+impl Tile {
+    fn of(tactic: &Tactic) -> Result<Tile, String> {
+        let get = |name| tactic.get(name).map(|n: u32| n as usize);
+        Ok(Tile {
+            v: get("v")?,
+            wide: get("wide")?,
+            tall: get("tall")?,
+            lanes: get("lanes")?,
+            strips: get("strips")?,
+        })
+    }
+
+    fn tactic(&self) -> Tactic {
+        let params = [
+            ("v", self.v),
+            ("wide", self.wide),
+            ("tall", self.tall),
+            ("lanes", self.lanes),
+            ("strips", self.strips),
+        ];
+        Tactic::new(ConvSlide.name(), ConvSlide.version(), &params.map(|(name, n)| (name, n as u32)))
+    }
+
+    const fn threads(&self) -> usize {
+        self.lanes * self.strips
+    }
+
+    /// Input under `outputs` neighbours along dimension `d`.
+    const fn reach(g: &Geometry, d: usize, outputs: usize) -> usize {
+        (outputs - 1) * g.strides[d] + (g.kernel[d] - 1) * g.dilations[d] + 1
+    }
+
+    /// Rows of outputs that one row of input belongs to.
+    const fn live(g: &Geometry) -> usize {
+        (g.kernel[1] - 1) * g.dilations[1] / g.strides[1] + 1
+    }
+
+    /// Wavefronts of a warp's load from rows of pixels `pitch` elements apart.
+    fn wavefronts(&self, g: &Geometry, pitch: usize) -> usize {
+        let size = g.dtype.size();
+        let bytes = self.v * size;
+        let element = |t: usize| t / self.lanes * self.wide * g.strides[2] * pitch + t % self.lanes * self.v;
+        let words = |t: usize| element(t) * size / 4..element(t) * size / 4 + bytes / 4;
+        let threads: Vec<usize> = (0..self.threads().min(32)).collect();
+        threads
+            .chunks(128 / bytes)
+            .map(|together| {
+                let mut words: Vec<usize> = together.iter().flat_map(|t| words(*t)).collect();
+                words.sort_unstable();
+                words.dedup();
+                (0..32).map(|bank| words.iter().filter(|w| *w % 32 == bank).count()).max().unwrap_or(1)
+            })
+            .sum()
+    }
+
+    /// Elements between pixels of the tile: such that a warp's loads collide least.
+    fn pitch(&self, g: &Geometry) -> usize {
+        let step = chunk(g);
+        (0..5)
+            .map(|pads| self.lanes * self.v + pads * step)
+            .min_by_key(|pitch| (self.wavefronts(g, *pitch), *pitch))
+            .unwrap_or(self.lanes * self.v)
+    }
+
+    fn shared(&self, g: &Geometry) -> usize {
+        let pixels = Tile::reach(g, 1, self.tall).saturating_mul(Tile::reach(g, 2, self.wide * self.strips));
+        pixels.saturating_mul(self.pitch(g) * g.dtype.size())
+    }
+
+    /// Registers for taps, sums and a row of input.
+    fn registers(&self, g: &Geometry) -> usize {
+        let line = Tile::reach(g, 2, self.wide) * (self.v * g.dtype.size()).div_ceil(4);
+        g.taps() * self.v + Tile::live(g) * self.wide * self.v + line + 40
+    }
+
+    fn check(&self, g: &Geometry, target: &Target) -> Result<(), String> {
+        let Tile { v, wide, tall, lanes, strips } = *self;
+        let some = (1..=16).contains(&wide)
+            && (1..=256).contains(&tall)
+            && (1..=512).contains(&lanes)
+            && (1..=64).contains(&strips);
+        // A thread's element is one load.
+        let vector = matches!(v, 1 | 2 | 4) && matches!(v * g.dtype.size(), 4 | 8) && v <= chunk(g);
+        if !some || !vector || !(lanes * v).is_multiple_of(chunk(g)) || self.threads() > 512 {
+            return Err(format!("`{}` does not fit {} channels", self.tactic(), g.channels));
+        }
+        let registers = self.registers(g);
+        if registers > 208 || registers.next_multiple_of(8) * self.threads().next_multiple_of(128) > 65536 {
+            return Err(format!("`{}`: {registers} registers a thread", self.tactic()));
+        }
+        if self.shared(g) > target.shared_per_block as usize {
+            return Err(format!("`{}`: {} bytes of shared memory", self.tactic(), self.shared(g)));
+        }
+        Ok(())
+    }
+
+    fn blocks(&self, g: &Geometry) -> Dim {
+        let across = |d: usize, by: usize| g.output[d].ceil_div(&Dim::from(by));
+        let groups = g.channels.div_ceil(self.lanes * self.v);
+        &g.n * &g.output[0] * across(1, self.tall) * across(2, self.wide * self.strips) * Dim::from(groups)
+    }
+
+    fn cost(&self, g: &Geometry, out: usize, symbols: &Symbols, target: &Target) -> f64 {
+        const CYCLES_PER_US: f64 = 1750.0;
+        let sms = f64::from(target.multiprocessors);
+        let (v, wide, tall) = (self.v as f64, self.wide as f64, self.tall as f64);
+        let size = g.dtype.size() as f64;
+        let input = |d: usize| g.input[d].opt(symbols).max(1);
+        let output = |d: usize| g.output[d].opt(symbols).max(1);
+        // Of the rows under a tile, those inside the image: others are passed over, but by folded warps.
+        let rows = Tile::reach(g, 1, self.tall) as i64;
+        let bands = (output(1) + self.tall as i64 - 1) / self.tall as i64;
+        let inside = |band: i64| {
+            let first = band * (self.tall * g.strides[1]) as i64 - g.pads[1] as i64;
+            (first + rows).min(input(1)) - first.max(0)
+        };
+        let inside = (0..bands.min(64)).map(|b| inside(b).max(0)).sum::<i64>() as f64 / bands.min(64) as f64;
+        let columns = Tile::reach(g, 2, self.wide * self.strips) as f64;
+        let blocks = self.blocks(g).opt(symbols).max(1) as f64;
+        let (taps, threads) = (g.taps() as f64, self.threads() as f64);
+        let (live, stride) = (Tile::live(g) as f64, g.strides[1] as f64);
+        let warps = (threads / 32.0).ceil();
+        let pixels = rows as f64 * columns;
+        let turns = (pixels / (threads * chunk(g) as f64 / (self.lanes as f64 * v))).ceil();
+        let wavefronts = self.wavefronts(g, self.pitch(g)) as f64;
+        // Instructions of a thread for a row of input and for one of outputs, and cycles of a row's loads.
+        let own = Tile::reach(g, 2, self.wide) as f64;
+        let row = taps / stride * wide * v + own * (1.0 + v) + live * wide * v * 0.5 + 8.0;
+        let (emitted, loads) = (wide * (7.0 * v + 4.0), own * wavefronts);
+        let steps = tall + live;
+        let instructions = 150.0 + taps * 3.0 + turns * 14.0 + inside * row + steps * 10.0 + tall * emitted;
+        let shared = self.shared(g) as f64 + 1024.0;
+        let registers = (self.registers(g) as f64 + 8.0) * warps * 32.0;
+        let resident = (f64::from(target.shared_per_multiprocessor) / shared)
+            .min(65536.0 / registers)
+            .min(2048.0 / threads)
+            .floor()
+            .max(1.0);
+        let rounds = (blocks / sms).ceil();
+        // Warps side by side, and how well they hide each other's waits.
+        let beside = rounds.min(resident) * warps;
+        let rate = 4.0 * (0.25 * beside / 4.0).clamp(0.1, 0.85);
+        let all = rounds * warps;
+        let busy = (all * instructions / rate).max(all * inside * loads) / CYCLES_PER_US;
+        // What passes through L2, at some 5 TB/s, in sectors of 32 bytes; and memory.
+        let breadth = (self.lanes as f64 * v * size).max(32.0);
+        let level2 = (blocks * inside * columns * breadth + g.out_len().opt(symbols) as f64 * out as f64)
+            / (target.bandwidth * 1.1e3);
+        let memory = (g.bytes(out, symbols) / (target.bandwidth * 1e3) * 1.05).max(level2);
+        // Blocks that begin together have nothing to do until their tiles arrive.
+        let waves = (blocks / (sms * resident)).max(1.0);
+        LAUNCH + 0.3 + busy.max(memory) + 0.35 * busy.min(memory) / waves
+    }
+
+    /// Every tile worth a thought.
+    fn all(g: &Geometry, symbols: &Symbols) -> Vec<Tile> {
+        let [height, width] = [1, 2].map(|d| g.output[d].opt(symbols).clamp(1, 4096) as usize);
+        let mut talls: Vec<usize> =
+            (1..=16).map(|n| height.div_ceil(n)).filter(|t| (4..=64).contains(t) || *t == height).collect();
+        talls.dedup();
+        let mut out = Vec::new();
+        for v in [4, 2, 1].into_iter().filter(|v| g.channels.is_multiple_of(*v)) {
+            let across = g.channels / v;
+            let lanes: Vec<usize> = (4..=128)
+                .filter(|l| (across.is_multiple_of(*l) || matches!(l, 16 | 32 | 64)) && *l < across + 32)
+                .collect();
+            for wide in [1, 2, 3, 4, 7] {
+                let mut strips: Vec<usize> = (1..=8).map(|n| width.div_ceil(wide).div_ceil(n)).collect();
+                strips.dedup();
+                for strips in strips {
+                    for &lanes in &lanes {
+                        let tile = Tile { v, wide, tall: 1, lanes, strips };
+                        if (64..=512).contains(&tile.threads()) {
+                            out.extend(talls.iter().map(|&tall| Tile { tall, ..tile }));
+                        }
+                    }
+                }
+            }
+        }
+        out
+    }
+}
+
+/// Whether all that the epilogue reads depends on the channel alone.
+fn is_fixed(epilogue: &Epilogue<Dim>) -> bool {
+    epilogue.operands.iter().all(|a| a.strides.iter().rev().skip(1).all(|s| s.is(0)))
+}
+
+impl Family for ConvSlide {
+    fn name(&self) -> &'static str {
+        "conv.slide"
+    }
+
+    fn version(&self) -> u32 {
+        1
+    }
+
+    fn tactics(&self, problem: &Problem<Dim>, symbols: &Symbols, target: &Target) -> Vec<Tactic> {
+        let Ok((conv, geometry)) = conv(problem) else { return vec![] };
+        let out = conv.epilogue.out().size();
+        let mut ranked: Vec<(f64, Tile)> = Tile::all(&geometry, symbols)
+            .into_iter()
+            .filter(|tile| tile.check(&geometry, target).is_ok())
+            .map(|tile| (tile.cost(&geometry, out, symbols, target), tile))
+            .collect();
+        ranked.sort_by(|a, b| a.0.total_cmp(&b.0));
+        // Tiles that differ in lanes and strips alone take about as long: a few of each kind are enough.
+        let mut alike = HashMap::new();
+        ranked.retain(|(_, tile)| {
+            let count = alike.entry((tile.v, tile.wide, tile.tall)).or_insert(0);
+            *count += 1;
+            *count <= 2
+        });
+        ranked.iter().take(16).map(|(_, tile)| tile.tactic()).collect()
+    }
+
+    fn cost(&self, problem: &Problem<Dim>, tactic: &Tactic, symbols: &Symbols, target: &Target) -> f64 {
+        match (conv(problem), Tile::of(tactic)) {
+            (Ok((conv, geometry)), Ok(tile)) if tile.check(&geometry, target).is_ok() => {
+                tile.cost(&geometry, conv.epilogue.out().size(), symbols, target)
+            }
+            _ => f64::INFINITY,
+        }
+    }
+
+    fn build(
+        &self,
+        problem: &Problem<Dim>,
+        tactic: &Tactic,
+        symbols: &Symbols,
+        target: &Target,
+    ) -> Result<Build, String> {
+        let (conv, geometry) = conv(problem)?;
+        let tile = Tile::of(tactic)?;
+        tile.check(&geometry, target)?;
+        let number = |n: usize| u32::try_from(n).map_err(|_| format!("a size of {n}"));
+        let constants = codegen::constants(&[
+            ("V", number(tile.v)?),
+            ("WIDE", number(tile.wide)?),
+            ("TALL", number(tile.tall)?),
+            ("LANES", number(tile.lanes)?),
+            ("STRIPS", number(tile.strips)?),
+            ("STAGES", STAGES),
+            ("CHUNK", number(chunk(&geometry))?),
+            ("PITCH", number(tile.pitch(&geometry))?),
+            ("FIXED", u32::from(is_fixed(&conv.epilogue))),
+        ]);
+        let kernel = codegen::source(
+            &format!("{} ({tactic})", geometry.title("conv.slide")),
+            geometry.is_wide(symbols),
+            &[
+                &constants,
+                &codegen::epilogue_in_two_steps(&conv.epilogue, &geometry.out_shape()),
+                &geometry.constants(problem),
+                KERNEL,
+            ],
+        );
+        let args = [Arg::Input(0), Arg::Input(1)].into_iter();
+        let args = args.chain(codegen::epilogue_args(&conv.epilogue, 2)).chain(codegen::symbol_args(problem));
+        let taps = geometry.taps();
+        let pack = Pack { shape: vec![taps, geometry.channels], strides: vec![1, taps], ..Pack::default() };
+        let packs = [None, Some(pack)].into_iter();
+        Ok(Build {
+            kernels: vec![kernel],
+            launches: vec![Launch {
+                kernel: 0,
+                grid: [tile.blocks(&geometry), Dim::from(1), Dim::from(1)],
+                block: [number(tile.threads())?, 1, 1],
+                shared: number(tile.shared(&geometry))?,
+                cluster: None,
+                programmatic: true,
+                args: args.collect(),
+            }],
+            workspace: Dim::from(0),
+            packs: packs.chain(conv.epilogue.operands.iter().map(|_| None)).collect(),
+        })
+    }
+}
