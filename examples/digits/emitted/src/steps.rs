@@ -13,15 +13,15 @@ pub(crate) const PLACES: Places = Places {
 
 /// Every kernel of this target.
 pub(crate) struct Kernels {
-    conv_direct_cdc5598f: Kernel,
+    conv_direct_ec4dacb6: Kernel,
     conv_simt_26e96730: Kernel,
     conv_simt_a6d1b123: Kernel,
     conv_simt_e7cc321f: Kernel,
     conv_simt_25d140cd: Kernel,
-    pool_207cf5cb: Kernel,
-    conv_direct_f1d9ff34: Kernel,
+    pool_a74f1e4d: Kernel,
+    conv_direct_440c68fd: Kernel,
     conv_simt_0129a91b: Kernel,
-    pool_422aa4d4: Kernel,
+    pool_a6f38241: Kernel,
     gemm_simt_dff9582f: Kernel,
     gemm_simt_63bacea8: Kernel,
     gemm_simt_83339af6: Kernel,
@@ -40,15 +40,15 @@ macro_rules! load {
 impl Kernels {
     pub(crate) fn load(gpu: &Gpu) -> Result<Kernels> {
         Ok(Kernels {
-            conv_direct_cdc5598f: load!(gpu, "conv_direct_cdc5598f", 0, false),
+            conv_direct_ec4dacb6: load!(gpu, "conv_direct_ec4dacb6", 0, false),
             conv_simt_26e96730: load!(gpu, "conv_simt_26e96730", 0, false),
             conv_simt_a6d1b123: load!(gpu, "conv_simt_a6d1b123", 0, false),
             conv_simt_e7cc321f: load!(gpu, "conv_simt_e7cc321f", 0, false),
             conv_simt_25d140cd: load!(gpu, "conv_simt_25d140cd", 0, false),
-            pool_207cf5cb: load!(gpu, "pool_207cf5cb", 0, false),
-            conv_direct_f1d9ff34: load!(gpu, "conv_direct_f1d9ff34", 0, false),
+            pool_a74f1e4d: load!(gpu, "pool_a74f1e4d", 0, false),
+            conv_direct_440c68fd: load!(gpu, "conv_direct_440c68fd", 0, false),
             conv_simt_0129a91b: load!(gpu, "conv_simt_0129a91b", 0, false),
-            pool_422aa4d4: load!(gpu, "pool_422aa4d4", 0, false),
+            pool_a6f38241: load!(gpu, "pool_a6f38241", 0, false),
             gemm_simt_dff9582f: load!(gpu, "gemm_simt_dff9582f", 0, false),
             gemm_simt_63bacea8: load!(gpu, "gemm_simt_63bacea8", 0, false),
             gemm_simt_83339af6: load!(gpu, "gemm_simt_83339af6", 0, false),
@@ -74,7 +74,7 @@ pub(crate) fn enqueue(
     // conv.direct/1 1.87 us
     launch(
         stream,
-        &k.conv_direct_cdc5598f,
+        &k.conv_direct_ec4dacb6,
         early([(16 * batch) as u32, 1, 1], [128, 1, 1]),
         &[
             io.x.into(),
@@ -123,7 +123,7 @@ pub(crate) fn enqueue(
     // dtype=f32 then (f32) { } -> %0:f32 | pool/1 threads256 v1 1.13 us
     launch(
         stream,
-        &k.pool_207cf5cb,
+        &k.pool_a74f1e4d,
         early([(2 * batch) as u32, 1, 1], [256, 1, 1]),
         &[a(5242880), a(0), Arg::I32(batch as i32), w(77312), Arg::I32(8448)],
     )?;
@@ -133,7 +133,7 @@ pub(crate) fn enqueue(
     // %5:f32 [0,1,0,0] | conv.direct/1 1.26 us
     launch(
         stream,
-        &k.conv_direct_f1d9ff34,
+        &k.conv_direct_440c68fd,
         early([(4 * batch) as u32, 1, 1], [128, 1, 1]),
         &[a(0), w(75776), w(77056), a(262144), Arg::I32(batch as i32)],
     )?;
@@ -160,7 +160,7 @@ pub(crate) fn enqueue(
     // layout=channels_first dtype=f32 then (f32) { } -> %0:f32 | pool/1 threads256 v1 0.95 us
     launch(
         stream,
-        &k.pool_422aa4d4,
+        &k.pool_a6f38241,
         early([batch as u32, 1, 1], [256, 1, 1]),
         &[a(0), a(262144), Arg::I32(batch as i32), w(151552), Arg::I32(2816)],
     )?;
