@@ -202,9 +202,14 @@ def torch_eager(spec):
         run()
         torch.cuda.synchronize()
         build = time.time() - began
-        row = timed(spec, run, xs, lambda: results[0], {"build_s": round(build, 2)})
+        row = timed(spec, run, xs, lambda: results[0], built(spec, build))
         row["error"] = check(spec, xs, run, lambda: results[0])
     return row
+
+
+def built(spec, seconds):
+    """How long it took, and how many were built beside each other, which is no time to compare."""
+    return {"build_s": round(seconds, 2), "builds_at_once": spec.get("jobs", 1)}
 
 
 def torch_graph(spec):
@@ -227,7 +232,7 @@ def torch_graph(spec):
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             result = model(*xs)
-        more = {"build_s": round(time.time() - began, 2)}
+        more = built(spec, time.time() - began)
         if layers.sizes(spec["model"]):
             # As Bakelite times a step alone: many in one graph, so that what a launch costs the host is not in it.
             many = torch.cuda.CUDAGraph()
@@ -265,8 +270,7 @@ def torch_compile(spec):
         torch.cuda.synchronize()
         build = time.time() - began
         take_turn(spec)
-        more = {"build_s": round(build, 2), "builds_at_once": spec.get("jobs", 1)}
-        row = timed(spec, run, xs, lambda: results[0], more)
+        row = timed(spec, run, xs, lambda: results[0], built(spec, build))
         row["error"] = check(spec, xs, run, lambda: results[0])
     return row
 

@@ -234,20 +234,24 @@ fn kernels(m: &Model) -> String {
         );
         let w = &target.weights;
         let make = format!("Kernels::{variant}({module}::Kernels::load(gpu)?)");
-        let data = match w.storage {
-            Storage::None => "DeviceBuffer::alloc(gpu, 0)?".to_owned(),
-            Storage::Embedded => format!("DeviceBuffer::from_slice(gpu, stream, {module}_weights())?"),
+        let both = match w.storage {
+            Storage::None => format!("({make}, DeviceBuffer::alloc(gpu, 0)?)"),
+            Storage::Embedded => {
+                format!("({make}, DeviceBuffer::from_slice(gpu, stream, {module}_weights())?)")
+            }
             Storage::File => {
                 files = true;
                 format!(
-                    "DeviceBuffer::from_slice(gpu, stream, &*WeightsFile::open(folder({file}), {}, {})?)?",
+                    "WeightsFile::read(folder({file}), {}, {}, |bytes| {{
+                        Ok(({make}, DeviceBuffer::from_slice(gpu, stream, bytes)?))
+                    }})?",
                     w.len,
                     literal(&w.blake3),
                     file = literal(&w.file)
                 )
             }
         };
-        load += &format!("Some({pattern}) => ({make}, {data}),\n");
+        load += &format!("Some({pattern}) => {both},\n");
         folder.clone_from(&m.folder());
     }
     let (public, parameter) = if files {

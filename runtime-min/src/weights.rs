@@ -108,7 +108,7 @@ mod file {
 
     use crate::error::{Error, Result, WeightsFault};
 
-    /// A weights file, mapped into memory and found to be the one that the crate was generated with.
+    /// A weights file mapped into memory, the one that the crate was generated with.
     #[derive(Debug)]
     pub struct WeightsFile {
         map: Mmap,
@@ -119,7 +119,31 @@ mod file {
         ///
         /// The file must not be changed while it is mapped.
         pub fn open(path: impl AsRef<Path>, expected_len: u64, expected_blake3: &str) -> Result<WeightsFile> {
+            let file = WeightsFile::map(path.as_ref(), expected_len)?;
+            file.check(path.as_ref(), expected_blake3)?;
+            Ok(file)
+        }
+
+        /// What `read` makes of the file's bytes, if the file is the right one: another thread hashes it meanwhile, which takes
+        /// as long as bringing it to a GPU does. `read` must not trust what the bytes say; their number is right.
+        pub fn read<T>(
+            path: impl AsRef<Path>,
+            expected_len: u64,
+            expected_blake3: &str,
+            read: impl FnOnce(&[u8]) -> Result<T>,
+        ) -> Result<T> {
             let path = path.as_ref();
+            let file = WeightsFile::map(path, expected_len)?;
+            std::thread::scope(|scope| {
+                let check = scope.spawn(|| file.check(path, expected_blake3));
+                let made = read(&file.map);
+                // That the file is another one explains whatever else went wrong.
+                check.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+                made
+            })
+        }
+
+        fn map(path: &Path, expected_len: u64) -> Result<WeightsFile> {
             let refuse = |fault| Error::Weights { path: path.to_owned(), fault };
             let unreadable = |error: std::io::Error| refuse(WeightsFault::Unreadable(error.to_string()));
             let file = File::open(path).map_err(unreadable)?;
@@ -130,12 +154,19 @@ mod file {
             // SAFETY: the map is read only; that nobody changes the file meanwhile is required above, as of every
             // mapped file.
             let map = unsafe { Mmap::map(&file) }.map_err(unreadable)?;
-            let got = blake3::hash(&map).to_hex();
+            Ok(WeightsFile { map })
+        }
+
+        fn check(&self, path: &Path, expected_blake3: &str) -> Result<()> {
+            let got = blake3::hash(&self.map).to_hex();
             if !got.eq_ignore_ascii_case(expected_blake3) {
                 let (expected, got) = (expected_blake3.to_owned(), got.to_string());
-                return Err(refuse(WeightsFault::Hash { expected, got }));
+                return Err(Error::Weights {
+                    path: path.to_owned(),
+                    fault: WeightsFault::Hash { expected, got },
+                });
             }
-            Ok(WeightsFile { map })
+            Ok(())
         }
     }
 
@@ -184,6 +215,31 @@ mod file {
 
             std::fs::write(&path, b"").unwrap();
             assert!(WeightsFile::open(&path, 0, &blake3::hash(b"").to_hex()).unwrap().is_empty());
+        }
+
+        #[test]
+        fn what_is_read_counts_only_if_the_hash_is_right() {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("weights.bin");
+            let hash = blake3::hash(BYTES).to_hex().to_string();
+            std::fs::write(&path, BYTES).unwrap();
+            assert_eq!(WeightsFile::read(&path, 7, &hash, |bytes| Ok(bytes.to_vec())).unwrap(), BYTES);
+            let other =
+                || Error::Weights { path: path.clone(), fault: WeightsFault::Unreadable("read".into()) };
+            let failed = WeightsFile::read::<()>(&path, 7, &hash, |_| Err(other())).unwrap_err();
+            assert_eq!(failed.to_string(), other().to_string());
+
+            std::fs::write(&path, b"weightz").unwrap();
+            for read in
+                [|bytes: &[u8]| Ok(bytes.len()), |_: &[u8]| Err(Error::NoDevice { ordinal: 0, count: 0 })]
+            {
+                match WeightsFile::read(&path, 7, &hash, read) {
+                    Err(Error::Weights { fault: WeightsFault::Hash { expected, .. }, .. }) => {
+                        assert_eq!(expected, hash);
+                    }
+                    other => panic!("{other:?}"),
+                }
+            }
         }
 
         #[test]

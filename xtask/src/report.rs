@@ -28,6 +28,8 @@ struct Row {
     gpu_us: Option<f64>,
     host_us: Option<f64>,
     build_s: Option<f64>,
+    /// Builds that shared the machine with it.
+    builds_at_once: Option<u64>,
     load_ms: Option<f64>,
     arena_bytes: Option<u64>,
     weight_bytes: Option<u64>,
@@ -241,7 +243,12 @@ fn section(text: &mut String, setting: &Setting<'_>) {
                 PEERS.iter().filter_map(|(peer, title)| Some(format!("{title} {}", f(peers.get(peer)?)?)));
             all.collect::<Vec<_>>().join(", ")
         };
-        let builds = each(&|r| (r.peer != OURS).then(|| r.build_s.map(|s| format!("{s:.1}")))?);
+        let beside = |r: &Row| match r.builds_at_once {
+            Some(n @ 2..) => format!(" ({n} at once)"),
+            _ => String::new(),
+        };
+        let builds =
+            each(&|r| (r.peer != OURS).then(|| r.build_s.map(|s| format!("{s:.1}{}", beside(r))))?);
         let errors = each(&|r| r.error.map(|e| format!("{e:.1e}")));
         let of = |f: &dyn Fn(&Row) -> Option<f64>| ours.and_then(f);
         let _ = writeln!(
@@ -302,7 +309,7 @@ mod tests {
         "versions": {"torch": "2.11", "tensorrt": null},
         "rows": [
             {"model": "resnet50", "batch": 1, "precision": "fp16", "peer": "torch-graph", "status": "ok", "gpu_us": 900.0, "build_s": 3.0},
-            {"model": "resnet50", "batch": 1, "precision": "fp16", "peer": "torch-compile", "status": "ok", "gpu_us": 400.0, "build_s": 200.0},
+            {"model": "resnet50", "batch": 1, "precision": "fp16", "peer": "torch-compile", "status": "ok", "gpu_us": 400.0, "build_s": 200.0, "builds_at_once": 8},
             {"model": "resnet50", "batch": 1, "precision": "fp16", "peer": "tensorrt", "status": "unavailable", "why": "No module named <tensorrt>"},
             {"model": "resnet50", "batch": 1, "precision": "fp16", "peer": "bakelite", "status": "ok", "gpu_us": 100.0, "build_s": 9.5,
              "load_ms": 12.25, "arena_bytes": 3145728, "weight_bytes": 52428800, "steps": 57, "host_us": 150.0, "error": 0.0012},
@@ -331,7 +338,7 @@ mod tests {
             "{text}"
         );
         assert!(text.contains("gpt2, Bakelite: failed: a \\| b"), "{text}");
-        let details = "| resnet50 | 57 | 3.0 | 50.0 | 12.2 | 150.0 | 9.5 | PyTorch graph 3.0, torch.compile 200.0 | Bakelite 1.2e-3 |";
+        let details = "| resnet50 | 57 | 3.0 | 50.0 | 12.2 | 150.0 | 9.5 | PyTorch graph 3.0, torch.compile 200.0 (8 at once) | Bakelite 1.2e-3 |";
         assert!(text.contains(details), "{text}");
         assert!(
             text.contains("Versions: torch 2.11.") && text.contains("NVIDIA H200, driver 580.1, 2026-11-20"),

@@ -8,6 +8,11 @@ fn target() -> Target {
     Target::of("sm_90a".parse().unwrap())
 }
 
+/// First layers of well-known models: ResNet-50 and MobileNetV2, a batch and one image, then a small YOLO.
+fn first_layers() -> Vec<Problem<Dim>> {
+    conv_samples::layers().into_iter().filter(|p| Shape::of(p, &target()).is_ok()).collect()
+}
+
 /// The convolutions that are taken, with every tile for them.
 fn each(mut body: impl FnMut(&Shape, &Tile)) {
     let mut taken = 0;
@@ -115,7 +120,7 @@ fn strides_of_two_read_shared_memory_without_conflicts() {
 
 #[test]
 fn a_tactic_that_does_not_fit_is_an_error() {
-    let problem = conv_samples::layers().pop().unwrap();
+    let problem = first_layers().pop().unwrap();
     let symbols = sample_symbols();
     assert!(!ConvStem.tactics(&problem, &symbols, &target()).is_empty());
     for text in [
@@ -142,18 +147,18 @@ fn a_tactic_that_does_not_fit_is_an_error() {
 fn the_model_keeps_filters_together_where_stores_take_the_time() {
     let symbols = sample_symbols();
     let best = |layer: usize| {
-        let problem = conv_samples::layers().remove(layer);
+        let problem = first_layers().remove(layer);
         let tactics = ConvStem.tactics(&problem, &symbols, &target());
         for tactic in &tactics {
             println!("#{layer} {:.2} {tactic}", ConvStem.cost(&problem, tactic, &symbols, &target()));
         }
         Tile::of(&tactics[0]).unwrap()
     };
-    let resnet = best(35);
+    let resnet = best(0);
     assert!(resnet.n == 64 && resnet.wgmma, "{resnet:?}");
-    best(36);
-    let mobilenet = best(37);
+    best(1);
+    let mobilenet = best(2);
     assert_eq!(mobilenet.n, 32, "{mobilenet:?}");
-    best(38);
-    best(39);
+    best(3);
+    best(4);
 }
