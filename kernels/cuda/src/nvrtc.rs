@@ -168,10 +168,14 @@ fn bare(ptx: &str) -> String {
         let name = declared.and_then(|l| l.trim_end_matches(';').rsplit(' ').next());
         name.is_some_and(|name| names.get(name) == Some(&1))
     };
+    // Names that nobody outside a kernel sees need not say whose they are.
+    let entries = lines.iter().filter_map(|l| l.split_once(".entry ")?.1.split_once('('));
+    let own: Vec<String> = entries.map(|(name, _)| format!("{name}_param_")).collect();
     let mut text = String::new();
-    for line in lines.into_iter().filter(|l| !unread(l)) {
+    for line in lines.iter().filter(|l| !unread(l)) {
         let words: Vec<&str> = line.split_ascii_whitespace().collect();
-        text += &words.join(" ").replace(", ", ",");
+        let line = words.join(" ").replace(", ", ",").replace("$L__BB0_", "$L");
+        text += &own.iter().fold(line, |line, prefix| line.replace(prefix, "param_"));
         text.push('\n');
     }
     text
@@ -308,10 +312,13 @@ mod tests {
         let ptx = "// Generated\n.version 9.0\n.global .align 4 .u32 BM = 128;\n.global .align 4 .u32 EARLY;\n\
                    .global .align 4 .b8 table[8] = {1, 2};\n.global .align 4 .u32 seen = 3;\n\n\
                    .extern .shared .align 128 .b8 shared[];\n\t// begin\n\tld.global.u32 \t%r1, [seen];\n\
+                   .visible .entry kernel(\n\t.param .u64 kernel_param_0,\n\t.param .u64 kernel_param_1\n)\n{\n\
+                   \tld.param.u64 \t%rd1, [kernel_param_1];\n\
                    \tmad.lo.s32 \t%r3, %r1, %r2, 4;\n$L__BB0_1:\n\t@%p1 bra \t$L__BB0_1;\n";
         let want = ".version 9.0\n.global .align 4 .b8 table[8] = {1,2};\n.global .align 4 .u32 seen = 3;\n\
-                    .extern .shared .align 128 .b8 shared[];\nld.global.u32 %r1,[seen];\nmad.lo.s32 %r3,%r1,%r2,4;\n\
-                    $L__BB0_1:\n@%p1 bra $L__BB0_1;\n";
+                    .extern .shared .align 128 .b8 shared[];\nld.global.u32 %r1,[seen];\n\
+                    .visible .entry kernel(\n.param .u64 param_0,\n.param .u64 param_1\n)\n{\nld.param.u64 %rd1,[param_1];\n\
+                    mad.lo.s32 %r3,%r1,%r2,4;\n$L1:\n@%p1 bra $L1;\n";
         assert_eq!(bare(ptx), want);
     }
 
