@@ -447,18 +447,18 @@ fn loading(m: &Model, target: &Cuda) -> String {
     }
     // A kernel's files are named after it, and its target where it is not the first.
     let suffix = target.module.strip_prefix("steps").unwrap_or_default();
-    let include = |extension: &str| {
+    let include = |image: &str, extension: &str| {
         let file = literal(&format!("{suffix}.{extension}"));
         let path = match m.form {
             Form::Crate => format!("\"../kernels/\", $name, {file}"),
             Form::Module => format!("{}, \"/kernels/\", $name, {file}", m.folder()),
         };
-        format!("        let {extension} = include_bytes!(concat!({path}));\n")
+        format!("        let {image} = include_bytes!(concat!({path}));\n")
     };
-    let mut includes = include("cubin");
+    let mut includes = include("cubin", "cubin");
     let mut images = format!("Image::new({}, cubin)", literal(&target.arch));
     if let Some(arch) = &target.ptx {
-        includes += &include("ptx");
+        includes += &include("ptx", "ptx.gz");
         images += &format!(", Image::new({}, ptx)", literal(arch));
     }
     format!(

@@ -87,6 +87,7 @@ const RUNTIME: &[&str] = &[
     "cudarc = { version = \"0.19.10\", default-features = false, features = [\"std\", \"dynamic-loading\", \"cuda-13000\", \"driver\"] }",
     "half = { version = \"2.7.1\", features = [\"bytemuck\", \"num-traits\"] }",
     "memmap2 = { version = \"0.9.12\", optional = true }",
+    "miniz_oxide = { version = \"0.9.1\", default-features = false, features = [\"with-alloc\"] }",
 ];
 
 const HOST: &[&str] = &[

@@ -60,6 +60,13 @@ pub enum Error {
         /// The architectures of the images.
         have: Vec<String>,
     },
+    /// An image is damaged.
+    Image {
+        /// Its architecture.
+        arch: String,
+        /// What is wrong with it.
+        what: String,
+    },
     /// The module has no such kernel.
     NoKernel {
         /// The name asked for.
@@ -238,6 +245,9 @@ impl fmt::Display for Error {
                  {device_arch}, or with portable PTX",
                 if have.is_empty() { "nothing".to_owned() } else { have.join(", ") }
             ),
+            Error::Image { arch, what } => {
+                write!(f, "the {arch} image is damaged: {what}; generate the crate again")
+            }
             Error::NoKernel { kernel } => {
                 write!(
                     f,

@@ -9,7 +9,7 @@ use crate::driver::{RawFunction, RawModule, code};
 use crate::error::{Error, Result};
 use crate::gpu::Gpu;
 
-/// The kernels of a model compiled for one architecture: a cubin (`sm_90a`) or PTX text (`compute_80`).
+/// The kernels of a model compiled for one architecture: a cubin (`sm_90a`) or PTX (`compute_80`), the text or its gzip.
 #[derive(Clone, Copy, Debug)]
 pub struct Image<'a> {
     /// The architecture, as NVRTC's `--gpu-architecture` has it.
@@ -176,13 +176,8 @@ fn load_image(gpu: &Gpu, arch: &str, bytes: &[u8]) -> Result<RawModule> {
     const ERROR_LOG_BUFFER: c_int = 5;
     const ERROR_LOG_BUFFER_SIZE_BYTES: c_int = 6;
     let is_ptx = arch.starts_with("compute_");
-    let terminated;
-    let image = if is_ptx && bytes.last() != Some(&0) {
-        terminated = [bytes, &[0]].concat();
-        &terminated
-    } else {
-        bytes
-    };
+    let text = if is_ptx { ptx_text(arch, bytes)? } else { Vec::new() };
+    let image = if is_ptx { &text } else { bytes };
     let driver = gpu.bind()?;
     let mut log = vec![0u8; 8192];
     let mut options = [ERROR_LOG_BUFFER, ERROR_LOG_BUFFER_SIZE_BYTES];
@@ -197,7 +192,7 @@ fn load_image(gpu: &Gpu, arch: &str, bytes: &[u8]) -> Result<RawModule> {
         Ok(()) => Ok(raw),
         Err(Error::Driver { code: code::UNSUPPORTED_PTX_VERSION, .. }) if is_ptx => {
             let what = format!("the {arch} PTX of this module");
-            Err(Error::DriverTooOld { have: gpu.driver_version(), need: cuda_of_ptx(bytes), what })
+            Err(Error::DriverTooOld { have: gpu.driver_version(), need: cuda_of_ptx(&text), what })
         }
         Err(Error::Driver { call, code, name, text }) => {
             let log = String::from_utf8_lossy(&log);
@@ -213,6 +208,30 @@ fn load_image(gpu: &Gpu, arch: &str, bytes: &[u8]) -> Result<RawModule> {
         Err(error) => Err(error),
     }
 }
+
+/// PTX with a 0 behind it, as the driver takes it.
+fn ptx_text(arch: &str, image: &[u8]) -> Result<Vec<u8>> {
+    // A header without optional fields; eight bytes of sums at the end.
+    const HEADER: [u8; 4] = [0x1f, 0x8b, 8, 0];
+    let mut text = match image.strip_prefix(&HEADER) {
+        None => image.to_vec(),
+        Some(rest) => {
+            let packed = rest.get(6..rest.len().saturating_sub(8)).unwrap_or_default();
+            let inflated = miniz_oxide::inflate::decompress_to_vec_with_limit(packed, MOST_PTX);
+            inflated.map_err(|e| Error::Image {
+                arch: arch.to_owned(),
+                what: format!("its gzip ends in {:?}", e.status),
+            })?
+        }
+    };
+    if text.last() != Some(&0) {
+        text.push(0);
+    }
+    Ok(text)
+}
+
+/// Bytes of PTX of one kernel, far more than any has.
+const MOST_PTX: usize = 64 << 20;
 
 /// The CUDA version whose driver first took the `.version` of a PTX text; 0 where it has none.
 fn cuda_of_ptx(ptx: &[u8]) -> u32 {
@@ -350,6 +369,22 @@ mod tests {
     #[track_caller]
     fn check(archs: &[&str], device: (u32, u32), expected: Option<&str>) {
         assert_eq!(choose(archs, device).map(|index| archs[index]), expected);
+    }
+
+    #[test]
+    fn ptx_is_taken_as_text_and_as_gzip() {
+        let ptx = ".version 9.0\n.target sm_90\n".repeat(50);
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+        std::io::Write::write_all(&mut gzip, ptx.as_bytes()).unwrap();
+        let gzip = gzip.finish().unwrap();
+        assert!(gzip.len() < ptx.len() / 4);
+        let wanted = [ptx.as_bytes(), &[0]].concat();
+        for image in [ptx.as_bytes(), &wanted, &gzip] {
+            assert_eq!(ptx_text("compute_90", image).unwrap(), wanted);
+        }
+        let cut = ptx_text("compute_90", &gzip[..gzip.len() / 2]).unwrap_err().to_string();
+        assert!(cut.contains("compute_90") && cut.contains("gzip"), "{cut}");
+        assert!(ptx_text("compute_90", &gzip[..4]).is_err());
     }
 
     #[test]

@@ -12,6 +12,7 @@ use bakelite::plan::{self, Plan};
 use bakelite::tune::{self, Estimate, Tactics};
 use bakelite::{Target, fuse};
 use bakelite_kernels::{Nvrtc, Range};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -237,7 +238,8 @@ fn plans_that_disagree_are_refused() {
 fn images(plan: &Plan, kernels: &Path) -> Vec<Images> {
     let committed = |k: &plan::KernelSource| {
         let read = |extension: &str| std::fs::read(kernels.join(format!("{}.{extension}", k.name))).ok();
-        let ptx = String::from_utf8(read("ptx")?).ok()?;
+        let mut ptx = String::new();
+        flate2::read::GzDecoder::new(read("ptx.gz")?.as_slice()).read_to_string(&mut ptx).ok()?;
         (read("cu")? == k.source.as_bytes()).then_some(())?;
         Some(Images { name: k.name.clone(), cubin: read("cubin")?, ptx: Some(ptx) })
     };

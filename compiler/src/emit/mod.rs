@@ -16,6 +16,7 @@ use bytes::Bytes;
 use expression::Scope;
 use name::Names;
 use std::collections::BTreeMap;
+use std::io::Write;
 
 pub use bakelite_templates::Dependencies;
 
@@ -253,13 +254,23 @@ fn put_kernels(plan: &Plan, images: &[Images], suffix: &str, files: &mut Files) 
         files.insert(format!("{stem}.cu"), Bytes::from(kernel.source.clone()));
         files.insert(format!("{stem}.cubin"), Bytes::from(image.cubin.clone()));
         if let Some(ptx) = &image.ptx {
-            files.insert(format!("{stem}.ptx"), Bytes::from(ptx.clone()));
+            files.insert(
+                format!("{stem}.ptx.gz"),
+                compressed(ptx.as_bytes()).map_err(|e| Error::new(Stage::Emit, stem, e.to_string()))?,
+            );
             archs.push(image.ptx_arch());
         }
     }
     let all = archs.len() == images.len();
     let first = archs.first().cloned().flatten();
     Ok(first.filter(|f| all && archs.iter().all(|a| a.as_ref() == Some(f))))
+}
+
+/// gzip without a name or a time: the same text gives the same bytes.
+fn compressed(text: &[u8]) -> std::io::Result<Bytes> {
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+    gzip.write_all(text)?;
+    gzip.finish().map(Bytes::from)
 }
 
 fn store(plan: &Plan, blob: &Bytes, options: &EmitOptions) -> templates::Weights {

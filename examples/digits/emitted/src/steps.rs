@@ -31,7 +31,7 @@ pub(crate) struct Kernels {
 macro_rules! load {
     ($gpu:ident, $name:literal, $shared:literal, $large_clusters:literal) => {{
         let cubin = include_bytes!(concat!("../kernels/", $name, ".cubin"));
-        let ptx = include_bytes!(concat!("../kernels/", $name, ".ptx"));
+        let ptx = include_bytes!(concat!("../kernels/", $name, ".ptx.gz"));
         let images = [Image::new("sm_90a", cubin), Image::new("compute_90", ptx)];
         kernel($gpu, $name, &images, $shared, $large_clusters)?
     }};
