@@ -22,15 +22,9 @@ pub struct ConvDepthwise;
 
 /// The convolution in `problem`, if it is depthwise.
 fn conv(problem: &Problem<Dim>) -> Result<(&Conv<Dim>, Geometry), String> {
-    let Problem::Conv(conv) = problem else {
-        return Err(format!("conv.depthwise does not implement {}", problem.name()));
-    };
-    let geometry = Geometry::of_conv(conv)?;
-    let depthwise = geometry.groups == geometry.channels && geometry.filters == geometry.channels;
-    if !depthwise || geometry.rank > 2 || !geometry.dtype.is_float() {
-        return Err(
-            "conv.depthwise takes one filter to a channel, floats, and at most two dimensions".to_owned()
-        );
+    let (conv, geometry) = Geometry::of_depthwise(problem)?;
+    if !geometry.dtype.is_float() {
+        return Err(format!("conv.depthwise takes floats, not {}", geometry.dtype));
     }
     // The kernel unrolls its window.
     if geometry.kernel[2] > 11 || geometry.taps() > 121 {

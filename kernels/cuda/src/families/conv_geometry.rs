@@ -157,6 +157,19 @@ impl Geometry {
     of!(of_any_conv, Conv);
     of!(of_transpose, ConvTranspose);
 
+    /// Of a convolution with one filter to each channel, in at most two dimensions, whose pixels are read as they are.
+    pub(super) fn of_depthwise(problem: &Problem<Dim>) -> Result<(&Conv<Dim>, Geometry), String> {
+        let Problem::Conv(conv) = problem else {
+            return Err(format!("{} is no depthwise convolution", problem.name()));
+        };
+        let geometry = Geometry::of_conv(conv)?;
+        let depthwise = geometry.groups == geometry.channels && geometry.filters == geometry.channels;
+        if !depthwise || geometry.rank > 2 {
+            return Err("expected one filter to a channel, and at most two dimensions".to_owned());
+        }
+        Ok((conv, geometry))
+    }
+
     /// Of a convolution that reads its pixels as they are, dense: for families that cannot scale them.
     pub(super) fn of_conv(p: &Conv<Dim>) -> Result<Geometry, String> {
         if p.scaled {

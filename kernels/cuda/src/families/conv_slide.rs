@@ -24,18 +24,9 @@ pub struct ConvSlide;
 
 /// The convolution in `problem`, if it is depthwise and channels come last.
 fn conv(problem: &Problem<Dim>) -> Result<(&Conv<Dim>, Geometry), String> {
-    let Problem::Conv(conv) = problem else {
-        return Err(format!("conv.slide does not implement {}", problem.name()));
-    };
-    let geometry = Geometry::of_conv(conv)?;
-    let depthwise = geometry.groups == geometry.channels && geometry.filters == geometry.channels;
-    if !depthwise || geometry.rank > 2 || !geometry.last {
-        return Err(
-            "conv.slide takes one filter to a channel, channels last, and at most two dimensions".to_owned()
-        );
-    }
-    if !matches!(geometry.dtype, DType::F16 | DType::BF16 | DType::F32) {
-        return Err(format!("conv.slide takes f16, bf16 and f32, not {}", geometry.dtype));
+    let (conv, geometry) = Geometry::of_depthwise(problem)?;
+    if !geometry.last || !matches!(geometry.dtype, DType::F16 | DType::BF16 | DType::F32) {
+        return Err(format!("conv.slide takes f16, bf16 and f32, channels last, not {}", geometry.dtype));
     }
     // The kernel unrolls its window.
     if geometry.taps() > 49 || chunk(&geometry) * geometry.dtype.size() < 4 {
@@ -46,8 +37,16 @@ fn conv(problem: &Problem<Dim>) -> Result<(&Conv<Dim>, Geometry), String> {
 
 /// Channels that are copied together: 16 bytes, or what of them divides the pixels' rows.
 fn chunk(geometry: &Geometry) -> usize {
-    let most = 16 / geometry.dtype.size();
-    1 << geometry.channels.trailing_zeros().min(most.trailing_zeros())
+    codegen::power_of_two([&Dim::from(geometry.channels)], 16 / geometry.dtype.size() as u32) as usize
+}
+
+/// How a tile lies in shared memory.
+struct Staged {
+    /// Elements between pixels: such that a warp's loads collide least.
+    pitch: usize,
+    /// Wavefronts of such a load.
+    wavefronts: usize,
+    bytes: usize,
 }
 
 /// What a tactic says: a thread's channels, columns and rows of outputs, and how many threads lie side by side along channels
@@ -104,30 +103,30 @@ impl Tile {
         let bytes = self.v * size;
         let element = |t: usize| t / self.lanes * self.wide * g.strides[2] * pitch + t % self.lanes * self.v;
         let words = |t: usize| element(t) * size / 4..element(t) * size / 4 + bytes / 4;
-        let threads: Vec<usize> = (0..self.threads().min(32)).collect();
-        threads
-            .chunks(128 / bytes)
-            .map(|together| {
-                let mut words: Vec<usize> = together.iter().flat_map(|t| words(*t)).collect();
-                words.sort_unstable();
-                words.dedup();
-                (0..32).map(|bank| words.iter().filter(|w| *w % 32 == bank).count()).max().unwrap_or(1)
+        let (threads, together) = (self.threads().min(32), 128 / bytes);
+        // The 32 words that go at once; the same word of several threads is read once.
+        let mut once = Vec::with_capacity(32);
+        let starts = (0..threads).step_by(together);
+        starts
+            .map(|start| {
+                once.clear();
+                once.extend((start..threads.min(start + together)).flat_map(words));
+                once.sort_unstable();
+                once.dedup();
+                let mut banks = [0; 32];
+                once.iter().for_each(|word| banks[word % 32] += 1);
+                banks.into_iter().max().unwrap_or(1)
             })
             .sum()
     }
 
-    /// Elements between pixels of the tile: such that a warp's loads collide least.
-    fn pitch(&self, g: &Geometry) -> usize {
-        let step = chunk(g);
-        (0..5)
-            .map(|pads| self.lanes * self.v + pads * step)
-            .min_by_key(|pitch| (self.wavefronts(g, *pitch), *pitch))
-            .unwrap_or(self.lanes * self.v)
-    }
-
-    fn shared(&self, g: &Geometry) -> usize {
+    fn staged(&self, g: &Geometry) -> Staged {
+        let (dense, step) = (self.lanes * self.v, chunk(g));
+        let pitches = (0..5).map(|pads| dense + pads * step);
+        let best = pitches.map(|pitch| (self.wavefronts(g, pitch), pitch)).min();
+        let (wavefronts, pitch) = best.unwrap_or((1, dense));
         let pixels = Tile::reach(g, 1, self.tall).saturating_mul(Tile::reach(g, 2, self.wide * self.strips));
-        pixels.saturating_mul(self.pitch(g) * g.dtype.size())
+        Staged { pitch, wavefronts, bytes: pixels.saturating_mul(pitch * g.dtype.size()) }
     }
 
     /// Registers for taps, sums and a row of input.
@@ -136,7 +135,8 @@ impl Tile {
         g.taps() * self.v + Tile::live(g) * self.wide * self.v + line + 40
     }
 
-    fn check(&self, g: &Geometry, target: &Target) -> Result<(), String> {
+    /// How it lies in shared memory, or why it does not fit.
+    fn check(&self, g: &Geometry, target: &Target) -> Result<Staged, String> {
         let Tile { v, wide, tall, lanes, strips } = *self;
         let some = (1..=16).contains(&wide)
             && (1..=256).contains(&tall)
@@ -151,10 +151,11 @@ impl Tile {
         if registers > 208 || registers.next_multiple_of(8) * self.threads().next_multiple_of(128) > 65536 {
             return Err(format!("`{}`: {registers} registers a thread", self.tactic()));
         }
-        if self.shared(g) > target.shared_per_block as usize {
-            return Err(format!("`{}`: {} bytes of shared memory", self.tactic(), self.shared(g)));
+        let staged = self.staged(g);
+        if staged.bytes > target.shared_per_block as usize {
+            return Err(format!("`{}`: {} bytes of shared memory", self.tactic(), staged.bytes));
         }
-        Ok(())
+        Ok(staged)
     }
 
     fn blocks(&self, g: &Geometry) -> Dim {
@@ -163,7 +164,7 @@ impl Tile {
         &g.n * &g.output[0] * across(1, self.tall) * across(2, self.wide * self.strips) * Dim::from(groups)
     }
 
-    fn cost(&self, g: &Geometry, out: usize, symbols: &Symbols, target: &Target) -> f64 {
+    fn cost(&self, g: &Geometry, staged: &Staged, out: usize, symbols: &Symbols, target: &Target) -> f64 {
         const CYCLES_PER_US: f64 = 1750.0;
         let sms = f64::from(target.multiprocessors);
         let (v, wide, tall) = (self.v as f64, self.wide as f64, self.tall as f64);
@@ -185,14 +186,14 @@ impl Tile {
         let warps = (threads / 32.0).ceil();
         let pixels = rows as f64 * columns;
         let turns = (pixels / (threads * chunk(g) as f64 / (self.lanes as f64 * v))).ceil();
-        let wavefronts = self.wavefronts(g, self.pitch(g)) as f64;
+        let wavefronts = staged.wavefronts as f64;
         // Instructions of a thread for a row of input and for one of outputs, and cycles of a row's loads.
         let own = Tile::reach(g, 2, self.wide) as f64;
         let row = taps / stride * wide * v + own * (1.0 + v) + live * wide * v * 0.5 + 8.0;
         let (emitted, loads) = (wide * (7.0 * v + 4.0), own * wavefronts);
         let steps = tall + live;
         let instructions = 150.0 + taps * 3.0 + turns * 14.0 + inside * row + steps * 10.0 + tall * emitted;
-        let shared = self.shared(g) as f64 + 1024.0;
+        let shared = staged.bytes as f64 + 1024.0;
         let registers = (self.registers(g) as f64 + 8.0) * warps * 32.0;
         let resident = (f64::from(target.shared_per_multiprocessor) / shared)
             .min(65536.0 / registers)
@@ -263,8 +264,10 @@ impl Family for ConvSlide {
         let out = conv.epilogue.out().size();
         let mut ranked: Vec<(f64, Tile)> = Tile::all(&geometry, symbols)
             .into_iter()
-            .filter(|tile| tile.check(&geometry, target).is_ok())
-            .map(|tile| (tile.cost(&geometry, out, symbols, target), tile))
+            .filter_map(|tile| {
+                let staged = tile.check(&geometry, target).ok()?;
+                Some((tile.cost(&geometry, &staged, out, symbols, target), tile))
+            })
             .collect();
         ranked.sort_by(|a, b| a.0.total_cmp(&b.0));
         // Tiles that differ in lanes and strips alone take about as long: a few of each kind are enough.
@@ -278,12 +281,12 @@ impl Family for ConvSlide {
     }
 
     fn cost(&self, problem: &Problem<Dim>, tactic: &Tactic, symbols: &Symbols, target: &Target) -> f64 {
-        match (conv(problem), Tile::of(tactic)) {
-            (Ok((conv, geometry)), Ok(tile)) if tile.check(&geometry, target).is_ok() => {
-                tile.cost(&geometry, conv.epilogue.out().size(), symbols, target)
-            }
-            _ => f64::INFINITY,
-        }
+        let estimate = || {
+            let ((conv, geometry), tile) = (conv(problem)?, Tile::of(tactic)?);
+            let staged = tile.check(&geometry, target)?;
+            Ok::<f64, String>(tile.cost(&geometry, &staged, conv.epilogue.out().size(), symbols, target))
+        };
+        estimate().unwrap_or(f64::INFINITY)
     }
 
     fn build(
@@ -295,7 +298,7 @@ impl Family for ConvSlide {
     ) -> Result<Build, String> {
         let (conv, geometry) = conv(problem)?;
         let tile = Tile::of(tactic)?;
-        tile.check(&geometry, target)?;
+        let staged = tile.check(&geometry, target)?;
         let number = |n: usize| u32::try_from(n).map_err(|_| format!("a size of {n}"));
         let constants = codegen::constants(&[
             ("V", number(tile.v)?),
@@ -305,7 +308,7 @@ impl Family for ConvSlide {
             ("STRIPS", number(tile.strips)?),
             ("STAGES", STAGES),
             ("CHUNK", number(chunk(&geometry))?),
-            ("PITCH", number(tile.pitch(&geometry))?),
+            ("PITCH", number(staged.pitch)?),
             ("FIXED", u32::from(is_fixed(&conv.epilogue))),
         ]);
         let kernel = codegen::source(
@@ -329,7 +332,7 @@ impl Family for ConvSlide {
                 kernel: 0,
                 grid: [tile.blocks(&geometry), Dim::from(1), Dim::from(1)],
                 block: [number(tile.threads())?, 1, 1],
-                shared: number(tile.shared(&geometry))?,
+                shared: number(staged.bytes)?,
                 cluster: None,
                 programmatic: true,
                 args: args.collect(),
