@@ -1,9 +1,5 @@
 // conv.simt, direct: one thread sums one output element, with the weights as the model has them. For weights that are
-// computed at run time and for groups too small to tile. STRIDED reads pixels of any type wherever they lie.
-
-#if !STRIDED
-typedef element_t pixel_t;
-#endif
+// computed at run time and for groups too small to tile. Pixels may be of any type and lie anywhere.
 
 extern "C" __global__ void __launch_bounds__(128)
     KERNEL_NAME(const pixel_t* x, const element_t* w
@@ -14,7 +10,6 @@ extern "C" __global__ void __launch_bounds__(128)
   PREFETCH;
   const index_t i = (index_t)blockIdx.x * 128 + threadIdx.x;
   const index_t pixels = OD * OH * OW;
-  const index_t extent = ID * IH * IW;
   launch_dependents();
   dependency_wait();
   if (i >= M * FILTERS) return;
@@ -22,11 +17,7 @@ extern "C" __global__ void __launch_bounds__(128)
   const index_t pixel = LAST ? i / FILTERS % pixels : i % pixels;
   const index_t image = i / (pixels * FILTERS);
   const int z0 = pixel / (OH * OW) * SD - PD, y0 = pixel / OW % OH * SH - PH, x0 = pixel % OW * SW - PW;
-#if STRIDED
   const pixel_t* from = x + (OFFSET + image * XN + (index_t)(filter / NG * CG) * XC);
-#else
-  const element_t* from = x + image * CHANNELS * extent + (index_t)(filter / NG * CG) * (LAST ? 1 : extent);
-#endif
   const element_t* weights = w + (index_t)filter * (CG * KD * KH * KW);
   acc_t sum[1] = {0};
   for (int a = 0; a < KD; ++a) {
@@ -38,19 +29,11 @@ extern "C" __global__ void __launch_bounds__(128)
       for (int s = 0; s < KW; ++s) {
         const int column = x0 + s * DW;
         if ((unsigned)column >= (unsigned)IW) continue;
-#if STRIDED
         const pixel_t* at = from + (z * XD + y * XH + column * XW);
-#else
-        const element_t* at = from + ((z * IH + y) * IW + column) * (LAST ? CHANNELS : 1);
-#endif
         const element_t* tap = weights + (a * KH + r) * KW + s;
 #pragma unroll 4
         for (int c = 0; c < CG; ++c) {
-#if STRIDED
           acc_t value = widen(narrow<element_t>(widen(at[c * XC])));
-#else
-          acc_t value = widen(at[c * (LAST ? 1 : extent)]);
-#endif
 #if SCALED
           value = widen(narrow<element_t>(value * widen(scales[image * CHANNELS + filter / NG * CG + c])));
 #endif

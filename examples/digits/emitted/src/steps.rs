@@ -13,13 +13,13 @@ pub(crate) const PLACES: Places = Places {
 
 /// Every kernel of this target.
 pub(crate) struct Kernels {
-    conv_direct_ec4dacb6: Kernel,
+    conv_direct_439c3dc3: Kernel,
     conv_simt_26e96730: Kernel,
     conv_simt_a6d1b123: Kernel,
     conv_simt_e7cc321f: Kernel,
     conv_simt_25d140cd: Kernel,
     pool_a74f1e4d: Kernel,
-    conv_direct_440c68fd: Kernel,
+    conv_direct_a103c789: Kernel,
     conv_simt_0129a91b: Kernel,
     pool_a6f38241: Kernel,
     gemm_simt_dff9582f: Kernel,
@@ -40,13 +40,13 @@ macro_rules! load {
 impl Kernels {
     pub(crate) fn load(gpu: &Gpu) -> Result<Kernels> {
         Ok(Kernels {
-            conv_direct_ec4dacb6: load!(gpu, "conv_direct_ec4dacb6", 0, false),
+            conv_direct_439c3dc3: load!(gpu, "conv_direct_439c3dc3", 0, false),
             conv_simt_26e96730: load!(gpu, "conv_simt_26e96730", 0, false),
             conv_simt_a6d1b123: load!(gpu, "conv_simt_a6d1b123", 0, false),
             conv_simt_e7cc321f: load!(gpu, "conv_simt_e7cc321f", 0, false),
             conv_simt_25d140cd: load!(gpu, "conv_simt_25d140cd", 0, false),
             pool_a74f1e4d: load!(gpu, "pool_a74f1e4d", 0, false),
-            conv_direct_440c68fd: load!(gpu, "conv_direct_440c68fd", 0, false),
+            conv_direct_a103c789: load!(gpu, "conv_direct_a103c789", 0, false),
             conv_simt_0129a91b: load!(gpu, "conv_simt_0129a91b", 0, false),
             pool_a6f38241: load!(gpu, "pool_a6f38241", 0, false),
             gemm_simt_dff9582f: load!(gpu, "gemm_simt_dff9582f", 0, false),
@@ -74,7 +74,7 @@ pub(crate) fn enqueue(
     // conv.direct/1 1.87 us
     launch(
         stream,
-        &k.conv_direct_ec4dacb6,
+        &k.conv_direct_439c3dc3,
         early([(16 * batch) as u32, 1, 1], [128, 1, 1]),
         &[
             io.x.into(),
@@ -133,7 +133,7 @@ pub(crate) fn enqueue(
     // %5:f32 [0,1,0,0] | conv.direct/1 1.26 us
     launch(
         stream,
-        &k.conv_direct_440c68fd,
+        &k.conv_direct_a103c789,
         early([(4 * batch) as u32, 1, 1], [128, 1, 1]),
         &[a(0), w(75776), w(77056), a(262144), Arg::I32(batch as i32)],
     )?;

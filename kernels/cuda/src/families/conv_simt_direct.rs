@@ -58,16 +58,13 @@ impl Family for ConvDirect {
         let geometry = Geometry::of_any_conv(conv)?;
         let own = problem.own_inputs();
         let pixels = geometry.pixels_of(conv)?;
-        let strided = match conv.x {
-            Some(_) => format!("#define STRIDED 1\n{}", pixels.constants()),
-            None => "#define STRIDED 0\n".to_owned(),
-        };
         let kernel = codegen::source(
             &format!("{} ({tactic})", geometry.title("conv.direct")),
             geometry.is_wide(symbols) || codegen::is_wide([&pixels.extent], symbols),
             &[
-                &format!("#define SCALED {}\n{strided}", u32::from(conv.scaled)),
+                &format!("#define SCALED {}\n", u32::from(conv.scaled)),
                 &geometry.constants(problem),
+                &pixels.constants(),
                 &codegen::epilogue(&conv.epilogue, &geometry.out_shape()),
                 KERNEL,
             ],

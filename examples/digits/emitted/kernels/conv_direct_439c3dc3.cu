@@ -1,4 +1,4 @@
-// conv.direct: batch x [4x4] of 32 channels -> [4x4] of 32 filters, kernel 3x3, stride 1x1, dilation 1x1, pad 1x1, 32 groups, f32 (conv.direct/1)
+// conv.direct: batch x [8x8] of 1 channels -> [8x8] of 32 filters, kernel 3x3, stride 1x1, dilation 1x1, pad 1x1, 1 groups, f32 (conv.direct/1)
 
 // prelude: types, conversions, vectors, and what else of it is used below
 
@@ -163,83 +163,6 @@ template <int V, int ALIGN, class T> DEVICE void store_row(T* p, const Vec<T, V>
 template <int V, class T> DEVICE Vec<T, V> load_vec(const T* p) { return load_row<V, V>(p); }
 template <int V, class T> DEVICE void store_vec(T* p, const Vec<T, V>& x) { store_row<V, V>(p, x); }
 
-// ---- pointwise functions (the table in kernels/host/src/pointwise.rs)
-
-DEVICE long long floor(long long a) { return a; }
-DEVICE long long ceil(long long a) { return a; }
-DEVICE long long rint(long long a) { return a; }
-DEVICE long long trunc(long long a) { return a; }
-
-DEVICE bool pw_not(bool a) { return !a; }
-DEVICE long long pw_not(long long a) { return ~a; }
-
-DEVICE float pw_div(float a, float b) { return a / b; }
-DEVICE double pw_div(double a, double b) { return a / b; }
-// Division by zero, and the one quotient that does not fit, give 0.
-DEVICE long long pw_div(long long a, long long b) { return b == 0 || (b == -1 && a == -a && a != 0) ? 0 : a / b; }
-
-// For divisors of at least 1, within 2 units in the last place, and 0 from 2^126 on.
-DEVICE float pw_quotient(float a, float b) {
-  float y;
-  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(b));
-  return a * y;
-}
-DEVICE double pw_quotient(double a, double b) { return a / b; }
-
-// e^a for sums with at least 1: within (2 + |a|) units in the last place, and 0 below the smallest normal number. A quarter of
-// what expf takes.
-DEVICE float pw_power(float a) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(a * 1.4426950408889634f));
-  return y;
-}
-DEVICE double pw_power(double a) { return exp(a); }
-
-// 1 - erf(x) = (c1 t + ... + c5 t^5) e^(-x^2) with t = 1 / (1 + 0.3275911 x), within 1.5e-7 (Abramowitz and Stegun, 7.1.26):
-// without branches, and a third of what erff takes. Here x = |a| / sqrt(2), and half of it.
-DEVICE float pw_gelu(float a) {
-  const float t = __fdividef(1.f, fmaf(0.23164189f, fabsf(a), 1.f));
-  float sum = fmaf(0.5307027145f, t, -0.7265760135f);
-  sum = fmaf(fmaf(fmaf(sum, t, 0.7107068705f), t, -0.142248368f), t, 0.127414796f) * t;
-  const float tail = sum * exp2f(-0.72134752f * a * a);
-  return a * (a < 0.f ? tail : 1.f - tail);
-}
-DEVICE double pw_gelu(double a) { return 0.5 * a * (1.0 + erf(a * 0.70710678118654752)); }
-
-DEVICE float pw_rem(float a, float b) { return fmodf(a, b); }
-DEVICE double pw_rem(double a, double b) { return fmod(a, b); }
-DEVICE long long pw_rem(long long a, long long b) { return b == 0 || b == -1 ? 0 : a % b; }
-
-DEVICE float pw_mod(float a, float b) { return a - floorf(a / b) * b; }
-DEVICE double pw_mod(double a, double b) { return a - floor(a / b) * b; }
-DEVICE long long pw_mod(long long a, long long b) {
-  long long r = pw_rem(a, b);
-  return r != 0 && (r < 0) != (b < 0) ? r + b : r;
-}
-
-DEVICE float pw_pow(float a, float b) { return powf(a, b); }
-DEVICE double pw_pow(double a, double b) { return pow(a, b); }
-// Wraps; a negative exponent gives 0 except for bases 1 and -1.
-DEVICE long long pw_pow(long long a, long long b) {
-  if (b < 0) return a == 1 ? 1 : a == -1 ? 1 - 2 * (b & 1) : 0;
-  if (b > 0xffffffffll) b = 0xffffffffll;
-  unsigned long long base = a, out = 1;
-  for (; b; b >>= 1, base *= base)
-    if (b & 1) out *= base;
-  return out;
-}
-
-// NaN in either operand gives NaN.
-template <class T> DEVICE T pw_min(T a, T b) { return a < b || a != a ? a : b; }
-template <class T> DEVICE T pw_max(T a, T b) { return a > b || a != a ? a : b; }
-
-DEVICE long long pw_shl(long long a, long long b) { return b >= 0 && b < 64 ? (unsigned long long)a << b : 0; }
-DEVICE long long pw_shr(long long a, long long b) { return b >= 0 && b < 64 ? (unsigned long long)a >> b : 0; }
-
-DEVICE bool pw_is_inf(float a) { return fabsf(a) == INFINITY; }
-DEVICE bool pw_is_inf(double a) { return fabs(a) == (double)INFINITY; }
-DEVICE bool pw_is_inf(long long) { return false; }
-
 // ---- programmatic dependent launch: no-ops where the hardware or the launch has none
 
 DEVICE void launch_dependents() {
@@ -255,31 +178,51 @@ DEVICE void dependency_wait() {
 
 // ---- this kernel
 
-#define PREFETCH_PARAMS
-#define PREFETCH
+#define PREFETCH_PARAMS , const unsigned char* prefetch_from, int prefetch_bytes
+#define PREFETCH prefetch(prefetch_from, prefetch_bytes)
+
+// Asks the weights of a later kernel from memory into L2: `bytes`, a multiple of 16, shared among the blocks.
+DEVICE void prefetch(const unsigned char* from, int bytes) {
+#if __CUDA_ARCH__ >= 900
+  if (threadIdx.x != 0) return;
+  const unsigned blocks = gridDim.x * gridDim.y * gridDim.z;
+  const unsigned block = (blockIdx.z * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x;
+  const unsigned share = ((unsigned)bytes / blocks + 256) / 256 * 256;
+  const unsigned long long first = (unsigned long long)block * share;
+  if (first >= (unsigned)bytes) return;
+  const unsigned size = min(share, (unsigned)bytes - (unsigned)first);
+  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from + first), "r"(size) : "memory");
+#endif
+}
 #define SCALED 0
-#define STRIDED 0
 typedef float element_t;
-constexpr int CHANNELS = 32;
+constexpr int CHANNELS = 1;
 constexpr int FILTERS = 32;
-constexpr int GROUPS = 32;
+constexpr int GROUPS = 1;
 constexpr int CG = 1;
-constexpr int NG = 1;
+constexpr int NG = 32;
 constexpr int LAST = 0;
 constexpr index_t ID = 1;
 constexpr index_t OD = 1;
 constexpr int KD = 1, SD = 1, DD = 1, PD = 0;
-constexpr index_t IH = 4;
-constexpr index_t OH = 4;
+constexpr index_t IH = 8;
+constexpr index_t OH = 8;
 constexpr int KH = 3, SH = 1, DH = 1, PH = 1;
-constexpr index_t IW = 4;
-constexpr index_t OW = 4;
+constexpr index_t IW = 8;
+constexpr index_t OW = 8;
 constexpr int KW = 3, SW = 1, DW = 1, PW = 1;
 #define N sym_batch
-#define M (16*sym_batch)
+#define M (64*sym_batch)
 #define SYMBOL_PARAMS , int sym_batch
 #define SYMBOL_NAMES , sym_batch
-// epilogue: (f32, f32) { %2 = add %0 %1; %3 = relu %2; %4 = 6.0f32; %5 = min %3 %4 } -> %5:f32
+typedef float pixel_t;
+constexpr index_t OFFSET = 0;
+constexpr index_t XN = 64;
+constexpr index_t XD = 0;
+constexpr index_t XH = 8;
+constexpr index_t XW = 1;
+constexpr index_t XC = 64;
+// epilogue: (f32, f32) { %2 = add %0 %1; %3 = relu %2 } -> %3:f32
 typedef float acc_t;
 struct Epilogue {
   const float* e0;
@@ -288,7 +231,7 @@ struct Epilogue {
 
   // Elements i to i + V - 1 of the output, from their accumulators.
   template <int V> DEVICE void store(const acc_t (&acc)[V], index_t i) const {
-    const index_t c1 = i / 16 % 32;
+    const index_t c1 = i / 64 % 32;
     const float x1 = widen(e0[c1]);
     Vec<float, V> result;
 #pragma unroll
@@ -296,8 +239,7 @@ struct Epilogue {
       const float x0 = acc[j];
       const float r2 = x0 + x1;
       const float r3 = r2 < float(0) ? float(0) : r2;
-      const float r5 = pw_min(r3, 6.0f);
-      result.v[j] = narrow<float>(r5);
+      result.v[j] = narrow<float>(r3);
     }
     store_vec<V>(out + i, result);
   }
@@ -305,14 +247,10 @@ struct Epilogue {
 #define EPILOGUE_PARAMS , const float* e0, float* out
 #define EPILOGUE Epilogue{e0, out, sym_batch}
 // conv.simt, direct: one thread sums one output element, with the weights as the model has them. For weights that are
-// computed at run time and for groups too small to tile. STRIDED reads pixels of any type wherever they lie.
-
-#if !STRIDED
-typedef element_t pixel_t;
-#endif
+// computed at run time and for groups too small to tile. Pixels may be of any type and lie anywhere.
 
 extern "C" __global__ void __launch_bounds__(128)
-    conv_direct_440c68fd(const pixel_t* x, const element_t* w
+    conv_direct_439c3dc3(const pixel_t* x, const element_t* w
 #if SCALED
                 , const element_t* scales
 #endif
@@ -320,7 +258,6 @@ extern "C" __global__ void __launch_bounds__(128)
   PREFETCH;
   const index_t i = (index_t)blockIdx.x * 128 + threadIdx.x;
   const index_t pixels = OD * OH * OW;
-  const index_t extent = ID * IH * IW;
   launch_dependents();
   dependency_wait();
   if (i >= M * FILTERS) return;
@@ -328,11 +265,7 @@ extern "C" __global__ void __launch_bounds__(128)
   const index_t pixel = LAST ? i / FILTERS % pixels : i % pixels;
   const index_t image = i / (pixels * FILTERS);
   const int z0 = pixel / (OH * OW) * SD - PD, y0 = pixel / OW % OH * SH - PH, x0 = pixel % OW * SW - PW;
-#if STRIDED
   const pixel_t* from = x + (OFFSET + image * XN + (index_t)(filter / NG * CG) * XC);
-#else
-  const element_t* from = x + image * CHANNELS * extent + (index_t)(filter / NG * CG) * (LAST ? 1 : extent);
-#endif
   const element_t* weights = w + (index_t)filter * (CG * KD * KH * KW);
   acc_t sum[1] = {0};
   for (int a = 0; a < KD; ++a) {
@@ -344,19 +277,11 @@ extern "C" __global__ void __launch_bounds__(128)
       for (int s = 0; s < KW; ++s) {
         const int column = x0 + s * DW;
         if ((unsigned)column >= (unsigned)IW) continue;
-#if STRIDED
         const pixel_t* at = from + (z * XD + y * XH + column * XW);
-#else
-        const element_t* at = from + ((z * IH + y) * IW + column) * (LAST ? CHANNELS : 1);
-#endif
         const element_t* tap = weights + (a * KH + r) * KW + s;
 #pragma unroll 4
         for (int c = 0; c < CG; ++c) {
-#if STRIDED
           acc_t value = widen(narrow<element_t>(widen(at[c * XC])));
-#else
-          acc_t value = widen(at[c * (LAST ? 1 : extent)]);
-#endif
 #if SCALED
           value = widen(narrow<element_t>(value * widen(scales[image * CHANNELS + filter / NG * CG + c])));
 #endif
