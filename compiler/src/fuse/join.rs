@@ -133,12 +133,27 @@ fn scale(graph: &Graph, all: &[Region], at: usize) -> Option<Joined> {
     let [x, s] = [1 - factor, factor].map(|i| all[product].inputs[i]);
     let mut inputs = vec![x, all[at].inputs[1], s];
     inputs.extend(&all[at].inputs[2..]);
-    let problem = Conv { scaled: true, ..conv.clone() };
+    reading(graph, all, [product, at], Conv { scaled: true, ..conv.clone() }, inputs)
+}
+
+/// The convolution of region `at` that does what region `before` did, too.
+fn reading(
+    graph: &Graph,
+    all: &[Region],
+    [before, at]: [usize; 2],
+    conv: Conv<Dim>,
+    inputs: Vec<Value>,
+) -> Option<Joined> {
     let main = *all[at].nodes.first()?;
     let outputs = all[at].outputs.clone();
-    let mut region = region(graph, &[&all[product], &all[at]], main, problem.into(), inputs, outputs);
+    let mut region = region(graph, &[&all[before], &all[at]], main, conv.into(), inputs, outputs);
     region.place = all[at].place.clone();
-    Some((vec![at, product], region))
+    Some((vec![at, before], region))
+}
+
+/// The dimensions of a convolution's pixels, channels last.
+fn pixels(conv: &Conv<Dim>) -> Vec<Dim> {
+    [&conv.n].into_iter().chain(&conv.input).cloned().chain([Dim::from(conv.channels)]).collect()
 }
 
 /// `conv(copy(x))` of few channels, where region `at` is the convolution and the copy changes the order of elements, or their
@@ -156,17 +171,10 @@ fn first(graph: &Graph, all: &[Region], at: usize) -> Option<Joined> {
     if !copies || from.class() != conv.dtype.class() {
         return None;
     }
-    let pixels: Vec<Dim> =
-        [&conv.n].into_iter().chain(&conv.input).cloned().chain([Dim::from(conv.channels)]).collect();
-    let x = Some((*from, regroup(access, &p.shape, &pixels)?));
+    let x = Some((*from, regroup(access, &p.shape, &pixels(conv))?));
     let mut inputs = all[at].inputs.clone();
     inputs[0] = all[copy].inputs[0];
-    let problem = Conv { x, ..conv.clone() };
-    let main = *all[at].nodes.first()?;
-    let outputs = all[at].outputs.clone();
-    let mut region = region(graph, &[&all[copy], &all[at]], main, problem.into(), inputs, outputs);
-    region.place = all[at].place.clone();
-    Some((vec![at, copy], region))
+    reading(graph, all, [copy, at], Conv { x, ..conv.clone() }, inputs)
 }
 
 /// Which operand of a product of two is one number for each image and channel, the other being the convolution's pixels.
@@ -175,9 +183,7 @@ fn factor(p: &Pointwise<Dim>, conv: &Conv<Dim>) -> Option<usize> {
     let multiplies =
         matches!(program.code.as_slice(), [Instr::Apply(Pw::Mul, of)] if matches!(of[..], [0, 1] | [1, 0]));
     let same = program.inputs == [conv.dtype; 2] && program.outputs == [(2, conv.dtype)];
-    let channels = Dim::from(conv.channels);
-    let pixels = [&conv.n].into_iter().chain(&conv.input).chain([&channels]);
-    if !multiplies || !same || !p.shape.iter().eq(pixels) {
+    if !multiplies || !same || p.shape != pixels(conv) {
         return None;
     }
     // Whether an access has these strides wherever there is more than one element.
@@ -186,7 +192,7 @@ fn factor(p: &Pointwise<Dim>, conv: &Conv<Dim>) -> Option<usize> {
         access.offset.is(0) && each.all(|((a, b), size)| size.is(1) || a == b)
     };
     let mut each = vec![Dim::from(0); p.shape.len()];
-    each[0] = channels;
+    each[0] = Dim::from(conv.channels);
     *each.last_mut()? = Dim::from(1);
     let dense = dense_strides(&p.shape);
     (0..2).find(|i| reads(&p.inputs[*i], &each) && reads(&p.inputs[1 - i], &dense))

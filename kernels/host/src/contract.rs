@@ -103,7 +103,8 @@ fn number(dtype: DType, what: &str) -> Result<(), RunError> {
     Ok(())
 }
 
-fn layout(n: usize, channels: usize, spatial: &[usize], layout: Layout) -> Vec<usize> {
+/// The dimensions of a tensor of `channels` in their layout's order.
+pub(crate) fn layout(n: usize, channels: usize, spatial: &[usize], layout: Layout) -> Vec<usize> {
     let channel = std::iter::once(channels);
     let spatial = spatial.iter().copied();
     let n = std::iter::once(n);

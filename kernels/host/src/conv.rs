@@ -19,15 +19,6 @@ pub fn conv<T: Element<Acc: Number>>(p: &Conv<usize>, x: &[T], w: &[T], y: &mut 
     in_class(p, &operand(x, p.math), &operand(w, p.math), y);
 }
 
-/// The dimensions of `x` in the layout's order.
-pub fn pixels(p: &Conv<usize>) -> Vec<usize> {
-    let (n, spatial, channels) = ([p.n], p.input.iter(), [p.channels]);
-    match p.layout {
-        Layout::ChannelsFirst => n.iter().chain(&channels).chain(spatial).copied().collect(),
-        Layout::ChannelsLast => n.iter().chain(spatial).chain(&channels).copied().collect(),
-    }
-}
-
 /// `x` with every channel of every image times its factor.
 pub fn scaled<T: Element<Acc: Number>>(p: &Conv<usize>, x: &[T], s: &[T]) -> Vec<T> {
     let pixels: usize = p.input.iter().product();

@@ -8,7 +8,7 @@ use crate::program::Program;
 use crate::view::{RunError, View, ViewMut, bail};
 use crate::walk::{self, count};
 use crate::{
-    arg_reduce, attention, concat, conv, conv_transpose, cum_sum, excite, gather, gemm, group_norm,
+    arg_reduce, attention, concat, contract, conv, conv_transpose, cum_sum, excite, gather, gemm, group_norm,
     interpret, layer_norm, lrn, pad, pool, reduce, resize, softmax, top_k,
 };
 
@@ -86,7 +86,7 @@ fn dispatch(
         Problem::Conv(p) => number!(p.dtype, T => {
             let mut dense = vec![];
             if let Some((dtype, access)) = &p.x {
-                let shape = conv::pixels(p);
+                let shape = contract::layout(p.n, p.channels, &p.input, p.layout);
                 dense.resize(shape.iter().product(), T::default());
                 let program = Program::identity(*dtype, p.dtype);
                 let copy = Pointwise { shape, inputs: vec![access.clone()], program };
