@@ -1,6 +1,7 @@
 //! Regions joined that each read nothing but the one before, where one kernel does it all and the cost models say that it is
 //! faster: squeeze and excitation (a mean over pixels and two matrix products of it), the factor of each channel that a
-//! convolution reads its pixels with, and the copy in another order or type that a network's first convolution would read.
+//! convolution reads its pixels with, the copy in another order or type that a network's first convolution would read, and the
+//! convolution by one element whose result another one's epilogue adds.
 //! GPU plans only.
 
 use super::access::regroup;
@@ -9,8 +10,8 @@ use super::{Region, Regions, name_of, root};
 use crate::error::Result;
 use crate::ir::types::dense_strides;
 use crate::ir::{Graph, NodeId, Value};
-use bakelite_host::problem::{Access, Conv, Epilogue, Excite, Gemm, Layout, Pointwise, Reduce, ReduceKind};
-use bakelite_host::{Instr, Pw};
+use bakelite_host::problem::{Access, Added, Conv, Epilogue, Excite, Gemm, Layout, Pointwise, Reduce, ReduceKind};
+use bakelite_host::{Instr, Program, Pw, Reg};
 use bakelite_kernels::dim::product;
 use bakelite_kernels::families::estimate;
 use bakelite_kernels::{Dim, Problem, Target};
@@ -18,7 +19,7 @@ use bakelite_kernels::{Dim, Problem, Target};
 /// Joins what can be joined.
 pub fn join(mut regions: Regions, target: &Target) -> Result<Regions> {
     let Regions { graph, regions: all } = &mut regions;
-    for find in [squeeze, scale, first] {
+    for find in [squeeze, scale, first, add] {
         let mut at = 0;
         while at < all.len() {
             let joined =
@@ -175,6 +176,124 @@ fn first(graph: &Graph, all: &[Region], at: usize) -> Option<Joined> {
     let mut inputs = all[at].inputs.clone();
     inputs[0] = all[copy].inputs[0];
     reading(graph, all, [copy, at], Conv { x, ..conv.clone() }, inputs)
+}
+
+/// `conv(x) + conv(x2)` in one, where region `at` is the convolution whose epilogue adds the other's result. Either may be the one
+/// that is added, by one element.
+fn add(graph: &Graph, all: &[Region], at: usize) -> Option<Joined> {
+    let Problem::Conv(last) = &all[at].problem else { return None };
+    let own = all[at].problem.own_inputs();
+    let dense = dense_strides(&super::shape::of_output(&all[at].problem)?);
+    last.epilogue.operands.iter().enumerate().find_map(|(operand, access)| {
+        if !access.offset.is(0) || access.strides != dense {
+            return None;
+        }
+        let before = producer(graph, all, all[at].inputs[own + operand], at)?;
+        let Problem::Conv(other) = &all[before].problem else { return None };
+        let alike = (&last.n, &last.output, last.filters, last.layout, last.dtype, last.math)
+            == (&other.n, &other.output, other.filters, other.layout, other.dtype, other.math);
+        if !alike {
+            return None;
+        }
+        let (epilogue, more) = sum(last, operand, other)?;
+        let (main, conv, second, added) = match (addable(other), addable(last)) {
+            (Some(added), _) if last.added.is_none() => (at, last, before, added),
+            (_, Some(added)) if other.added.is_none() => (before, other, at, added),
+            _ => return None,
+        };
+        [main, second].iter().try_for_each(|part| graph.data(all[*part].inputs[1]).map(drop))?;
+        let own = all[main].problem.own_inputs();
+        let mut inputs = [&all[main].inputs[..own], &all[second].inputs[..2]].concat();
+        let mut rest = all[at].inputs[all[at].problem.own_inputs()..].to_vec();
+        rest.splice(operand..=operand, more.then(|| all[before].inputs[all[before].problem.own_inputs()]));
+        inputs.extend(rest);
+        reading(graph, all, [before, at], Conv { added: Some(added), epilogue, ..conv.clone() }, inputs)
+    })
+}
+
+/// A convolution by one element of pixels as they lie, as what is added to another.
+fn addable(conv: &Conv<Dim>) -> Option<Added<Dim>> {
+    let one = conv.kernel.iter().all(|k| *k == 1) && conv.pads.iter().all(|p| *p == 0) && conv.groups == 1;
+    let plain = conv.x.is_none() && !conv.scaled && conv.added.is_none();
+    let Conv { channels, input, strides, .. } = conv;
+    (one && plain).then(|| Added { channels: *channels, input: input.clone(), strides: strides.clone() })
+}
+
+/// The epilogue over both sums in one accumulator, of a convolution whose epilogue adds, as this operand, the result of `other`; and
+/// whether it has an operand of `other`'s epilogue in the place of that result. `None` where it does more than add.
+fn sum(last: &Conv<Dim>, operand: usize, other: &Conv<Dim>) -> Option<(Epilogue<Dim>, bool)> {
+    let Epilogue { program, operands, place } = &last.epilogue;
+    let read = Reg::try_from(operand + 1).ok()?;
+    if !adds(program, 0, read) || !last.dtype.is_float() {
+        return None;
+    }
+    let (mut program, mut operands) = (program.clone(), operands.clone());
+    let before = &other.epilogue.program;
+    let biased = matches!(before.code.as_slice(), [Instr::Apply(Pw::Add, of)] if matches!(of[..], [0, 1] | [1, 0]))
+        && before.outputs[0].0 == 2
+        && before.inputs.len() == 2;
+    if biased {
+        program.inputs[usize::from(read)] = before.inputs[1];
+        operands[operand] = other.epilogue.operands[0].clone();
+    } else if before.code.is_empty() && before.outputs[0].0 == 0 && before.inputs.len() == 1 {
+        program = without(&program, read)?;
+        operands.remove(operand);
+    } else {
+        return None;
+    }
+    Some((Epilogue { program, operands, place: place.clone() }, biased))
+}
+
+/// Whether two inputs of a program come into one sum, and go nowhere else.
+fn adds(program: &Program, a: Reg, b: Reg) -> bool {
+    // The sums that a register goes into, one after the other.
+    let sums = |from: Reg| {
+        let mut all = vec![from];
+        while let Some(last) = all.last().copied() {
+            let mut readers = program.code.iter().enumerate().flat_map(|(i, instr)| {
+                let of: &[Reg] = match instr {
+                    Instr::Apply(_, of) => of,
+                    Instr::Cast(_, of) => std::slice::from_ref(of),
+                    Instr::Const(_) => &[],
+                };
+                of.iter().filter(move |r| **r == last).map(move |_| (program.inputs.len() + i, instr))
+            });
+            let stored = program.outputs.iter().any(|(r, _)| *r == last);
+            match (readers.next(), readers.next()) {
+                (Some((at, Instr::Apply(Pw::Add, _))), None) if !stored => all.extend(Reg::try_from(at)),
+                _ => break,
+            }
+        }
+        all
+    };
+    let (a, b) = (sums(a), sums(b));
+    a.iter().skip(1).any(|sum| b.contains(sum))
+}
+
+/// The program without an input that is added to something once.
+fn without(program: &Program, input: Reg) -> Option<Program> {
+    let mut shorter = Program { inputs: program.inputs.clone(), ..Program::default() };
+    shorter.inputs.remove(usize::from(input));
+    // Where each register is now.
+    let mut now: Vec<Option<Reg>> = (0..program.inputs.len() as Reg)
+        .map(|r| (r != input).then(|| if r > input { r - 1 } else { r }))
+        .collect();
+    for instr in &program.code {
+        let at = |r: &Reg| now.get(usize::from(*r)).copied().flatten();
+        let next = match instr {
+            Instr::Apply(Pw::Add, of) if of.contains(&input) => at(of.iter().find(|r| **r != input)?)?,
+            Instr::Apply(op, of) => {
+                let of = of.iter().map(at).collect::<Option<Vec<_>>>()?;
+                shorter.push(Instr::Apply(*op, of))
+            }
+            Instr::Cast(to, of) => shorter.push(Instr::Cast(*to, at(of)?)),
+            Instr::Const(value) => shorter.push(Instr::Const(*value)),
+        };
+        now.push(Some(next));
+    }
+    let stored = |(r, dtype): &(Reg, _)| Some((now.get(usize::from(*r)).copied().flatten()?, *dtype));
+    shorter.outputs = program.outputs.iter().map(stored).collect::<Option<_>>()?;
+    Some(shorter)
 }
 
 /// Which operand of a product of two is one number for each image and channel, the other being the convolution's pixels.

@@ -120,6 +120,7 @@ impl Operator for Conv {
             layout: self.layout,
             x: None,
             scaled: false,
+            added: None,
             dtype: x.dtype,
             math: self.math,
             epilogue: Epilogue::store(x.dtype),

@@ -6,6 +6,9 @@ extern "C" __global__ void __launch_bounds__(128)
 #if SCALED
                 , const element_t* scales
 #endif
+#if ADDED_CHANNELS
+                , const element_t* added_x, const element_t* added_w
+#endif
                 EPILOGUE_PARAMS SYMBOL_PARAMS PREFETCH_PARAMS) {
   PREFETCH;
   const index_t i = (index_t)blockIdx.x * 128 + threadIdx.x;
@@ -42,5 +45,16 @@ extern "C" __global__ void __launch_bounds__(128)
       }
     }
   }
+#if ADDED_CHANNELS
+  const index_t z = pixel / (OH * OW) * ADDED_SD, y = pixel / OW % OH * ADDED_SH, column = pixel % OW * ADDED_SW;
+  if (z < ADDED_ID && y < ADDED_IH && column < ADDED_IW) {
+    const index_t size = ADDED_ID * ADDED_IH * ADDED_IW, at = (z * ADDED_IH + y) * ADDED_IW + column;
+    added_x += image * size * ADDED_CHANNELS + at * (LAST ? ADDED_CHANNELS : 1);
+    added_w += (index_t)filter * ADDED_CHANNELS;
+    const index_t apart = LAST ? 1 : size;
+#pragma unroll 4
+    for (int c = 0; c < ADDED_CHANNELS; ++c) sum[0] += widen(added_x[c * apart]) * widen(added_w[c]);
+  }
+#endif
   EPILOGUE.store<1>(sum, i);
 }

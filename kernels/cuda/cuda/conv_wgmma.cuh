@@ -41,7 +41,7 @@ DEVICE void multiplied(const Position& at, uint32_t empty) {
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
-    KERNEL_NAME(PIXELS x, const unsigned char* w EPILOGUE_PARAMS RESULT_PARAMS SYMBOL_PARAMS PREFETCH_PARAMS) {
+    KERNEL_NAME(PIXELS x, const unsigned char* w ADDED_PARAMS EPILOGUE_PARAMS RESULT_PARAMS SYMBOL_PARAMS PREFETCH_PARAMS) {
   PREFETCH;
   extern __shared__ __align__(1024) unsigned char shared[];
   const uint32_t ring = shared_address(shared);
@@ -51,6 +51,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
   const int first = split * TILES / SPLIT;
   const int count = TILES % SPLIT == 0 ? TILES / SPLIT : (split + 1) * TILES / SPLIT - first;
   const int group = threadIdx.x / 128;
+  const Weights weights = {w, ADDED_W};
 
   // Of a tile that a cluster splits: it has no other.
   const index_t split_row0 = SPLIT > 1 ? tile_of(blockIdx.x / PEERS SYMBOL_NAMES).row * BM : 0;
@@ -63,7 +64,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     for (int s = 0; s < STAGES; ++s) {
       const index_t turn = (blockIdx.x + (SPLIT > 1 ? 0 : s / TILES * gridDim.x)) / PEERS;
       if (SPLIT > 1 ? s < count : turn < TURNS)
-        request_weights(ring, full, w, tile_of(turn SYMBOL_NAMES).column, SPLIT > 1 ? first + s : s % TILES, s);
+        request_weights(ring, full, weights, tile_of(turn SYMBOL_NAMES).column, SPLIT > 1 ? first + s : s % TILES, s);
     }
   };
   const bool begins = threadIdx.x == 128 * CONSUMERS;
@@ -91,7 +92,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
 
   if (group == CONSUMERS) {
     if (PRODUCER_REGISTERS > 0) give_registers<PRODUCER_REGISTERS>();
-    fill(shared, full, empty, x, w, first, count SYMBOL_NAMES);
+    fill(shared, full, empty, x, ADDED_X, weights, first, count SYMBOL_NAMES);
     __syncwarp();
     if (SPLIT > 1 && PEERS == 1) cluster_wait();
   } else {

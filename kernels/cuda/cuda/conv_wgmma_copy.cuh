@@ -24,8 +24,8 @@ DEVICE Place find(int tile, int chunk SYMBOL_PARAMS) {
 
 // By the filling warpgroup: tiles `first` to `first + count - 1` of k for each tile of the output. The weights of the
 // first STAGES are under way.
-DEVICE void fill(unsigned char* ring, uint32_t full, uint32_t empty, const element_t* x, const unsigned char* w, int first,
-                 int count SYMBOL_PARAMS) {
+DEVICE void fill(unsigned char* ring, uint32_t full, uint32_t empty, const element_t* x, const element_t*, const Weights& w,
+                 int first, int count SYMBOL_PARAMS) {
   Window* const windows = reinterpret_cast<Window*>(ring + RING_BYTES + 16 * STAGES + 16 + 8 * RESULT_BARRIERS);
   const int thread = threadIdx.x - 128 * CONSUMERS;
   const int chunk = thread % 8, row = thread / 8;

@@ -4,11 +4,32 @@
 #define PIXELS const __grid_constant__ TensorMap
 static_assert(POINTWISE || CG % 64 == 0, "a tile of k in one tap");
 
+// By one thread: the channels from `channel` of what is added of this block's part of the rows, the first of which is m.
+DEVICE void request_added(const TensorMap& added, uint32_t to, uint32_t barrier, index_t m, int channel SYMBOL_PARAMS) {
+#if ADDED_CHANNELS
+  if (ADDED_POINTWISE) {
+    if (SPREAD > 1)
+      copy_tile_to_all(to, added, channel, (int)m, barrier, of_row());
+    else
+      copy_tile(to, added, channel, (int)m, barrier);
+  } else {
+    const index_t image = m / (OH * OW), pixel = m % (OH * OW);
+    const int x = (int)(pixel % OW) * ADDED_SW, y = (int)(pixel / OW) * ADDED_SH;
+    if (SPREAD > 1)
+      copy_windows_to_all(to, added, channel, x, y, (int)image, 0, 0, barrier, of_row());
+    else
+      copy_windows(to, added, channel, x, y, (int)image, 0, 0, barrier);
+  }
+#endif
+}
+
 // By one thread: this block's part of tile `tile` of k of the BM rows from `row0`, for all blocks of its row, into stage `slot`.
-DEVICE void request_pixels(const TensorMap& x, uint32_t ring, uint32_t full, index_t row0, int tile, int slot SYMBOL_PARAMS) {
+DEVICE void request_pixels(const TensorMap& x, const TensorMap& added, uint32_t ring, uint32_t full, index_t row0, int tile,
+                           int slot SYMBOL_PARAMS) {
   const int part = SPREAD > 1 ? blockIdx.x % PEERS / SHARE : 0;
   const uint32_t to = ring + slot * STAGE_BYTES + part * (A_BYTES / SPREAD), barrier = full + 8 * slot;
   const index_t m = row0 + part * (BM / SPREAD);
+  if (ADDED_TILES > 0 && tile >= OWN_TILES) return request_added(added, to, barrier, m, (tile - OWN_TILES) * 64 SYMBOL_NAMES);
   if (POINTWISE) {
     if (SPREAD > 1)
       copy_tile_to_all(to, x, tile * 64, (int)m, barrier, of_row());
@@ -29,8 +50,8 @@ DEVICE void request_pixels(const TensorMap& x, uint32_t ring, uint32_t full, ind
 
 // By the first thread of the filling warp: tiles `first` to `first + count - 1` of k for each tile of the output. The weights
 // of the first STAGES are under way.
-DEVICE void fill(unsigned char* shared, uint32_t full, uint32_t empty, const TensorMap& x, const unsigned char* w, int first,
-                 int count SYMBOL_PARAMS) {
+DEVICE void fill(unsigned char* shared, uint32_t full, uint32_t empty, const TensorMap& x, const TensorMap& added,
+                 const Weights& w, int first, int count SYMBOL_PARAMS) {
   if (threadIdx.x != 128 * CONSUMERS) return;
   const uint32_t ring = shared_address(shared);
   int slot = 0, step = 0;
@@ -43,7 +64,7 @@ DEVICE void fill(unsigned char* shared, uint32_t full, uint32_t empty, const Ten
         mbarrier_wait(empty + 8 * slot, parity);
         request_weights(ring, full, w, tile.column, first + t, slot);
       }
-      request_pixels(x, ring, full, tile.row * BM, first + t, slot SYMBOL_NAMES);
+      request_pixels(x, added, ring, full, tile.row * BM, first + t, slot SYMBOL_NAMES);
       if (++slot == STAGES) slot = 0, parity ^= 1;
     }
   }

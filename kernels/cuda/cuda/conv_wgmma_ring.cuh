@@ -1,7 +1,8 @@
 // conv.wgmma: convolution over channels-last tensors as an implicit matrix product on Hopper's tensor cores (wgmma).
 //   rows    = output pixels (image, y, x), BM to a tile of the output
 //   columns = filters, BN to a tile
-//   k       = (tap, channel), 64 halves to a tile, without padding between taps
+//   k       = (tap, channel), 64 halves to a tile, without padding between taps; then the channels of what is ADDED, whose pixels
+//             come by a map of their own, and weights likewise
 // A ring of STAGES tiles of both operands, rows of 128 bytes, swizzled. The threads behind the multiplying ones fill it:
 // weights come packed as [column tile][k tile][BN rows][128 bytes], so that a tile is one bulk copy; how pixels come is in
 // the next part. CONSUMERS warpgroups multiply, MT x 64 rows each: of one tile together, or of one tile each and in turns
@@ -15,7 +16,8 @@
 
 constexpr int THREADS = 128 * CONSUMERS + (MAPS && CONSUMERS == 1 ? 32 : 128);
 constexpr int CHUNKS = KH * KW * CG / 8;                // 16-byte chunks of k
-constexpr int TILES = (CHUNKS + 7) / 8;
+constexpr int OWN_TILES = (CHUNKS + 7) / 8, ADDED_TILES = (ADDED_CHANNELS + 63) / 64;
+constexpr int TILES = OWN_TILES + ADDED_TILES;
 constexpr int A_BYTES = BM * 128;
 constexpr int B_BYTES = BN * 128;
 constexpr int STAGE_BYTES = A_BYTES + B_BYTES;
@@ -32,12 +34,29 @@ constexpr int RESULT_BYTES = THROUGH * BM * TEAMS * ((BN + 63) / 64) * 128;   //
 constexpr int RESULT_BARRIERS = THROUGH * 4 * CONSUMERS;
 constexpr int RING_BYTES = SUMS_AT + (SPLIT == 1 ? RESULT_BYTES : Sums::BYTES);
 
-static_assert(CG % 8 == 0, "16-byte chunks of channels");
+static_assert(CG % 8 == 0 && ADDED_CHANNELS % 8 == 0, "16-byte chunks of channels");
+static_assert(MAPS || ADDED_TILES == 0, "maps bring what is added");
 static_assert(BM * TEAMS % (64 * CONSUMERS) == 0 && BN % 8 == 0 && BN <= 256, "whole wgmma tiles");
 static_assert(BN % 32 == 0, "whole slabs");
 static_assert(SPLIT == 1 || THROUGH == 0, "a cluster's sums go to memory themselves");
 static_assert(SPLIT == 1 || !PONG, "sums cross the cluster of all warpgroups");
 static_assert(COLUMN_TILES % SPREAD == 0 && (MAPS || SPREAD == 1), "whole rows of peers, sent by maps");
+
+// The kernel's parameters for what is added, and what stands for them where there are none.
+#if ADDED_CHANNELS
+#define ADDED_PARAMS , PIXELS added_x, const unsigned char* added_w
+#define ADDED_X added_x
+#define ADDED_W added_w
+#else
+#define ADDED_PARAMS
+#define ADDED_X x
+#define ADDED_W w
+#endif
+
+// The packed weights, and those of what is added.
+struct Weights {
+  const unsigned char *own, *added;
+};
 
 // Row tiles, and what the clusters take turns at: SHARE row tiles of SPREAD column tiles.
 #define ROW_TILES ((M + BM - 1) / BM)
@@ -74,10 +93,12 @@ DEVICE int of_row() {
 
 // By one thread: announces what stage `slot` will get by bulk copies, and asks for tile `tile` of k of column tile `column`
 // of the weights.
-DEVICE void request_weights(uint32_t ring, uint32_t full, const unsigned char* w, int column, int tile, int slot) {
+DEVICE void request_weights(uint32_t ring, uint32_t full, const Weights& w, int column, int tile, int slot) {
   constexpr int PART = B_BYTES / SHARE;
   const int part = SHARE > 1 ? blockIdx.x % SHARE : 0;
-  const unsigned char* const from = w + ((long long)column * TILES + tile) * B_BYTES + part * PART;
+  const unsigned char* const from =
+      (ADDED_TILES == 0 || tile < OWN_TILES ? w.own + ((long long)column * OWN_TILES + tile) * B_BYTES
+                        : w.added + ((long long)column * ADDED_TILES + (tile - OWN_TILES)) * B_BYTES) + part * PART;
   const uint32_t to = ring + slot * STAGE_BYTES + A_BYTES + part * PART;
   mbarrier_expect(full + 8 * slot, B_BYTES + MAPPED_BYTES);
   if (SHARE > 1)

@@ -227,7 +227,11 @@ fn error_of(problem: &Problem<usize>, dtype: DType) -> Option<f64> {
     // Summed one by one, the rounding of f32 grows with the root of the number of terms.
     let depth = match problem {
         Problem::Gemm(p) => p.k,
-        Problem::Conv(p) => p.kernel.iter().product::<usize>().saturating_mul(p.channels / p.groups.max(1)),
+        Problem::Conv(p) => {
+            let taps = p.kernel.iter().product::<usize>();
+            let own = taps.saturating_mul(p.channels / p.groups.max(1));
+            own.saturating_add(p.added.as_ref().map_or(0, |a| a.channels))
+        }
         _ => 1,
     };
     match dtype {

@@ -204,6 +204,25 @@ impl Problem<usize> {
                 if p.scaled {
                     inputs.push(exact("s", p.dtype, &[p.n, p.channels])?);
                 }
+                if let Some(more) = p.addition() {
+                    grouped(more.channels, more.filters, 1)?;
+                    window(
+                        [
+                            &more.input,
+                            &more.output,
+                            &more.kernel,
+                            &more.strides,
+                            &more.dilations,
+                            &more.pads,
+                        ],
+                        None,
+                    )?;
+                    let pixels = layout(more.n, more.channels, &more.input, more.layout);
+                    inputs.push(exact("x2", p.dtype, &pixels)?);
+                    let w: Vec<usize> =
+                        [more.filters, more.channels].into_iter().chain(more.kernel).collect();
+                    inputs.push(exact("w2", p.dtype, &w)?);
+                }
                 let out = layout(p.n, p.filters, &p.output, p.layout);
                 with(inputs, p.dtype.class(), &p.epilogue, out)
             }

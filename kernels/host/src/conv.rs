@@ -19,6 +19,13 @@ pub fn conv<T: Element<Acc: Number>>(p: &Conv<usize>, x: &[T], w: &[T], y: &mut 
     in_class(p, &operand(x, p.math), &operand(w, p.math), y);
 }
 
+/// `y += conv(x, w)` in the class.
+pub fn add<T: Element<Acc: Number>>(p: &Conv<usize>, x: &[T], w: &[T], y: &mut [T::Acc]) {
+    let mut more = vec![<T::Acc as Number>::ZERO; y.len()];
+    conv(p, x, w, &mut more);
+    y.iter_mut().zip(more).for_each(|(y, more)| *y = y.plus(more));
+}
+
 /// `x` with every channel of every image times its factor.
 pub fn scaled<T: Element<Acc: Number>>(p: &Conv<usize>, x: &[T], s: &[T]) -> Vec<T> {
     let pixels: usize = p.input.iter().product();

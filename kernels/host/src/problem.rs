@@ -94,11 +94,21 @@ pub struct Gemm<S = usize> {
     pub epilogue: Epilogue<S>,
 }
 
+/// A second convolution, of other pixels of the same images, by one element of all their channels: `Σ_c x2[n, c, p·stride] · w2[o, c]`.
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs)]
+pub struct Added<S = usize> {
+    pub channels: usize,
+    pub input: Vec<S>,
+    pub strides: Vec<usize>,
+}
+
 /// Cross-correlation: `out[n, o, p] = Σ_{c, r} x[n, g·cg + c, p·stride + r·dilation − pad] · w[o, c, r]`, reading zero
 /// outside `x`; `cg = channels / groups`, `g = o / (filters / groups)`. Any number of spatial dimensions.
-/// Operands `x`, `w`, then `s` if `scaled`, then the epilogue's. `x` and the output in `layout`; `w` always
+/// Operands `x`, `w`, then `s` if `scaled`, then `x2`, `w2` if something is `added`, then the epilogue's. `x` and the output in `layout`; `w` always
 /// `[filters, cg, kernel...]`. With `s` (`[n, channels]`), `x[n, c, p] · s[n, c]`, rounded to `dtype`, stands for `x[n, c, p]`.
 /// Where `x` is given, the operand is of that type and read through that access over its dimensions, rounded to `dtype`.
+/// What is `added` goes into the same accumulators: `x2` is dense in `layout`, `w2` `[filters, channels, 1...]`.
 /// The epilogue's accesses are over the output's dimensions in `layout`'s order.
 #[derive(Clone, Debug, PartialEq)]
 #[allow(missing_docs)]
@@ -120,7 +130,9 @@ pub struct Conv<S = usize> {
     pub x: Option<(DType, Access<S>)>,
     /// Whether every channel of every image has a factor, the third operand.
     pub scaled: bool,
-    /// Element type of `x`, `w` and `s`.
+    /// What is added to every sum before the epilogue.
+    pub added: Option<Added<S>>,
+    /// Element type of `x`, `w`, `s`, `x2` and `w2`.
     pub dtype: DType,
     pub math: Math,
     pub epilogue: Epilogue<S>,
@@ -509,7 +521,7 @@ impl<S> Problem<S> {
             Problem::Attention(p) => 3 + usize::from(p.mask.is_some()),
             Problem::Concat(p) => p.lens.len(),
             Problem::Pad(p) => 1 + usize::from(p.mode == PadMode::Constant),
-            Problem::Conv(p) => 2 + usize::from(p.scaled),
+            Problem::Conv(p) => p.added_input() + 2 * usize::from(p.added.is_some()),
             Problem::Excite(p) => 3 + p.first.operands.len(),
             Problem::Gemm(_) | Problem::ConvTranspose(_) => 2,
             Problem::Gather(_) | Problem::GatherElements(_) => 2,
@@ -656,10 +668,38 @@ impl<S> Conv<S> {
             layout: self.layout,
             x: self.x.as_ref().map(|(d, a)| (*d, a.map(f))),
             scaled: self.scaled,
+            added: self.added.as_ref().map(|a| a.map(f)),
             dtype: self.dtype,
             math: self.math,
             epilogue: self.epilogue.map(f),
         }
+    }
+
+    /// Which operand `x2` is, if something is added; `w2` follows it.
+    pub fn added_input(&self) -> usize {
+        2 + usize::from(self.scaled)
+    }
+}
+
+impl<S: Clone> Conv<S> {
+    /// What is added, as a convolution of its own: of `x2` by `w2`, without an epilogue.
+    pub fn addition(&self) -> Option<Conv<S>> {
+        let Added { channels, input, strides } = self.added.clone()?;
+        let rank = self.kernel.len();
+        Some(Conv {
+            channels,
+            groups: 1,
+            input,
+            kernel: vec![1; rank],
+            strides,
+            dilations: vec![1; rank],
+            pads: vec![0; rank],
+            x: None,
+            scaled: false,
+            added: None,
+            epilogue: Epilogue::apart(),
+            ..self.clone()
+        })
     }
 }
 
@@ -683,6 +723,13 @@ impl<S> Attention<S> {
             out_heads_inner: self.out_heads_inner,
             dtype: self.dtype,
         }
+    }
+}
+
+impl<S> Added<S> {
+    /// The same with every size mapped.
+    pub fn map<T>(&self, f: &mut impl FnMut(&S) -> T) -> Added<T> {
+        Added { channels: self.channels, input: each(&self.input, f), strides: self.strides.clone() }
     }
 }
 

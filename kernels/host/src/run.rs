@@ -96,7 +96,19 @@ fn dispatch(
             let w = inputs[1].as_slice::<T>()?;
             let scaled = if p.scaled { conv::scaled(p, x, inputs[2].as_slice::<T>()?) } else { vec![] };
             let x = if p.scaled { &scaled } else { x };
-            anchor::<<T as Element>::Acc>(&p.epilogue, shape, &inputs[problem.own_inputs()..], out, &mut |y| conv::conv(p, x, w, y))
+            let added = match p.addition() {
+                None => None,
+                Some(more) => {
+                    let [x, w] = [0, 1].map(|i| inputs[p.added_input() + i].as_slice::<T>());
+                    Some((more, x?, w?))
+                }
+            };
+            anchor::<<T as Element>::Acc>(&p.epilogue, shape, &inputs[problem.own_inputs()..], out, &mut |y| {
+                conv::conv(p, x, w, y);
+                if let Some((more, x, w)) = &added {
+                    conv::add(more, x, w, y);
+                }
+            })
         }),
         Problem::ConvTranspose(p) => number!(p.dtype, T => {
             let (x, w) = (inputs[0].as_slice::<T>()?, inputs[1].as_slice::<T>()?);

@@ -160,6 +160,12 @@ impl<S: Display> Display for Conv<S> {
             write!(f, " x={dtype}{access}")?;
         }
         f.write_str(if self.scaled { " scaled" } else { "" })?;
+        if let Some(added) = &self.added {
+            write!(f, " added={} of ", added.channels)?;
+            list(f, &added.input, |f, s| write!(f, "{s}"))?;
+            f.write_str(" by ")?;
+            list(f, &added.strides, |f, s| write!(f, "{s}"))?;
+        }
         write!(f, " then {}", self.epilogue)
     }
 }

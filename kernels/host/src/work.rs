@@ -82,13 +82,16 @@ impl Problem<usize> {
             Problem::Gather(p) => vec![Some(count(&[p.outer, p.count.min(p.len), p.inner])), None],
             Problem::GatherElements(p) => vec![Some(count(&p.output)), None],
             Problem::Pad(p) => vec![Some(count(&p.output)), None],
-            Problem::Conv(p) => vec![
-                Some(
-                    window(&p.input, &p.output, &p.strides, &p.kernel)
-                        .saturating_mul(count(&[p.n, p.channels])),
-                ),
-                None,
-            ],
+            Problem::Conv(p) => {
+                let pixels = |p: &Conv| {
+                    let window = window(&p.input, &p.output, &p.strides, &p.kernel);
+                    Some(window.saturating_mul(count(&[p.n, p.channels])))
+                };
+                let mut used = vec![pixels(p)];
+                used.resize(p.added_input(), None);
+                used.extend(p.addition().as_ref().map(pixels));
+                used
+            }
             _ => vec![],
         };
         if let (Some(e), Ok(shapes)) = (self.epilogue(), self.output_shapes()) {
@@ -107,6 +110,7 @@ impl Problem<usize> {
             Problem::Gemm(p) => (times(times(results, p.k), 2), 0),
             Problem::Conv(p) => {
                 let taps = p.kernel.iter().product::<usize>() * (p.channels / p.groups.max(1));
+                let taps = taps + p.added.as_ref().map_or(0, |a| a.channels);
                 (times(times(results, taps), 2), 0)
             }
             Problem::Excite(p) => {
@@ -212,6 +216,7 @@ mod tests {
             layout: Layout::ChannelsLast,
             x: None,
             scaled: false,
+            added: None,
             dtype: DType::F16,
             math: Math::Exact,
             epilogue: Epilogue::new(program, vec![bias]),

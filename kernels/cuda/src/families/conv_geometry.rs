@@ -38,6 +38,8 @@ pub(super) struct Implicit<'a> {
     pub(super) weights: [usize; 3],
     /// Whether the third operand has a factor for every channel of every image.
     pub(super) scaled: bool,
+    /// What is added, by operands of its own.
+    pub(super) added: Option<Geometry>,
 }
 
 impl Implicit<'_> {
@@ -54,6 +56,7 @@ impl Implicit<'_> {
                     epilogue: &conv.epilogue,
                     weights,
                     scaled: conv.scaled,
+                    added: Geometry::of_added(conv)?,
                 })
             }
             Problem::Gemm(g) => {
@@ -71,6 +74,7 @@ impl Implicit<'_> {
                     epilogue: &g.epilogue,
                     weights: [column, row, 0],
                     scaled: false,
+                    added: None,
                 })
             }
             other => Err(format!("{} is no product over pixels", other.name())),
@@ -178,7 +182,26 @@ impl Geometry {
         if p.x.is_some() {
             return Err(ELSEWHERE.to_owned());
         }
+        if p.added.is_some() {
+            return Err("another convolution is added to it".to_owned());
+        }
         Geometry::of_any_conv(p)
+    }
+
+    /// Of what is added to a convolution.
+    pub(super) fn of_added(p: &Conv<Dim>) -> Result<Option<Geometry>, String> {
+        p.addition().map(|more| Geometry::of_any_conv(&more)).transpose()
+    }
+
+    /// The sizes of what is added as constants, no channels where nothing is.
+    pub(super) fn added_constants(added: Option<&Geometry>) -> String {
+        let Some(added) = added else { return "#define ADDED_CHANNELS 0\n".to_owned() };
+        let mut text = format!("#define ADDED_CHANNELS {}\n", added.channels);
+        for (d, axis) in ["D", "H", "W"].into_iter().enumerate() {
+            text.push_str(&codegen::size(&format!("ADDED_I{axis}"), &added.input[d]));
+            let _ = writeln!(text, "constexpr int ADDED_S{axis} = {};", added.strides[d]);
+        }
+        text
     }
 
     /// A matrix product as a convolution by a window of one element: rows are pixels, `k` channels, columns filters. The

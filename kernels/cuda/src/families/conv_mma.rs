@@ -76,7 +76,10 @@ struct Shape<'a> {
 
 impl Shape<'_> {
     fn of<'a>(problem: &'a Problem<Dim>, target: &Target) -> Result<Shape<'a>, String> {
-        let Implicit { geometry, math, epilogue, weights, scaled } = Implicit::of(problem)?;
+        let Implicit { geometry, math, epilogue, weights, scaled, added } = Implicit::of(problem)?;
+        if added.is_some() {
+            return Err("conv.mma adds no other convolution".to_owned());
+        }
         let step = match (geometry.dtype, math, target.arch.sm) {
             (DType::F16, _, _) | (DType::BF16, _, 80..) => 16,
             (DType::F32, Math::Tf32 | Math::Tf32x3, 80..) => 8,

@@ -2,10 +2,10 @@
 
 use crate::codegen;
 use crate::dim::Dim;
-use bakelite_host::problem::{Access, Conv, ConvTranspose, Epilogue, Layout, Math};
+use bakelite_host::problem::{Access, Added, Conv, ConvTranspose, Epilogue, Layout, Math};
 use bakelite_host::{DType, Instr, Problem, Program, Pw};
 
-// type layout [type of pixels that lie channels first all the same [with rows apart]], images channels filters groups, input, kernel, stride, dilation, pads (all first, then all last), epilogue
+// type layout [type of pixels that lie channels first all the same [with rows apart]], images channels filters groups, input, kernel, stride, dilation, pads (all first, then all last), epilogue[, channels that are added, stride of their pixels]
 const CONV: &[&str] = &[
     // ResNet: 3x3, strided, 1x1 wide and narrow, strided 1x1, every epilogue, dynamic batch
     "f16 last | batch 64 64 1 | 14 14 | 3 3 | 1 1 | 1 1 | 1 1 1 1 | bias_relu",
@@ -78,6 +78,19 @@ const CONV: &[&str] = &[
     "f16 last | 2 64 32 2 | 9 9 | 3 3 | 1 1 | 1 1 | 1 1 1 1 | scaled_bias_relu",
     "tf32 last | 2 28 40 1 | 5 5 | 1 1 | 1 1 | 1 1 | 0 0 0 0 | scaled_bias",
     "f32 first | 2 6 5 1 | 6 7 | 3 3 | 1 1 | 1 1 | 1 1 1 1 | scaled_bias",
+    // another convolution added: pointwise and strided pixels, k of no whole tiles, 3x3 before it, a residual besides, one
+    // dimension, clusters; other types and layouts, groups
+    "f16 last | batch 64 256 1 | 14 14 | 1 1 | 1 1 | 1 1 | 0 0 0 0 | bias_bias_relu | 64 1",
+    "f16 last | batch 128 512 1 | 9 11 | 1 1 | 1 1 | 1 1 | 0 0 0 0 | bias_bias_relu | 256 2",
+    "bf16 last | 5 40 200 1 | 13 9 | 1 1 | 1 1 | 1 1 | 0 0 0 0 | bias_silu | 24 1",
+    "f16 last | 3 64 64 1 | 17 15 | 3 3 | 1 1 | 1 1 | 1 1 1 1 | bias_relu | 128 2",
+    "bf16 last | 2 64 128 1 | 15 13 | 3 3 | 2 2 | 1 1 | 1 1 1 1 | bias_relu | 40 1",
+    "f16 last | batch 192 96 1 | 53 61 | 1 1 | 1 1 | 1 1 | 0 0 0 0 | bias_residual_relu | 72 1",
+    "f16 last | 1 512 2048 1 | 7 7 | 1 1 | 1 1 | 1 1 | 0 0 0 0 | bias_bias_relu | 1024 2",
+    "f16 last | batch 128 36 1 | 50 | 1 | 1 | 1 | 0 0 | plain | 64 3",
+    "f16 last | 2 64 64 1 | 20 21 | 1 1 | 1 1 | 1 1 | 0 0 0 0 | to_f32 | 64 1",
+    "f32 last | 1 12 18 3 | 9 11 | 3 3 | 2 1 | 1 2 | 1 2 0 2 | bias | 5 2",
+    "f16 first | 2 6 10 1 | 7 8 | 3 3 | 1 1 | 1 1 | 1 1 1 1 | scaled_bias | 7 2",
     // first layers that read a model's input where it lies: whole 16 bytes of it, parts, single elements, through a cast;
     // every stride and width of a window, one to four channels, filters of no whole sixteen, sizes that change
     "f16 last f16 | batch 3 64 1 | 32 40 | 7 7 | 2 2 | 1 1 | 3 3 3 3 | bias_relu",
@@ -171,6 +184,13 @@ const LAYERS: &[&str] = &[
     "f16 last | 32 240 240 240 | 28 28 | 5 5 | 1 1 | 1 1 | 2 2 2 2 | bias_silu",
     "f16 last | 32 480 480 480 | 14 14 | 3 3 | 1 1 | 1 1 | 1 1 1 1 | bias_silu",
     "f16 last | 32 1152 1152 1152 | 7 7 | 5 5 | 1 1 | 1 1 | 2 2 2 2 | bias_silu",
+    // A first block's end in ResNet-50, from 48 on: batches of 32, of one.
+    "f16 last | 32 64 256 1 | 56 56 | 1 1 | 1 1 | 1 1 | 0 0 0 0 | bias_bias_relu | 64 1",
+    "f16 last | 32 128 512 1 | 28 28 | 1 1 | 1 1 | 1 1 | 0 0 0 0 | bias_bias_relu | 256 2",
+    "f16 last | 32 256 1024 1 | 14 14 | 1 1 | 1 1 | 1 1 | 0 0 0 0 | bias_bias_relu | 512 2",
+    "f16 last | 32 512 2048 1 | 7 7 | 1 1 | 1 1 | 1 1 | 0 0 0 0 | bias_bias_relu | 1024 2",
+    "f16 last | 1 64 256 1 | 56 56 | 1 1 | 1 1 | 1 1 | 0 0 0 0 | bias_bias_relu | 64 1",
+    "f16 last | 1 512 2048 1 | 7 7 | 1 1 | 1 1 | 1 1 | 0 0 0 0 | bias_bias_relu | 1024 2",
 ];
 
 const TRANSPOSE: &[&str] = &[
@@ -216,6 +236,8 @@ struct Sample {
     dilations: Vec<usize>,
     pads: Vec<usize>,
     epilogue: String,
+    /// Channels and stride of what is added.
+    added: Option<(usize, usize)>,
 }
 
 impl Sample {
@@ -246,6 +268,7 @@ impl Sample {
             dilations: numbers(5),
             pads: numbers(6),
             epilogue: words[7][0].to_owned(),
+            added: words.get(8).map(|w| (number(&w[0]), number(&w[1]))),
         }
     }
 
@@ -264,6 +287,7 @@ impl Sample {
             groups: self.groups,
             input: self.input.clone(),
             epilogue: self.epilogue(&output),
+            added: self.added(&output),
             output,
             kernel: self.kernel.clone(),
             strides: self.strides.clone(),
@@ -275,6 +299,13 @@ impl Sample {
             dtype: self.dtype,
             math: self.math,
         })
+    }
+
+    // Of as many pixels as the strides need.
+    fn added(&self, output: &[Dim]) -> Option<Added<Dim>> {
+        let (channels, stride) = self.added?;
+        let input = output.iter().map(|o| (o - &Dim::from(1)) * Dim::from(stride) + Dim::from(1));
+        Some(Added { channels, input: input.collect(), strides: vec![stride; output.len()] })
     }
 
     // Of channels first: dense, or with three elements behind each row and five in front.

@@ -8,6 +8,7 @@ use crate::dim::{Dim, Symbols};
 use crate::family::{Arg, Build, Family, Launch};
 use crate::tactic::Tactic;
 use crate::target::Target;
+use bakelite_host::problem::Conv;
 use bakelite_host::{DType, Problem};
 
 const KERNEL: &str = include_str!("../../cuda/conv_simt_direct.cuh");
@@ -15,6 +16,11 @@ const KERNEL: &str = include_str!("../../cuda/conv_simt_direct.cuh");
 /// The family.
 #[derive(Debug)]
 pub struct ConvDirect;
+
+/// Of the convolution, and of what is added to it.
+fn geometries(conv: &Conv<Dim>) -> Result<(Geometry, Option<Geometry>), String> {
+    Ok((Geometry::of_any_conv(conv)?, Geometry::of_added(conv)?))
+}
 
 impl Family for ConvDirect {
     fn name(&self) -> &'static str {
@@ -27,7 +33,7 @@ impl Family for ConvDirect {
 
     fn tactics(&self, problem: &Problem<Dim>, _: &Symbols, _: &Target) -> Vec<Tactic> {
         match problem {
-            Problem::Conv(conv) if Geometry::of_any_conv(conv).is_ok() && conv.dtype != DType::Bool => {
+            Problem::Conv(conv) if geometries(conv).is_ok() && conv.dtype != DType::Bool => {
                 vec![Tactic::new(self.name(), self.version(), &[])]
             }
             _ => vec![],
@@ -36,13 +42,17 @@ impl Family for ConvDirect {
 
     fn cost(&self, problem: &Problem<Dim>, _: &Tactic, symbols: &Symbols, target: &Target) -> f64 {
         let Problem::Conv(conv) = problem else { return f64::INFINITY };
-        let Ok(geometry) = Geometry::of_any_conv(conv) else { return f64::INFINITY };
+        let Ok((geometry, added)) = geometries(conv) else { return f64::INFINITY };
         // Two loads for each multiplication; few threads wait for every one of them.
-        let busy = geometry.flops(false, symbols) / (target.simt_tflops * 1e6) * 12.0;
-        let chain = (geometry.taps() * geometry.cg()) as f64 * 0.02;
+        let flops = geometry.flops(false, symbols) + added.as_ref().map_or(0.0, |a| a.flops(false, symbols));
+        let busy = flops / (target.simt_tflops * 1e6) * 12.0;
+        let terms = geometry.taps() * geometry.cg() + added.as_ref().map_or(0, |a| a.channels);
+        let chain = terms as f64 * 0.02;
         LAUNCH
             + busy.max(chain)
-            + geometry.bytes(conv.epilogue.out().size(), symbols) / target.bandwidth / 1e3
+            + (geometry.bytes(conv.epilogue.out().size(), symbols) + added.map_or(0.0, |a| a.bytes(0, symbols)))
+                / target.bandwidth
+                / 1e3
     }
 
     fn build(
@@ -55,15 +65,18 @@ impl Family for ConvDirect {
         let Problem::Conv(conv) = problem else {
             return Err(format!("conv.direct does not implement {}", problem.name()));
         };
-        let geometry = Geometry::of_any_conv(conv)?;
+        let (geometry, added) = geometries(conv)?;
         let own = problem.own_inputs();
         let pixels = geometry.pixels_of(conv)?;
         let kernel = codegen::source(
             &format!("{} ({tactic})", geometry.title("conv.direct")),
-            geometry.is_wide(symbols) || codegen::is_wide([&pixels.extent], symbols),
+            geometry.is_wide(symbols)
+                || added.as_ref().is_some_and(|a| a.is_wide(symbols))
+                || codegen::is_wide([&pixels.extent], symbols),
             &[
                 &format!("#define SCALED {}\n", u32::from(conv.scaled)),
                 &geometry.constants(problem),
+                &Geometry::added_constants(added.as_ref()),
                 &pixels.constants(),
                 &codegen::epilogue(&conv.epilogue, &geometry.out_shape()),
                 KERNEL,

@@ -11,6 +11,7 @@ use crate::dim::{Dim, Symbols};
 use crate::family::{Arg, Build, Family, Fold, Launch, Limit, Pack};
 use crate::tactic::Tactic;
 use crate::target::Target;
+use crate::tensor_map::{Tensor, TensorMap};
 use crate::wgmma;
 use bakelite_host::problem::Epilogue;
 use bakelite_host::{DType, Problem};
@@ -71,13 +72,15 @@ struct Shape<'a> {
     carried: Option<(usize, Matrix)>,
     /// How far the weights' elements lie apart: filters, channels and taps.
     weights: [usize; 3],
-    /// Tiles of k.
+    /// What is added: a second convolution, whose k follows the first one's.
+    added: Option<Geometry>,
+    /// Tiles of k of both.
     tiles: u32,
 }
 
 impl Shape<'_> {
     fn of<'a>(problem: &'a Problem<Dim>, target: &Target) -> Result<Shape<'a>, String> {
-        let Implicit { geometry, epilogue, weights, scaled, .. } = Implicit::of(problem)?;
+        let Implicit { geometry, epilogue, weights, scaled, added, .. } = Implicit::of(problem)?;
         if scaled {
             return Err("conv.wgmma multiplies pixels as they are in memory, and these are scaled".to_owned());
         }
@@ -94,14 +97,17 @@ impl Shape<'_> {
                 geometry.cg()
             ));
         }
+        if let Some(added) = added.as_ref().filter(|a| a.channels % 8 != 0) {
+            return Err(format!("{} channels are added; conv.wgmma takes a multiple of 8", added.channels));
+        }
         let taps = geometry.taps();
         if taps > 32 && geometry.kernel.iter().any(|k| *k > 16) {
             return Err(format!("a kernel of {:?} has no tap mask", geometry.kernel));
         }
-        let tiles = (taps * geometry.channels).div_ceil(DEPTH) as u32;
+        let tiles = [Some(&geometry), added.as_ref()].into_iter().flatten().map(tiles_of).sum::<usize>() as u32;
         let result = Matrix::result(epilogue, &geometry);
-        let carried = Matrix::carried(epilogue, 2, &geometry);
-        Ok(Shape { geometry, epilogue, result, carried, weights, tiles })
+        let carried = Matrix::carried(epilogue, own_inputs(added.as_ref()), &geometry);
+        Ok(Shape { geometry, epilogue, result, carried, weights, added, tiles })
     }
 
     fn column_tiles(&self, tile: &Tile) -> usize {
@@ -114,16 +120,31 @@ impl Shape<'_> {
         finish_width(self.geometry.filters) <= 2 && matches!(size, 2 | 4) && self.epilogue.place.is_none()
     }
 
+    /// Whether output pixel p needs pixel p, of both, and no other.
+    fn is_pointwise(&self) -> bool {
+        self.geometry.is_pointwise() && self.added.as_ref().is_none_or(Geometry::is_pointwise)
+    }
+
+    /// Whether tensor maps bring the pixels, `count` at a time.
+    fn mapped(&self, count: u32) -> bool {
+        let mapped = |g: &Geometry| conv_maps::pixels(g, count).is_some();
+        mapped(&self.geometry) && self.added.as_ref().is_none_or(mapped)
+    }
+
     /// How the weights are packed: see conv_wgmma.cuh.
     fn pack(&self, tile: &Tile) -> Pack {
-        let (n, channels) = (tile.n as usize, self.geometry.channels);
-        let [filter, channel, tap] = self.weights;
+        self.pack_of(&self.geometry, self.weights, tile)
+    }
+
+    fn pack_of(&self, geometry: &Geometry, weights: [usize; 3], tile: &Tile) -> Pack {
+        let (n, channels) = (tile.n as usize, geometry.channels);
+        let [filter, channel, tap] = weights;
         // In each 32 rows, those that meet in one thread's accumulators are eight neighbours.
         let depth = vec![(1, DEPTH), (6, 1)];
         let rows = vec![(0, n), (2, 32), (3, 2), (4, 8), (5, 1)];
-        let limit = Limit { terms: depth.clone(), below: channels * self.geometry.taps() };
+        let limit = Limit { terms: depth.clone(), below: channels * geometry.taps() };
         Pack {
-            shape: vec![self.column_tiles(tile), self.tiles as usize, n / 32, 4, 4, 2, DEPTH],
+            shape: vec![self.column_tiles(tile), tiles_of(geometry), n / 32, 4, 4, 2, DEPTH],
             strides: vec![n * filter, 0, 32 * filter, 2 * filter, 8 * filter, filter, 0],
             limits: vec![Limit { terms: rows, below: self.geometry.filters }, limit],
             folds: vec![Fold { terms: depth, by: channels, outer: tap, inner: channel }],
@@ -131,6 +152,16 @@ impl Shape<'_> {
             swizzled: true,
         }
     }
+}
+
+/// Tiles of a convolution's k.
+fn tiles_of(geometry: &Geometry) -> usize {
+    (geometry.taps() * geometry.channels).div_ceil(DEPTH)
+}
+
+/// Operands before the epilogue's.
+fn own_inputs(added: Option<&Geometry>) -> usize {
+    if added.is_some() { 4 } else { 2 }
 }
 
 impl Tile {
@@ -241,7 +272,7 @@ impl Tile {
 
     /// Registers of a multiplying thread beside its accumulators.
     fn room(&self, shape: &Shape<'_>) -> u32 {
-        let (start, split) = self.registers(shape.geometry.is_pointwise());
+        let (start, split) = self.registers(shape.is_pointwise());
         split.map_or(start, |(_, multiplying)| multiplying).saturating_sub(self.accumulators())
     }
 
@@ -297,8 +328,11 @@ impl Tile {
         {
             return fail("1, 2 or 4 blocks share weights, 1 or 2 pixels, in clusters of at most 8");
         }
-        if self.maps == 1 && conv_maps::pixels(&shape.geometry, self.m / self.spread).is_none() {
+        if self.maps == 1 && !shape.mapped(self.m / self.spread) {
             return fail("no tensor map for these pixels");
+        }
+        if self.maps == 0 && shape.added.is_some() {
+            return fail("only maps bring the pixels of what is added");
         }
         if self.spread > 1
             && (self.maps == 0 || !shape.column_tiles(self).is_multiple_of(self.spread as usize))
@@ -325,7 +359,7 @@ impl Tile {
             // What is placed out of a map's reach goes from registers after all.
             Tile { through: 0, ..*self }.check(shape, wide, target)?;
         }
-        let (start, _) = self.registers(shape.geometry.is_pointwise());
+        let (start, _) = self.registers(shape.is_pointwise());
         // ptxas wants the operands of one instruction, and some, within what the kernel starts with.
         if self.team() == 1 && self.accumulators() > 128 {
             return fail("more accumulators than one warpgroup has registers for");
@@ -416,7 +450,7 @@ impl Family for ConvWgmma {
         let result = shape.result.as_ref().filter(|_| tile.through > 0);
         let tile = Tile { through: if result.is_some() { tile.through } else { 0 }, ..tile };
         let carried = shape.carried.as_ref().filter(|_| result.is_some());
-        let (filling, multiplying) = tile.registers(geometry.is_pointwise()).1.unwrap_or((0, 0));
+        let (filling, multiplying) = tile.registers(shape.is_pointwise()).1.unwrap_or((0, 0));
         let constants = codegen::constants(&[
             ("BM", tile.m),
             ("BN", tile.n),
@@ -438,8 +472,9 @@ impl Family for ConvWgmma {
             // Dependents signalled early pile up behind short kernels, and overlap with long ones.
             ("EARLY", u32::from(shape.tiles.div_ceil(tile.cluster) > 12)),
             ("POINTWISE", u32::from(geometry.is_pointwise())),
+            ("ADDED_POINTWISE", u32::from(shape.added.as_ref().is_some_and(Geometry::is_pointwise))),
         ]);
-        let sizes = geometry.constants(problem);
+        let sizes = geometry.constants(problem) + &Geometry::added_constants(shape.added.as_ref());
         let (out, carried_operand) = (geometry.out_shape(), carried.map(|c| c.0));
         let (epilogue, results) = match result {
             Some(result) => {
@@ -478,7 +513,14 @@ impl Family for ConvWgmma {
             _ => turns,
         };
         let mut args = vec![map.map_or(Arg::Input(0), |map| Arg::Map(Box::new(map))), Arg::Input(1)];
-        args.extend(codegen::epilogue_args(shape.epilogue, 2));
+        let own = own_inputs(shape.added.as_ref());
+        let mut packs = vec![None, Some(shape.pack(&tile))];
+        if let Some(added) = &shape.added {
+            let map = conv_maps::pixels(added, tile.m / tile.spread).ok_or("no tensor map for what is added")?;
+            args.extend([Arg::Map(Box::new(TensorMap { of: Tensor::Input(2), ..map })), Arg::Input(3)]);
+            packs.extend([None, Some(shape.pack_of(added, [added.channels, 1, 1], &tile))]);
+        }
+        args.extend(codegen::epilogue_args(shape.epilogue, own));
         let maps = results.iter().flat_map(|(carried, result)| [&carried.map, &result.map]);
         args.extend(maps.map(|map| Arg::Map(Box::new(map.clone()))));
         args.extend(codegen::symbol_args(problem));
@@ -495,12 +537,12 @@ impl Family for ConvWgmma {
             programmatic: true,
             args,
         };
-        let packs = [None, Some(shape.pack(&tile))].into_iter();
+        packs.resize(own + shape.epilogue.operands.len(), None);
         Ok(Build {
             kernels: vec![kernel],
             launches: vec![launch],
             workspace: Dim::from(0),
-            packs: packs.chain(shape.epilogue.operands.iter().map(|_| None)).collect(),
+            packs,
         })
     }
 }

@@ -69,7 +69,8 @@ impl Tile {
         };
         let us = LAUNCH + (cycles + start) / CYCLES_PER_US;
         let read = full * geometry.out_len().opt(symbols) as f64 * element;
-        let memory = LAUNCH + (geometry.bytes(out_size, symbols) + read) / target.bandwidth / 1e3;
+        let added = shape.added.as_ref().map_or(0.0, |a| (pixels + a.filters as f64) * a.channels as f64 * element);
+        let memory = LAUNCH + (geometry.bytes(out_size, symbols) + read + added) / target.bandwidth / 1e3;
         // What memory bounds is still told apart.
         us.max(memory) + us.min(memory) / 16.0
     }
@@ -92,7 +93,7 @@ pub(super) fn candidates(shape: &Shape<'_>, wide: bool, target: &Target) -> Vec<
     let mut out = Vec::new();
     // A tile mostly of padding is not worth timing beside a smaller one.
     let widest = (shape.geometry.filters as u32).next_multiple_of(32);
-    let maps = u32::from(conv_maps::pixels(&shape.geometry, 64).is_some());
+    let maps = u32::from(shape.mapped(64));
     let apart = [(64, 1), (128, 1), (128, 2), (192, 3), (256, 2)].map(|(m, groups)| (m, groups, 0));
     let forms = (0..=maps).flat_map(|maps| apart.into_iter().map(move |form| (form, maps)));
     let pong = [(64, 2, 1), (128, 2, 1)].map(|form| (form, 1));

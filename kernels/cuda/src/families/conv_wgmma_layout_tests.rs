@@ -14,10 +14,12 @@ fn packed_weights_meet_their_pixels_in_every_chunk() {
     for problem in conv_samples::conv().iter().chain(&gemms) {
         let Ok(shape) = Shape::of(problem, &target()) else { continue };
         products += usize::from(matches!(problem, Problem::Gemm(_)));
-        let (channels, taps, filters) =
-            (shape.geometry.channels, shape.geometry.taps(), shape.geometry.filters);
-        let [by_filter, by_channel, by_tap] = shape.weights;
-        for n in [32, 96] {
+        let added = shape.added.as_ref().map(|a| (a, [a.channels, 1, 1]));
+        let parts = [Some((&shape.geometry, shape.weights)), added].into_iter().flatten();
+        for (n, (geometry, weights)) in parts.flat_map(|part| [(32, part), (96, part)]) {
+            let (channels, taps, filters) = (geometry.channels, geometry.taps(), geometry.filters);
+            let [by_filter, by_channel, by_tap] = weights;
+            let tiles = tiles_of(geometry);
             let tile = Tile {
                 m: 64,
                 n,
@@ -35,13 +37,13 @@ fn packed_weights_meet_their_pixels_in_every_chunk() {
             let number = |i: usize| (i % 65535 + 1) as u16;
             let count = 1 + (filters - 1) * by_filter + (channels - 1) * by_channel + (taps - 1) * by_tap;
             let original: Vec<u8> = (0..count).flat_map(|i| number(i).to_le_bytes()).collect();
-            let packed = shape.pack(&tile).apply(&original, 2).unwrap();
+            let packed = shape.pack_of(geometry, weights, &tile).apply(&original, 2).unwrap();
             let n = n as usize;
-            assert_eq!(packed.len(), shape.column_tiles(&tile) * shape.tiles as usize * n * 128);
+            assert_eq!(packed.len(), shape.column_tiles(&tile) * tiles * n * 128);
             for (at, value) in packed.chunks_exact(2).enumerate() {
                 let (e, place, row) = (at % 8, at / 8 % 8, at / 64 % n);
                 let (k_tile, column_tile) =
-                    (at / 64 / n % shape.tiles as usize, at / 64 / n / shape.tiles as usize);
+                    (at / 64 / n % tiles, at / 64 / n / tiles);
                 // The chunk that a filling thread puts at this place of a row, and its tap and channel.
                 let chunk = k_tile * 8 + (place ^ (row & 7));
                 let (tap, channel) = (chunk / (channels / 8), chunk % (channels / 8) * 8 + e);

@@ -46,6 +46,7 @@ fn conv() -> Conv {
         layout: Layout::ChannelsFirst,
         x: None,
         scaled: false,
+        added: None,
         dtype: DType::F32,
         math: Math::Exact,
         epilogue: Epilogue::store(DType::F32),
