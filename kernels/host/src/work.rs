@@ -239,6 +239,17 @@ mod tests {
     }
 
     #[test]
+    fn what_is_added_counts_too() {
+        let (own, more) = (conv(128, 512, [28, 28], 1, 1), conv(256, 512, [56, 28], 1, 2));
+        let added = Added { channels: 256, input: more.input.clone(), strides: more.strides.clone() };
+        let both = Problem::from(Conv { added: Some(added), ..own.clone() }).work().unwrap();
+        let [own, more] = [own, more].map(|c| Problem::from(c).work().unwrap());
+        assert_eq!(both.products, own.products + more.products);
+        assert_eq!(both.read, own.read + more.read - 2 * 512, "one bias");
+        assert_eq!(both.written, own.written);
+    }
+
+    #[test]
     fn views_count_what_they_see() {
         // Queries inside a joint projection of 3 × 768: each third is read once.
         let joint = |at: usize| Access { offset: at * 768, strides: vec![128 * 2304, 64, 2304] };

@@ -4,7 +4,7 @@
 
 use crate::tensor::{Random, Tensor, eval, indices, linear, same};
 use bakelite_host::DType;
-use bakelite_host::problem::{Access, Conv, ConvTranspose, Epilogue, Excite, Gemm, Layout, Math};
+use bakelite_host::problem::{Access, Added, Conv, ConvTranspose, Epilogue, Excite, Gemm, Layout, Math};
 
 const TYPES: [DType; 8] =
     [DType::F32, DType::F32, DType::F64, DType::F16, DType::BF16, DType::I64, DType::I8, DType::U32];
@@ -336,6 +336,59 @@ fn pixels_are_read_where_they_lie() {
         let expected = eval(plain.clone(), &[&Tensor::of(dtype, &dense), &w]);
         let strided = Conv { x: Some((from, Access { offset: 3, strides })), ..plain };
         same(&eval(strided.clone(), &[&memory, &w]), &expected, &strided);
+    }
+}
+
+/// What is added is another convolution's result, before the epilogue, also where that one's pixels end before its output does.
+#[test]
+fn what_is_added_is_the_sum_of_two_convolutions() {
+    let mut r = Random(14);
+    for _ in 0..40 {
+        let dtype = r.pick(&[DType::F32, DType::F64, DType::F16, DType::I64]);
+        let layout = r.pick(&[Layout::ChannelsFirst, Layout::ChannelsLast]);
+        let (n, groups, own, filters) = (r.within(1, 3), r.pick(&[1, 2]), r.within(1, 3), 2 * r.within(1, 3));
+        let (side, kernel, scaled) = (vec![r.within(2, 5), r.within(2, 5)], r.pick(&[1, 3]), r.flip());
+        let (more, strides) = (r.within(1, 4), vec![r.within(1, 3), r.within(1, 3)]);
+        let input: Vec<usize> = side.iter().zip(&strides).map(|(o, s)| o * s - r.below(2)).collect();
+        let x = r.integers(dtype, n * groups * own * side[0] * side[1]);
+        let w = r.integers(dtype, filters * own * kernel * kernel);
+        let s = r.integers(dtype, n * groups * own);
+        let x2 = r.integers(dtype, n * more * input[0] * input[1]);
+        let w2 = r.integers(dtype, filters * more);
+        let first = Conv {
+            n,
+            channels: groups * own,
+            filters,
+            groups,
+            input: side.clone(),
+            output: side.clone(),
+            kernel: vec![kernel; 2],
+            strides: vec![1; 2],
+            dilations: vec![1; 2],
+            pads: vec![kernel / 2; 2],
+            layout,
+            x: None,
+            scaled,
+            added: None,
+            dtype,
+            math: Math::Exact,
+            epilogue: Epilogue::store(dtype),
+        };
+        let second = Conv {
+            channels: more,
+            groups: 1,
+            input: input.clone(),
+            kernel: vec![1; 2],
+            strides: strides.clone(),
+            pads: vec![0; 2],
+            scaled: false,
+            ..first.clone()
+        };
+        let operands: &[&Tensor] = if scaled { &[&x, &w, &s] } else { &[&x, &w] };
+        let (one, other) = (eval(first.clone(), operands), eval(second, &[&x2, &w2]));
+        let sum: Vec<f64> = one.iter().zip(&other).map(|(a, b)| a + b).collect();
+        let both = Conv { added: Some(Added { channels: more, input, strides }), ..first };
+        same(&eval(both.clone(), &[operands, &[&x2, &w2]].concat()), &sum, &both);
     }
 }
 

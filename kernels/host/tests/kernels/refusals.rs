@@ -96,6 +96,13 @@ fn problems_that_contradict_themselves() {
     refused(Conv { pads: vec![usize::MAX, 0], ..conv() }, &[], "overflows");
     refused(Conv { input: vec![1 << 40, 1 << 40], ..conv() }, &[], "more elements than memory");
     refused(Conv { dtype: DType::Bool, ..conv() }, &[], "not defined for bool");
+    let added = |channels: usize, strides: &[usize]| Conv {
+        added: Some(Added { channels, input: conv().output, strides: strides.to_vec() }),
+        ..conv()
+    };
+    refused(added(0, &[1, 1]), &[], "0 channels and 2 filters");
+    refused(added(3, &[1]), &[], "differ in rank");
+    refused(added(3, &[0, 1]), &[], "dimension 0 of a window has a stride");
     refused(
         Softmax {
             log: false,
