@@ -10,7 +10,9 @@ use super::{Region, Regions, name_of, root};
 use crate::error::Result;
 use crate::ir::types::dense_strides;
 use crate::ir::{Graph, NodeId, Value};
-use bakelite_host::problem::{Access, Added, Conv, Epilogue, Excite, Gemm, Layout, Pointwise, Reduce, ReduceKind};
+use bakelite_host::problem::{
+    Access, Added, Conv, Epilogue, Excite, Gemm, Layout, Pointwise, Reduce, ReduceKind,
+};
 use bakelite_host::{Instr, Program, Pw, Reg};
 use bakelite_kernels::dim::product;
 use bakelite_kernels::families::estimate;
@@ -183,9 +185,10 @@ fn first(graph: &Graph, all: &[Region], at: usize) -> Option<Joined> {
 fn add(graph: &Graph, all: &[Region], at: usize) -> Option<Joined> {
     let Problem::Conv(last) = &all[at].problem else { return None };
     let own = all[at].problem.own_inputs();
-    let dense = dense_strides(&super::shape::of_output(&all[at].problem)?);
+    let shape = super::shape::of_output(&all[at].problem)?;
+    let dense = dense_strides(&shape);
     last.epilogue.operands.iter().enumerate().find_map(|(operand, access)| {
-        if !access.offset.is(0) || access.strides != dense {
+        if !reads(access, &dense, &shape) {
             return None;
         }
         let before = producer(graph, all, all[at].inputs[own + operand], at)?;
@@ -296,6 +299,12 @@ fn without(program: &Program, input: Reg) -> Option<Program> {
     Some(shorter)
 }
 
+/// Whether an access from the first element has these strides wherever there is more than one element.
+fn reads(access: &Access<Dim>, strides: &[Dim], shape: &[Dim]) -> bool {
+    let mut each = access.strides.iter().zip(strides).zip(shape);
+    access.offset.is(0) && each.all(|((a, b), size)| size.is(1) || a == b)
+}
+
 /// Which operand of a product of two is one number for each image and channel, the other being the convolution's pixels.
 fn factor(p: &Pointwise<Dim>, conv: &Conv<Dim>) -> Option<usize> {
     let program = &p.program;
@@ -305,11 +314,7 @@ fn factor(p: &Pointwise<Dim>, conv: &Conv<Dim>) -> Option<usize> {
     if !multiplies || !same || p.shape != pixels(conv) {
         return None;
     }
-    // Whether an access has these strides wherever there is more than one element.
-    let reads = |access: &Access<Dim>, strides: &[Dim]| {
-        let mut each = access.strides.iter().zip(strides).zip(&p.shape);
-        access.offset.is(0) && each.all(|((a, b), size)| size.is(1) || a == b)
-    };
+    let reads = |access: &Access<Dim>, strides: &[Dim]| reads(access, strides, &p.shape);
     let mut each = vec![Dim::from(0); p.shape.len()];
     each[0] = Dim::from(conv.channels);
     *each.last_mut()? = Dim::from(1);

@@ -207,14 +207,7 @@ impl Problem<usize> {
                 if let Some(more) = p.addition() {
                     grouped(more.channels, more.filters, 1)?;
                     window(
-                        [
-                            &more.input,
-                            &more.output,
-                            &more.kernel,
-                            &more.strides,
-                            &more.dilations,
-                            &more.pads,
-                        ],
+                        [&more.input, &more.output, &more.kernel, &more.strides, &more.dilations, &more.pads],
                         None,
                     )?;
                     let pixels = layout(more.n, more.channels, &more.input, more.layout);

@@ -50,7 +50,8 @@ impl Family for ConvDirect {
         let chain = terms as f64 * 0.02;
         LAUNCH
             + busy.max(chain)
-            + (geometry.bytes(conv.epilogue.out().size(), symbols) + added.map_or(0.0, |a| a.bytes(0, symbols)))
+            + (geometry.bytes(conv.epilogue.out().size(), symbols)
+                + added.map_or(0.0, |a| a.bytes(0, symbols)))
                 / target.bandwidth
                 / 1e3
     }

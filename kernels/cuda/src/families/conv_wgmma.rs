@@ -104,7 +104,8 @@ impl Shape<'_> {
         if taps > 32 && geometry.kernel.iter().any(|k| *k > 16) {
             return Err(format!("a kernel of {:?} has no tap mask", geometry.kernel));
         }
-        let tiles = [Some(&geometry), added.as_ref()].into_iter().flatten().map(tiles_of).sum::<usize>() as u32;
+        let tiles =
+            [Some(&geometry), added.as_ref()].into_iter().flatten().map(tiles_of).sum::<usize>() as u32;
         let result = Matrix::result(epilogue, &geometry);
         let carried = Matrix::carried(epilogue, own_inputs(added.as_ref()), &geometry);
         Ok(Shape { geometry, epilogue, result, carried, weights, added, tiles })
@@ -516,7 +517,8 @@ impl Family for ConvWgmma {
         let own = own_inputs(shape.added.as_ref());
         let mut packs = vec![None, Some(shape.pack(&tile))];
         if let Some(added) = &shape.added {
-            let map = conv_maps::pixels(added, tile.m / tile.spread).ok_or("no tensor map for what is added")?;
+            let map =
+                conv_maps::pixels(added, tile.m / tile.spread).ok_or("no tensor map for what is added")?;
             args.extend([Arg::Map(Box::new(TensorMap { of: Tensor::Input(2), ..map })), Arg::Input(3)]);
             packs.extend([None, Some(shape.pack_of(added, [added.channels, 1, 1], &tile))]);
         }
@@ -538,12 +540,7 @@ impl Family for ConvWgmma {
             args,
         };
         packs.resize(own + shape.epilogue.operands.len(), None);
-        Ok(Build {
-            kernels: vec![kernel],
-            launches: vec![launch],
-            workspace: Dim::from(0),
-            packs,
-        })
+        Ok(Build { kernels: vec![kernel], launches: vec![launch], workspace: Dim::from(0), packs })
     }
 }
 

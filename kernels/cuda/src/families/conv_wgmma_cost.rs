@@ -69,7 +69,8 @@ impl Tile {
         };
         let us = LAUNCH + (cycles + start) / CYCLES_PER_US;
         let read = full * geometry.out_len().opt(symbols) as f64 * element;
-        let added = shape.added.as_ref().map_or(0.0, |a| (pixels + a.filters as f64) * a.channels as f64 * element);
+        let added =
+            shape.added.as_ref().map_or(0.0, |a| (pixels + a.filters as f64) * a.channels as f64 * element);
         let memory = LAUNCH + (geometry.bytes(out_size, symbols) + read + added) / target.bandwidth / 1e3;
         // What memory bounds is still told apart.
         us.max(memory) + us.min(memory) / 16.0

@@ -42,8 +42,7 @@ fn packed_weights_meet_their_pixels_in_every_chunk() {
             assert_eq!(packed.len(), shape.column_tiles(&tile) * tiles * n * 128);
             for (at, value) in packed.chunks_exact(2).enumerate() {
                 let (e, place, row) = (at % 8, at / 8 % 8, at / 64 % n);
-                let (k_tile, column_tile) =
-                    (at / 64 / n % tiles, at / 64 / n / tiles);
+                let (k_tile, column_tile) = (at / 64 / n % tiles, at / 64 / n / tiles);
                 // The chunk that a filling thread puts at this place of a row, and its tap and channel.
                 let chunk = k_tile * 8 + (place ^ (row & 7));
                 let (tap, channel) = (chunk / (channels / 8), chunk % (channels / 8) * 8 + e);
