@@ -10,6 +10,7 @@ mod inline;
 pub mod join;
 pub mod place;
 mod print;
+mod rows;
 pub(crate) mod shape;
 
 use crate::error::{Error, Result, Stage};
@@ -157,7 +158,11 @@ pub fn verify(regions: &Regions) -> Result<()> {
     let mut placed: HashMap<Value, Dim> = HashMap::new();
     for region in &regions.regions {
         for id in &region.nodes {
-            let shared = graph.node(*id).op().is_some_and(|op| matches!(op.role(), Role::View | Role::Move));
+            let shared = graph.node(*id).op().is_some_and(|op| match op {
+                // Everyone who knows the moments of its rows does it for itself.
+                Op::LayerNorm(_) => region.problem.epilogue().is_some_and(|e| e.rows.is_some()),
+                op => matches!(op.role(), Role::View | Role::Move),
+            });
             if let Some(other) = owner.insert(*id, &region.name).filter(|_| !shared) {
                 return fail(&region.name, format!("node {} is in region {other} too", graph.node(*id).name));
             }

@@ -49,6 +49,21 @@ impl Tensor {
         Tensor { dtype, shape: vec![], bytes: bytes.into() }
     }
 
+    /// A tensor of floats, rounded to `dtype`, a floating-point type.
+    pub fn from_f64(dtype: DType, shape: Vec<usize>, values: &[f64]) -> Result<Tensor, String> {
+        let mut bytes = Vec::with_capacity(values.len() * dtype.size());
+        for value in values {
+            match dtype {
+                DType::F32 => bytes.extend((*value as f32).to_le_bytes()),
+                DType::F64 => bytes.extend(value.to_le_bytes()),
+                DType::F16 => bytes.extend(half::f16::from_f64(*value).to_le_bytes()),
+                DType::BF16 => bytes.extend(half::bf16::from_f64(*value).to_le_bytes()),
+                _ => return Err(format!("{dtype} is no floating-point type")),
+            }
+        }
+        Tensor::new(dtype, shape, bytes.into())
+    }
+
     /// Number of elements.
     pub fn count(&self) -> usize {
         self.bytes.len() / self.dtype.size()

@@ -120,6 +120,7 @@ ops! {
     layer_norm LayerNorm;
     lrn Lrn;
     matmul MatMul;
+    moments Moments;
     pad Pad;
     pool Pool;
     reduce Reduce;

@@ -23,7 +23,8 @@ struct Slab {
     }
   }
 
-  DEVICE void finish(const float (&acc)[MT][BN / 2], int slab, int column0, Run& run, const Epilogue& epilogue) const {
+  DEVICE void finish(const float (&acc)[MT][BN / 2], int slab, int column0, Run& run,
+                     const typename Epilogue::Row (&rows)[2], const Epilogue& epilogue) const {
     const int n = column0 + slab % COLUMNS * 32 + threadIdx.x % 4 * 8;
 #if RUNS
     Vec<result_t, 8> x[2];
@@ -38,12 +39,13 @@ struct Slab {
         for (int i = 0; i < WIDTH; ++i) sum[i] = sum_at(acc[slab / COLUMNS], slab % COLUMNS, half, p * WIDTH + i);
 #if RUNS
         if (n + p * WIDTH < NG) {
-          const auto some = epilogue.template result<WIDTH>(sum, to[half] + p * WIDTH, reads[half][p], {});
+          const auto some = epilogue.template result<WIDTH>(sum, to[half] + p * WIDTH, reads[half][p], {}, rows[half]);
 #pragma unroll
           for (int i = 0; i < WIDTH; ++i) x[half].v[p * WIDTH + i] = some.v[i];
         }
 #else
-        if (PARTS == 1 || n + p * WIDTH < NG) epilogue.template store<WIDTH>(sum, to[half] + p * WIDTH, reads[half][p]);
+        if (PARTS == 1 || n + p * WIDTH < NG) 
+          epilogue.template store<WIDTH>(sum, to[half] + p * WIDTH, reads[half][p], rows[half]);
 #endif
       }
     }
@@ -55,6 +57,7 @@ struct Slab {
 
 struct Results {
   Slab slabs[AHEAD];
+  typename Epilogue::Row rows[MT][2];
 
   DEVICE Results(unsigned char*, uint32_t) {}
   DEVICE void begin(index_t SYMBOL_PARAMS) {}
@@ -63,13 +66,14 @@ struct Results {
     const index_t warp_row0 = row0 + threadIdx.x / 32 % 4 * 16;
 #pragma unroll
     for (int s = 0; s < AHEAD && s < Slab::COUNT; ++s) slabs[s].ask(s, warp_row0, column0, epilogue SYMBOL_NAMES);
+    rows_of(rows, warp_row0, epilogue SYMBOL_NAMES);
   }
   DEVICE void finish(const float (&acc)[MT][BN / 2], index_t row0, int column0, index_t, const Epilogue& epilogue SYMBOL_PARAMS) {
     const index_t warp_row0 = row0 + threadIdx.x / 32 % 4 * 16;
     Run run;
 #pragma unroll
     for (int s = 0; s < Slab::COUNT; ++s) {
-      slabs[s % AHEAD].finish(acc, s, column0, run, epilogue);
+      slabs[s % AHEAD].finish(acc, s, column0, run, rows[s / Slab::COLUMNS], epilogue);
       if (s + AHEAD < Slab::COUNT) slabs[s % AHEAD].ask(s + AHEAD, warp_row0, column0, epilogue SYMBOL_NAMES);
     }
   }

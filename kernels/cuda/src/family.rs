@@ -15,6 +15,11 @@ pub trait Family: Sync {
     /// Changes whenever the same tactic would mean other code.
     fn version(&self) -> u32;
 
+    /// Whether its kernels know what is known of rows, and give moments of them: `Epilogue::rows`, `Epilogue::moments`.
+    fn takes_rows(&self) -> bool {
+        false
+    }
+
     /// The tactics worth timing for `problem` on `target`, at most some dozens; empty where the family cannot.
     fn tactics(&self, problem: &Problem<Dim>, symbols: &Symbols, target: &Target) -> Vec<Tactic>;
 

@@ -64,14 +64,43 @@ fn with(mut inputs: Vec<Operand>, class: Class, e: &Epilogue, shape: Vec<usize>)
         bail!("the epilogue reads {} where the accumulator is {class:?}", p.inputs[0]);
     }
     len(&shape)?;
-    for (dtype, access) in p.inputs[1..].iter().zip(&e.operands) {
-        inputs.push(through("operand", *dtype, &shape, access)?);
+    for (n, (dtype, access)) in p.inputs[1..].iter().zip(&e.operands).enumerate() {
+        let operand = through("operand", *dtype, &shape, access)?;
+        inputs.push(match &e.rows {
+            Some(rows) if n < 2 => moments_of(rows, *dtype, &shape, operand.len)?,
+            _ => operand,
+        });
+    }
+    if e.moments {
+        return with_moments(inputs, e, shape);
     }
     let shape = match &e.place {
         Some(place) => vec![placed(place, &shape)?],
         None => shape,
     };
     Ok(Contract { inputs, outputs: vec![(e.out(), shape)] })
+}
+
+/// The moments from which an operand of `reach` elements of `[rows, 2]` comes.
+fn moments_of(rows: &Rows, dtype: DType, shape: &[usize], reach: usize) -> Result<Operand, RunError> {
+    let count = len(&shape[..shape.len().saturating_sub(1)])?;
+    let whole = rows.len > 0 && rows.len.is_multiple_of(SPAN) && len(&[count, 2])? >= reach;
+    if dtype != DType::F32 || !whole {
+        bail!("{reach} numbers ({dtype}) of {count} rows of {}; expected 2 for each (f32)", rows.len);
+    }
+    exact("moments", dtype, &[count, rows.len / SPAN, 2])
+}
+
+/// The contract of an epilogue over `shape` that gives the moments of its result.
+fn with_moments(inputs: Vec<Operand>, e: &Epilogue, shape: Vec<usize>) -> Outcome {
+    let (rows, row) = match shape.split_last() {
+        Some((row, rows)) if row.is_multiple_of(SPAN) => (len(rows)?, *row),
+        _ => bail!("moments of rows of {shape:?}, which are no multiple of {SPAN}"),
+    };
+    if e.place.is_some() || !e.out().is_float() {
+        bail!("moments of a result that is placed, or no float ({})", e.out());
+    }
+    Ok(Contract { inputs, outputs: vec![(e.out(), shape), (DType::F32, vec![rows, row / SPAN, 2])] })
 }
 
 /// The elements of the tensor that a result of `shape` is placed in.

@@ -30,6 +30,7 @@ pub mod layer_norm;
 pub mod lrn;
 pub mod map;
 pub mod matrix;
+pub mod moments;
 pub mod pad;
 pub mod parallel;
 pub mod parse;

@@ -31,13 +31,33 @@ pub struct Placement<S = usize> {
     pub elements: S,
 }
 
-/// What happens to an accumulator before it is stored.
+/// Elements of a row that have a moment: see [`Rows`].
+pub const SPAN: usize = 32;
+
+/// What normalises rows of `len` elements, whose moments are known: for each [`SPAN`] elements of a row their sum, and the sum
+/// of their squares about their mean, `[rows, len / SPAN, 2]` in f32.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Rows {
+    /// Elements of a row.
+    pub len: usize,
+    /// Divide by the root mean square; do not subtract the mean.
+    pub rms: bool,
+    /// Added to the variance.
+    pub epsilon: f32,
+}
+
+/// What happens to an accumulator before it is stored. A row is all that have the innermost index of the output.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Epilogue<S = usize> {
     /// Input 0 is the accumulator; the rest are the operands. Exactly one output: the problem's result.
     pub program: Program,
     /// How each extra operand is read over the problem's output shape (as its doc gives it).
     pub operands: Vec<Access<S>>,
+    /// Operands 0 and 1 are the mean (0 with `rms`) and the reciprocal deviation of each row of some tensor, read through
+    /// accesses over `[rows, 2]`; what is given for both is that tensor's moments.
+    pub rows: Option<Rows>,
+    /// Whether there is a second result, the moments of the first one's rows, of which nothing is placed.
+    pub moments: bool,
     /// Where the result goes; `None`: it is a dense tensor.
     pub place: Option<Placement<S>>,
 }
@@ -534,7 +554,7 @@ impl<S> Problem<S> {
         let outputs = match self {
             Problem::Pointwise(p) => p.program.outputs.len(),
             Problem::TopK(_) => 2,
-            _ => 1,
+            other => 1 + usize::from(other.epilogue().is_some_and(|e| e.moments)),
         };
         (self.own_inputs() + self.epilogue().map_or(0, |e| e.operands.len()), outputs)
     }
@@ -589,7 +609,7 @@ impl<S> Placement<S> {
 impl<S> Epilogue<S> {
     /// A program with its operands; the result dense.
     pub fn new(program: Program, operands: Vec<Access<S>>) -> Epilogue<S> {
-        Epilogue { program, operands, place: None }
+        Epilogue { program, operands, rows: None, moments: false, place: None }
     }
 
     /// Stores the accumulator of elements of `dtype` as `dtype`.
@@ -607,6 +627,8 @@ impl<S> Epilogue<S> {
         Epilogue {
             program: self.program.clone(),
             operands: self.operands.iter().map(|a| a.map(f)).collect(),
+            rows: self.rows,
+            moments: self.moments,
             place: self.place.as_ref().map(|p| p.map(f)),
         }
     }
@@ -614,7 +636,7 @@ impl<S> Epilogue<S> {
     /// Whether it only stores elements of `dtype`, accumulated as they are or in their class, one behind the other.
     pub fn stores(&self, dtype: DType) -> bool {
         let p = &self.program;
-        p.code.is_empty() && p.outputs == [(0, dtype)] && self.place.is_none()
+        p.code.is_empty() && p.outputs == [(0, dtype)] && self.place.is_none() && !self.moments
     }
 
     /// Element type of the problem's result.

@@ -9,7 +9,7 @@ use crate::view::{RunError, View, ViewMut, bail};
 use crate::walk::{self, count};
 use crate::{
     arg_reduce, attention, concat, contract, conv, conv_transpose, cum_sum, excite, gather, gemm, group_norm,
-    interpret, layer_norm, lrn, pad, pool, reduce, resize, softmax, top_k,
+    interpret, layer_norm, lrn, moments, pad, pool, reduce, resize, softmax, top_k,
 };
 
 /// Computes `outputs` from `inputs`, in the order the problem's doc gives. Views that do not fit are an error, as is an
@@ -24,6 +24,12 @@ pub fn run(
     contract.check(inputs, outputs).map_err(named)?;
     if contract.outputs.iter().all(|(_, shape)| count(shape) == Some(0)) {
         return Ok(());
+    }
+    if let Some(rows) = problem.epilogue().and_then(|e| e.rows) {
+        return normalised(problem, &rows, inputs, outputs).map_err(named);
+    }
+    if problem.epilogue().is_some_and(|e| e.moments) {
+        return with_moments(problem, inputs, outputs).map_err(named);
     }
     if let Some(place) = problem.epilogue().and_then(|e| e.place.as_ref()) {
         return placed(problem, place, inputs, &mut outputs[0]).map_err(named);
@@ -213,6 +219,42 @@ fn dispatch(
             Ok(())
         }),
     }
+}
+
+/// Computes what the moments of rows say of them, then all else: the meaning of such operands, not a fast way to them.
+fn normalised(
+    problem: &Problem<usize>,
+    rows: &Rows,
+    inputs: &[View<'_>],
+    outputs: &mut [ViewMut<'_>],
+) -> Result<(), RunError> {
+    let own = problem.own_inputs();
+    let statistics = moments::statistics(rows, inputs[own].as_slice()?);
+    let (mut plain, mut inputs) = (problem.clone(), inputs.to_vec());
+    inputs[own..own + 2].fill(View::of(&statistics));
+    if let Some(epilogue) = plain.epilogue_mut() {
+        epilogue.rows = None;
+    }
+    run(&plain, &inputs, outputs)
+}
+
+/// Computes the first result, then its moments.
+fn with_moments(
+    problem: &Problem<usize>,
+    inputs: &[View<'_>],
+    outputs: &mut [ViewMut<'_>],
+) -> Result<(), RunError> {
+    let mut plain = problem.clone();
+    if let Some(epilogue) = plain.epilogue_mut() {
+        epilogue.moments = false;
+    }
+    let [out, of_rows] = outputs else { bail!("two outputs") };
+    let dtype = out.dtype;
+    run(&plain, inputs, &mut [ViewMut { dtype, bytes: &mut *out.bytes }])?;
+    real!(dtype, T => {
+        moments::moments::<T>(View { dtype, bytes: &*out.bytes }.as_slice()?, of_rows.as_mut_slice()?);
+        Ok(())
+    })
 }
 
 /// A kernel that cannot fail, then its epilogue.

@@ -31,6 +31,7 @@ files! {
     "lrn.rs"
     "map.rs"
     "matrix.rs"
+    "moments.rs"
     "pad.rs"
     "parallel.rs"
     "parse.rs"

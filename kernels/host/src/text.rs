@@ -76,6 +76,10 @@ impl<S: Display> Display for Epilogue<S> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.program)?;
         self.operands.iter().try_for_each(|a| write!(f, " {a}"))?;
+        if let Some(Rows { len, rms, epsilon }) = self.rows {
+            write!(f, " rows {len} rms={rms} epsilon={epsilon:?}")?;
+        }
+        f.write_str(if self.moments { " moments" } else { "" })?;
         let Some(place) = &self.place else { return Ok(()) };
         f.write_str(" at ")?;
         list(f, &place.shape, |f, s| write!(f, "{s}"))?;

@@ -2,6 +2,9 @@
 
 use super::row::parts;
 use super::*;
+use bakelite_host::problem::Rows;
+
+const MOMENTS: &str = include_str!("../../cuda/moments.cuh");
 
 /// A struct that holds pointers and symbols, with one member template; what the macros need to name it.
 pub struct Record<'a> {
@@ -91,13 +94,20 @@ fn epilogue_in_steps(epilogue: &Epilogue<Dim>, out_shape: &[Dim], steps: &Steps,
         .map(|(n, d)| (format!("const {}*", ctype(*d)), format!("{}{n}", names.operands)))
         .collect();
     pointers.push((format!("{}*", ctype(epilogue.out())), "out".to_owned()));
+    if epilogue.moments {
+        pointers.push(("float*".to_owned(), "moments".to_owned()));
+    }
     let mut sources = vec![Source::Value("acc[j]".to_owned())];
     sources.extend(
         epilogue
             .operands
             .iter()
             .enumerate()
-            .map(|(n, a)| Source::Memory(format!("{}{n}", names.operands), a)),
+            .map(|(n, a)| match (&epilogue.rows, n) {
+                (Some(_), 0) => Source::Value("row.mean".to_owned()),
+                (Some(_), 1) => Source::Value("row.rate".to_owned()),
+                _ => Source::Memory(format!("{}{n}", names.operands), a),
+            }),
     );
     let row = match parts(out_shape, program, &sources, &["out".to_owned()], epilogue.place.as_ref()) {
         Ok(row) => row,
@@ -119,19 +129,27 @@ fn epilogue_in_steps(epilogue: &Epilogue<Dim>, out_shape: &[Dim], steps: &Steps,
         (Some(_), Steps::Two | Steps::Carried(_)) => format!("const auto& {0} = reads.{0};\n", load.name),
         _ => load.statement(),
     });
-    let body = row.before.clone() + &loads.collect::<String>() + &row.results;
+    let mut body = row.before.clone() + &loads.collect::<String>() + &row.results;
+    if epilogue.moments {
+        body += "store_moments(moments, i, result);\n";
+    }
+    let (moments, rows) = match steps {
+        Steps::One => (String::new(), String::new()),
+        _ => rows(epilogue, names.operands),
+    };
     let out_type = ctype(epilogue.out());
     let (types, member, body) = match steps {
         Steps::Carried(n) => {
             let carried = n.and_then(|n| program.inputs.get(n + 1)).map_or(out_type, |d| ctype(*d));
             let types = format!("typedef {out_type} result_t;\ntypedef {carried} carried_t;\n");
             let member = format!(
-                "Vec<result_t, V> result(const acc_t (&acc)[V], index_t i{more}, const Vec<carried_t, V>& carried)"
+                "Vec<result_t, V> result(const acc_t (&acc)[V], index_t i{more}, const Vec<carried_t, V>& carried, const Row& row = {{}})"
             );
             (types, member, body + "return result;\n")
         }
         _ => {
-            let member = format!("void store(const acc_t (&acc)[V], index_t i{more})");
+            let known = if matches!(steps, Steps::One) { "" } else { ", const Row& row = {}" };
+            let member = format!("void store(const acc_t (&acc)[V], index_t i{more}{known})");
             (String::new(), member, body + &row.stores)
         }
     };
@@ -152,10 +170,10 @@ fn epilogue_in_steps(epilogue: &Epilogue<Dim>, out_shape: &[Dim], steps: &Steps,
     let out = if *stored { "" } else { "(out)" };
     let what = record.to_lowercase();
     format!(
-        "// {what}: {program}\n\
+        "{moments}// {what}: {program}\n\
          typedef {} acc_t;\n\
          {types}\
-         struct {record} {{\n{fields}\n{reads}  \
+         struct {record} {{\n{fields}\n{rows}{reads}  \
            // Elements i to i + V - 1 of the output, from their accumulators.\n  \
            template <int V> DEVICE {member} const {{\n{}  }}\n}};\n\
          #define {macros}_PARAMS {params}\n\
@@ -165,8 +183,28 @@ fn epilogue_in_steps(epilogue: &Epilogue<Dim>, out_shape: &[Dim], steps: &Steps,
     )
 }
 
+/// What moments need, and the members that say what is known of a row: nothing, or its mean and deviation.
+fn rows(epilogue: &Epilogue<Dim>, operands: &str) -> (String, String) {
+    let text = if epilogue.rows.is_some() || epilogue.moments { MOMENTS } else { "" };
+    let (row, value) = match &epilogue.rows {
+        None => ("struct Row {}".to_owned(), "{}".to_owned()),
+        Some(Rows { len, rms, epsilon }) => (
+            "typedef RowStatistics Row".to_owned(),
+            format!(
+                "row_statistics<{len}, {rms}>({operands}0, r, {})",
+                literal(Scalar::F32(*epsilon))
+            ),
+        ),
+    };
+    let members = format!(
+        "  // What is known of row r of the output, by four neighbouring lanes that ask for one.\n  {row};\n  \
+           DEVICE Row row(index_t r) const {{ return {value}; }}\n"
+    );
+    (text.to_owned(), members)
+}
+
 /// What goes with `EPILOGUE_PARAMS`.
 pub fn epilogue_args(epilogue: &Epilogue<Dim>, own_inputs: usize) -> Vec<Arg> {
     let operands = (0..epilogue.operands.len()).map(|n| Arg::Input(own_inputs + n));
-    operands.chain([Arg::Output(0)]).collect()
+    operands.chain((0..1 + usize::from(epilogue.moments)).map(Arg::Output)).collect()
 }

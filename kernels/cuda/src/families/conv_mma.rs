@@ -269,6 +269,10 @@ impl Tile {
         if self.split * self.cluster > tiles {
             return fail(&format!("k is split in more parts than its {tiles} tiles"));
         }
+        let epilogue = shape.epilogue;
+        if (epilogue.rows.is_some() || epilogue.moments) && (self.split > 1 || shape.gather) {
+            return fail("what is known of rows, or their moments, only where blocks finish what they sum");
+        }
         if self.cluster > 1 {
             if target.arch.sm < 90 {
                 return fail("clusters need sm_90");
@@ -299,6 +303,10 @@ impl Family for ConvMma {
 
     fn version(&self) -> u32 {
         2
+    }
+
+    fn takes_rows(&self) -> bool {
+        true
     }
 
     fn tactics(&self, problem: &Problem<Dim>, symbols: &Symbols, target: &Target) -> Vec<Tactic> {

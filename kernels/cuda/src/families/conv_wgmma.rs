@@ -5,7 +5,7 @@
 use super::conv_geometry::{Geometry, Implicit};
 use super::conv_maps::{self, Matrix};
 use super::strips::LAUNCH;
-use super::tile_sums::{TILE_SUMS, finish_registers, finish_width, sum_bytes};
+use super::tile_sums::{TILE_SUMS, finish_registers, finish_width, operands, sum_bytes};
 use crate::codegen;
 use crate::dim::{Dim, Symbols};
 use crate::family::{Arg, Build, Family, Fold, Launch, Limit, Pack};
@@ -285,7 +285,7 @@ impl Tile {
         match self.cluster {
             1 => {
                 // Eight columns of each of two rows, `width` to a read.
-                let reads = shape.epilogue.program.inputs.iter().skip(1);
+                let reads = operands(shape.epilogue);
                 let each: u32 = reads.map(|d| (width * d.size() as u32).div_ceil(4)).sum();
                 (self.m / 64 / self.team() * (self.n / 32), 2 * (1 + 8 / width * each) - carried)
             }
@@ -302,6 +302,8 @@ impl Tile {
         // The mainloop and the program need registers, too; a warp has no use for more than four slabs.
         let taken = 48 + (2.0 * cost::instructions(&shape.epilogue.program)).min(40.0) as u32;
         let taken = if shape.in_runs() { taken + 16 } else { taken };
+        // Two numbers of each of two rows.
+        let taken = taken + if shape.epilogue.rows.is_some() { 4 * self.m / 64 / self.team() } else { 0 };
         let (taken, most) = if self.cluster == 1 { (taken, count.min(4)) } else { (taken + 20, count) };
         (self.room(shape).saturating_sub(taken) / each).clamp(1, most)
     }
@@ -406,6 +408,10 @@ impl Family for ConvWgmma {
 
     fn version(&self) -> u32 {
         4
+    }
+
+    fn takes_rows(&self) -> bool {
+        true
     }
 
     fn tactics(&self, problem: &Problem<Dim>, symbols: &Symbols, target: &Target) -> Vec<Tactic> {

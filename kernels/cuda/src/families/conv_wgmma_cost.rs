@@ -38,12 +38,14 @@ impl Tile {
         let element = geometry.dtype.size() as f64;
         // Elements that come and go for each of the result's.
         let full = f64::from(u8::from(shape.carried.is_some()));
-        let others = (shape.epilogue.operands.len() as f64 - full) / 2.0;
+        let others = (operands(shape.epilogue).count() as f64 - full) / 2.0;
         let sums = m * n * 4.0;
         let moving = if self.cluster > 1 { sums / 50.0 + 400.0 } else { 0.0 };
         // Of the four warps that issue at once; few of them wait for themselves.
         let busy = [0.55, 0.9, 1.0][(per_sm as usize * self.groups as usize).clamp(1, 3) - 1];
-        let computing = m * n * (3.0 + instructions(&shape.epilogue.program)) / 128.0 / parts / busy;
+        let of_moments = if shape.epilogue.moments { 5.0 } else { 0.0 };
+        let instructions = 3.0 + of_moments + instructions(&shape.epilogue.program);
+        let computing = m * n * instructions / 128.0 / parts / busy;
         let finishing = if self.through > 0 {
             // In and out of shared memory, and what nobody else's work hides of the way there.
             let late = if self.pong == 1 || self.through == 2 { 0.0 } else { 600.0 * full };
@@ -54,7 +56,9 @@ impl Tile {
             (1.0 + full + others) * m * n * element / 32.0 / parts
                 + if rounds > 1.0 { 300.0 } else { 0.0 } * trips * full
         };
-        let epilogue = per_sm * (moving + computing + finishing) + 300.0;
+        // What is known of rows is asked for before the first tile is there, and there after it.
+        let known = if shape.epilogue.rows.is_some() { 300.0 } else { 0.0 };
+        let epilogue = per_sm * (moving + computing + finishing) + 300.0 + known;
         let moved = per_sm * (1.0 + full) * m * n * element * (blocks / per_sm).min(sms) / L2_BYTES;
         let through_l2 = tiles * fill + moved;
         // Blocks of a cluster wait for each other when they begin and end.

@@ -30,6 +30,7 @@ pub mod gemm_simt_gemv;
 pub mod group_norm;
 pub mod layer_norm;
 pub mod lrn;
+mod moments_samples;
 pub mod pad;
 mod placed_samples;
 pub mod pointwise;
@@ -111,6 +112,7 @@ pub static SAMPLES: &[(&str, Samples)] = &[
     ("gather_elements", gather_elements::samples),
     ("resize", resize::samples),
     ("placed", placed_samples::samples),
+    ("moments", moments_samples::samples),
 ];
 
 /// The symbols that samples use: `batch` and `seq`.
@@ -121,12 +123,24 @@ pub fn sample_symbols() -> Symbols {
     ])
 }
 
+/// What a family offers for a problem; nothing where it does not take such epilogues.
+pub fn tactics(
+    family: &dyn Family,
+    problem: &Problem<Dim>,
+    symbols: &Symbols,
+    target: &Target,
+) -> Vec<Tactic> {
+    let rows = problem.epilogue().is_some_and(|e| e.rows.is_some() || e.moments);
+    if rows && !family.takes_rows() { vec![] } else { family.tactics(problem, symbols, target) }
+}
+
 /// Every tactic for a problem with its estimated µs, by these; ties in the families' order.
 pub fn candidates(problem: &Problem<Dim>, symbols: &Symbols, target: &Target) -> Vec<(Tactic, f64)> {
     let mut all: Vec<(Tactic, f64)> = FAMILIES
         .iter()
         .flat_map(|f| {
-            f.tactics(problem, symbols, target).into_iter().map(|t| (f.cost(problem, &t, symbols, target), t))
+            let offered = tactics(*f, problem, symbols, target).into_iter();
+            offered.map(|t| (f.cost(problem, &t, symbols, target), t))
         })
         .map(|(cost, tactic)| (tactic, cost))
         .collect();

@@ -1,6 +1,7 @@
 //! What tactics need to know of cuda/tile_sums.cuh. It is no family itself.
 
 use crate::dim::Dim;
+use bakelite_host::DType;
 use bakelite_host::problem::Epilogue;
 
 /// The source.
@@ -20,6 +21,11 @@ pub(super) fn finish_width(columns: usize) -> u32 {
 
 /// Registers of a thread for where `width` elements go, and for what the epilogue reads for them.
 pub(super) fn finish_registers(epilogue: &Epilogue<Dim>, width: u32) -> u32 {
-    let sizes = epilogue.program.inputs.iter().skip(1).map(|d| d.size() as u32);
-    1 + width * sizes.sum::<u32>() / 4
+    let sizes = operands(epilogue).map(|d| d.size() as u32);
+    1 + width * sizes.sum::<u32>() / 4 + if epilogue.rows.is_some() { 2 } else { 0 }
+}
+
+/// Element types of what an epilogue reads for each element.
+pub(super) fn operands(epilogue: &Epilogue<Dim>) -> impl Iterator<Item = DType> {
+    epilogue.program.inputs.iter().copied().skip(1 + if epilogue.rows.is_some() { 2 } else { 0 })
 }
