@@ -240,6 +240,11 @@ fn error_of(problem: &Problem<usize>, dtype: DType) -> Option<f64> {
         }
         _ => 1,
     };
+    // Moments are as good as what they are of.
+    let dtype = match problem.epilogue() {
+        Some(e) if e.moments && e.out() != dtype => e.out(),
+        _ => dtype,
+    };
     match dtype {
         DType::F64 if weights => Some(1e-6),
         DType::F64 => Some(1e-10),
