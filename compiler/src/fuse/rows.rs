@@ -25,10 +25,10 @@ struct Found {
 /// How a product reads normalised rows.
 #[derive(Clone, Copy)]
 enum Use {
-    /// As its left operand.
-    Product,
-    /// As this operand of its epilogue.
-    Sum(usize),
+    /// As its left operand; a constant that its epilogue adds to the product at once is this operand of it.
+    Product { bias: Option<usize> },
+    /// As this operand of its epilogue; to a constant that the epilogue adds as well, this operand of it, the bias goes.
+    Sum { rows: usize, bias: Option<usize> },
 }
 
 /// Drops every normalisation that the products around it are estimated to do faster.
@@ -77,14 +77,17 @@ fn find(regions: &Regions, at: usize) -> Option<Found> {
         let how = match operand {
             0 if reader.k == norm.len && number(&reader.b[1]).is_some() && number(&reader.b[2]).is_some() => {
                 graph.data(all[r].inputs[1])?;
-                Use::Product
+                let constant = |operand: &usize| graph.data(all[r].inputs[2 + operand]).is_some();
+                Use::Product { bias: bias(reader).filter(constant) }
             }
             0 | 1 => return None,
             operand => {
                 let access = &reader.epilogue.operands[operand - 2];
                 let dense = dense_strides(&[Dim::from(1), reader.m.clone(), reader.n.clone()]);
                 let whole = reader.n == norm.len && access.offset.is(0) && access.strides[1..] == dense[1..];
-                whole.then_some(Use::Sum(operand - 2))?
+                let constant = |operand: &usize| graph.data(all[r].inputs[2 + operand]).is_some();
+                let bias = bias(reader).filter(|_| adds(reader, operand - 2)).filter(constant);
+                whole.then_some(Use::Sum { rows: operand - 2, bias })?
             }
         };
         Some((r, how))
@@ -97,6 +100,36 @@ fn find(regions: &Regions, at: usize) -> Option<Found> {
 fn product<'a>(region: &'a Region, rows: &Dim) -> Option<&'a Gemm<Dim>> {
     let Problem::Gemm(gemm) = &region.problem else { return None };
     (gemm.batch.is(1) && gemm.m == *rows && gemm.a[1] == gemm.k && gemm.a[2].is(1)).then_some(gemm)
+}
+
+/// The operand of one number for each column, of the product's type, that an epilogue adds to the product before all else.
+fn bias(gemm: &Gemm<Dim>) -> Option<usize> {
+    let program = &gemm.epilogue.program;
+    let Some(Instr::Apply(Pw::Add, of)) = program.code.first() else { return None };
+    let input = match of[..] {
+        [0, input] | [input, 0] if input > 0 && usize::from(input) < program.inputs.len() => input,
+        _ => return None,
+    };
+    let once = |register: u16| {
+        let of = |instr: &Instr| match instr {
+            Instr::Const(_) => 0,
+            Instr::Cast(_, arg) => usize::from(*arg == register),
+            Instr::Apply(_, args) => args.iter().filter(|a| **a == register).count(),
+        };
+        program.code.iter().map(of).sum::<usize>() == 1 && program.outputs.iter().all(|(r, _)| *r != register)
+    };
+    let operand = usize::from(input) - 1;
+    let Access { offset, strides } = &gemm.epilogue.operands[operand];
+    let column = offset.is(0) && strides[1].is(0) && strides[2].is(1);
+    let same = program.inputs[operand + 1] == gemm.dtype;
+    (column && same && once(0) && once(input)).then_some(operand)
+}
+
+/// Whether an epilogue's second operation adds this operand to what the first one made.
+fn adds(gemm: &Gemm<Dim>, operand: usize) -> bool {
+    let (first, input) = (gemm.epilogue.program.inputs.len() as u16, operand as u16 + 1);
+    let adds = |of: &[u16]| *of == [first, input] || *of == [input, first];
+    matches!(gemm.epilogue.program.code.get(1), Some(Instr::Apply(Pw::Add, of)) if adds(of))
 }
 
 fn pays(regions: &Regions, found: &Found, target: &Target) -> bool {
@@ -129,7 +162,8 @@ fn with_moments(problem: &Problem<Dim>) -> Problem<Dim> {
 }
 
 /// The product that knows what its normalised rows were before. Its epilogue's operands are mean and deviation; then, for a
-/// left operand, sums of the weights' columns and what the bias came to; then its own; then, for a sum, scale and bias.
+/// left operand, sums of the weights' columns and the bias; then its own but that; then, for a sum, scale, and bias if no other
+/// has it.
 fn knowing(gemm: &Gemm<Dim>, norm: &LayerNorm<Dim>, how: Use) -> Gemm<Dim> {
     let mut gemm = gemm.clone();
     let (m, zero, one) = (gemm.m.clone(), Dim::from(0), Dim::from(1));
@@ -144,35 +178,44 @@ fn knowing(gemm: &Gemm<Dim>, norm: &LayerNorm<Dim>, how: Use) -> Gemm<Dim> {
     let apply = |program: &mut Program, op, of: [u16; 2]| program.push(Instr::Apply(op, of.to_vec()));
     // Where the old inputs are now; the arithmetic follows all of them.
     let mut registers: Vec<u16> = vec![0];
-    let own = if matches!(how, Use::Product) {
-        [DType::F32; 2].map(|d| {
-            operands.push(column());
-            program.add_input(d)
-        })
-    } else {
-        [0; 2]
+    let (own, bias) = match how {
+        Use::Product { bias } => {
+            operands.extend([column(), column()]);
+            ([norm.dtype; 2].map(|d| program.add_input(d)), bias)
+        }
+        Use::Sum { .. } => ([0; 2], None),
     };
-    registers.extend(old.inputs[1..].iter().map(|d| program.add_input(*d)));
-    operands.append(&mut gemm.epilogue.operands);
+    for (operand, (dtype, access)) in old.inputs[1..].iter().zip(gemm.epilogue.operands).enumerate() {
+        registers.push(match bias {
+            Some(bias) if bias == operand => own[1],
+            _ => {
+                operands.push(access);
+                program.add_input(*dtype)
+            }
+        });
+    }
     match how {
-        Use::Product => {
+        Use::Product { .. } => {
             let off = apply(&mut program, Pw::Mul, [1, own[0]]);
             let about = apply(&mut program, Pw::Sub, [0, off]);
             let unit = apply(&mut program, Pw::Mul, [about, 2]);
             registers[0] = apply(&mut program, Pw::Add, [unit, own[1]]);
         }
-        Use::Sum(operand) => {
-            let [scale, bias] = [norm.dtype; 2].map(|d| {
+        Use::Sum { rows, bias } => {
+            let mut input = |program: &mut Program| {
                 operands.push(column());
-                program.add_input(d)
-            });
-            let about = apply(&mut program, Pw::Sub, [registers[operand + 1], 1]);
+                program.add_input(norm.dtype)
+            };
+            let (scale, own) = (input(&mut program), bias.is_none().then(|| input(&mut program)));
+            let about = apply(&mut program, Pw::Sub, [registers[rows + 1], 1]);
             let unit = apply(&mut program, Pw::Mul, [about, 2]);
             let scaled = apply(&mut program, Pw::Mul, [unit, scale]);
-            registers[operand + 1] = apply(&mut program, Pw::Add, [scaled, bias]);
+            registers[rows + 1] = own.map_or(scaled, |own| apply(&mut program, Pw::Add, [scaled, own]));
         }
     }
-    for instr in &old.code {
+    // The bias is added now.
+    registers.extend(bias.map(|_| registers[0]));
+    for instr in &old.code[usize::from(bias.is_some())..] {
         let of = |args: &[u16]| args.iter().map(|a| registers[usize::from(*a)]).collect::<Vec<_>>();
         let moved = match instr {
             Instr::Const(value) => Instr::Const(*value),
@@ -212,18 +255,23 @@ fn apply(regions: &mut Regions, found: &Found) -> std::result::Result<(), String
         inputs.iter_mut().filter(|v| **v == y).for_each(|v| *v = x);
         let at = 2;
         match how {
-            Use::Product => {
-                let [weights, sums, bias] = folded(graph, gemm, inputs[1], &parameters)?;
+            Use::Product { bias } => {
+                let own = bias.map(|operand| inputs.remove(2 + operand));
+                let [weights, sums, bias] = folded(graph, gemm, inputs[1], &parameters, own)?;
                 inputs[1] = weights;
                 inputs.splice(at..at, [moments, moments, sums, bias]);
             }
-            Use::Sum(_) => {
-                inputs.splice(at..at, [moments, moments]);
-                inputs.push(parameters[0]);
-                inputs.push(match parameters.get(1) {
+            Use::Sum { bias, .. } => {
+                let shift = match parameters.get(1) {
                     Some(bias) => *bias,
                     None => zeros(graph, parameters[0])?,
-                });
+                };
+                if let Some(operand) = bias {
+                    inputs[2 + operand] = sum(graph, inputs[2 + operand], shift)?;
+                }
+                inputs.splice(at..at, [moments, moments]);
+                inputs.push(parameters[0]);
+                inputs.extend(bias.is_none().then_some(shift));
             }
         }
         region.problem = knows.into();
@@ -234,18 +282,28 @@ fn apply(regions: &mut Regions, found: &Found) -> std::result::Result<(), String
     Ok(())
 }
 
+fn sum(graph: &mut Graph, a: Value, b: Value) -> std::result::Result<Value, String> {
+    let data = |v: Value| graph.data(v).ok_or_else(|| format!("{v} is no constant"));
+    let (x, y) = (data(a)?, data(b)?);
+    let values: Vec<f64> = x.to_f64().iter().zip(y.to_f64()).map(|(x, y)| x + y).collect();
+    let sum = Tensor::from_f64(x.dtype, x.shape.clone(), &values)?;
+    let name = format!("{} and {}", graph.node(a.node).name, graph.node(b.node).name);
+    Ok(graph.constant(sum, name))
+}
+
 fn zeros(graph: &mut Graph, like: Value) -> std::result::Result<Value, String> {
     let ty = graph.data(like).ok_or("a scale that is no constant")?;
     let zeros = Tensor::new(ty.dtype, ty.shape.clone(), vec![0; ty.bytes.len()].into())?;
     Ok(graph.constant(zeros, "no bias"))
 }
 
-/// `γw`, the sums of its columns, and `βw`.
+/// `γw`, the sums of its columns, and `βw + own`.
 fn folded(
     graph: &mut Graph,
     gemm: &Gemm<Dim>,
     weights: Value,
     parameters: &[Value],
+    own: Option<Value>,
 ) -> std::result::Result<[Value; 3], String> {
     let data = |v: &Value| graph.data(*v).ok_or_else(|| format!("{v} is no constant"));
     let (w, scale) = (data(&weights)?, data(&parameters[0])?.to_f64());
@@ -253,7 +311,8 @@ fn folded(
     let known = |d: &Dim| number(d).ok_or_else(|| format!("{d} is not known"));
     let ([k, n], [row, column]) = ([known(&gemm.k)?, known(&gemm.n)?], [known(&gemm.b[1])?, known(&gemm.b[2])?]);
     let mut values = w.to_f64();
-    let (mut sums, mut biases) = (vec![0.0; n], vec![0.0; n]);
+    let own = own.as_ref().map(data).transpose()?.map(Tensor::to_f64);
+    let (mut sums, mut biases) = (vec![0.0; n], own.unwrap_or_else(|| vec![0.0; n]));
     for i in 0..k {
         for j in 0..n {
             let value = &mut values[i * row + j * column];
@@ -267,8 +326,8 @@ fn folded(
     for i in 0..k {
         sums.iter_mut().enumerate().for_each(|(j, sum)| *sum += values[i * row + j * column]);
     }
-    let name = graph.node(weights.node).name.clone();
-    let [sums, biases] = [sums, biases].map(|v| Tensor::from_f64(DType::F32, vec![n], &v));
+    let (name, dtype) = (graph.node(weights.node).name.clone(), w.dtype);
+    let [sums, biases] = [sums, biases].map(|v| Tensor::from_f64(dtype, vec![n], &v));
     Ok([
         graph.constant(scaled, format!("{name} scaled")),
         graph.constant(sums?, format!("sums of {name}")),

@@ -17,7 +17,7 @@ struct Results {
   uint32_t there;          // THROUGH barriers of this warp: what it reads has come
   int tiles;               // so far
   typename Epilogue::template Reads<8> reads[AHEAD][2];
-  typename Epilogue::Row rows[MT][2];
+  KnownRows known;
 
   DEVICE Results(unsigned char* shared, uint32_t barriers, const TensorMap& carried_map, const TensorMap& result_map)
       : carried_map(carried_map), result_map(result_map), boxes(shared + threadIdx.x / 32 * (THROUGH * MT * BOXES * BOX_BYTES)),
@@ -75,12 +75,13 @@ struct Results {
   DEVICE void ask(index_t row0, int column0, const Epilogue& epilogue SYMBOL_PARAMS) {
 #pragma unroll
     for (int s = 0; s < AHEAD && s < COUNT; ++s) ask(s, row0, column0, epilogue SYMBOL_NAMES);
-    rows_of(rows, warp_row(row0), epilogue SYMBOL_NAMES);
+    known.ask(warp_row(row0), epilogue SYMBOL_NAMES);
   }
 
   DEVICE void finish(const float (&acc)[MT][BN / 2], index_t row0, int column0, index_t turn,
                      const Epilogue& epilogue SYMBOL_PARAMS) {
     const int lane = threadIdx.x % 32, place = THROUGH == 1 ? 0 : tiles % THROUGH;
+    known.come(epilogue);
     // The tile before has long been read: its place is the next one's.
     if (CARRIED && THROUGH > 1 && tiles > 0) {
       if (leads()) {
@@ -112,7 +113,7 @@ struct Results {
 #pragma unroll
         for (int e = 0; e < 8; ++e) sum[e] = sum_at(acc[i], s % SLABS, half, e);
         store_vec<8>(reinterpret_cast<result_t*>(chunk), 
-                     epilogue.template result<8>(sum, at, reads[s % AHEAD][half], carried, rows[i][half]));
+                     epilogue.template result<8>(sum, at, reads[s % AHEAD][half], carried, known.rows[i][half]));
       }
       if (s + AHEAD < COUNT) ask(s + AHEAD, row0, column0, epilogue SYMBOL_NAMES);
       if (s % SLABS % 2 == 0 && s % SLABS != SLABS - 1) continue;

@@ -57,7 +57,7 @@ struct Slab {
 
 struct Results {
   Slab slabs[AHEAD];
-  typename Epilogue::Row rows[MT][2];
+  KnownRows known;
 
   DEVICE Results(unsigned char*, uint32_t) {}
   DEVICE void begin(index_t SYMBOL_PARAMS) {}
@@ -66,14 +66,15 @@ struct Results {
     const index_t warp_row0 = row0 + threadIdx.x / 32 % 4 * 16;
 #pragma unroll
     for (int s = 0; s < AHEAD && s < Slab::COUNT; ++s) slabs[s].ask(s, warp_row0, column0, epilogue SYMBOL_NAMES);
-    rows_of(rows, warp_row0, epilogue SYMBOL_NAMES);
+    known.ask(warp_row0, epilogue SYMBOL_NAMES);
   }
   DEVICE void finish(const float (&acc)[MT][BN / 2], index_t row0, int column0, index_t, const Epilogue& epilogue SYMBOL_PARAMS) {
     const index_t warp_row0 = row0 + threadIdx.x / 32 % 4 * 16;
     Run run;
+    known.come(epilogue);
 #pragma unroll
     for (int s = 0; s < Slab::COUNT; ++s) {
-      slabs[s % AHEAD].finish(acc, s, column0, run, rows[s / Slab::COLUMNS], epilogue);
+      slabs[s % AHEAD].finish(acc, s, column0, run, known.rows[s / Slab::COLUMNS], epilogue);
       if (s + AHEAD < Slab::COUNT) slabs[s % AHEAD].ask(s + AHEAD, warp_row0, column0, epilogue SYMBOL_NAMES);
     }
   }

@@ -4,15 +4,33 @@ DEVICE float sum_at(const float (&acc)[BN / 2], int columns, int half, int i) {
   return acc[(columns * 4 + i / 2) * 4 + half * 2 + i % 2];
 }
 
-// By a warp: what is known of its 16 rows of every 64 from `row0` on, of which a thread finishes lane / 4 and lane / 4 + 8.
-DEVICE void rows_of(typename Epilogue::Row (&rows)[MT][2], index_t row0, const Epilogue& epilogue SYMBOL_PARAMS) {
+// What is known of a warp's 16 rows of every 64, of which a thread finishes lane / 4 and lane / 4 + 8. It waits for that before
+// the tile is multiplied where registers want it so (ROWS_FIRST).
+struct KnownRows {
+  typename Epilogue::RowParts parts[MT][2];
+  typename Epilogue::Row rows[MT][2];
+
+  // From row `row0` on.
+  DEVICE void ask(index_t row0, const Epilogue& epilogue SYMBOL_PARAMS) {
 #pragma unroll
-  for (int i = 0; i < MT; ++i) {
+    for (int i = 0; i < MT; ++i) {
 #pragma unroll
-    for (int half = 0; half < 2; ++half)
-      rows[i][half] = epilogue.row(min(row0 + i * 64 + half * 8 + (int)threadIdx.x % 32 / 4, M - 1));
+      for (int half = 0; half < 2; ++half)
+        parts[i][half] = epilogue.row_parts(min(row0 + i * 64 + half * 8 + (int)threadIdx.x % 32 / 4, M - 1));
+    }
+    if (ROWS_FIRST) reduce(epilogue);
   }
-}
+  DEVICE void come(const Epilogue& epilogue) {
+    if (!ROWS_FIRST) reduce(epilogue);
+  }
+  DEVICE void reduce(const Epilogue& epilogue) {
+#pragma unroll
+    for (int i = 0; i < MT; ++i) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) rows[i][half] = epilogue.row(parts[i][half]);
+    }
+  }
+};
 
 // SPLIT > 1: each block of a cluster finishes some rows of a tile, AHEAD items of a thread at a time.
 typedef Finish<Sums, BN, WIDTH, 128 * CONSUMERS, AHEAD> Ending;

@@ -12,29 +12,39 @@ struct RowStatistics {
   float mean, rate;
 };
 
-template <int LEN, bool RMS> DEVICE RowStatistics row_statistics(const float* moments, index_t row, float epsilon) {
-  constexpr int SPANS = LEN / 32, WIDE = SPANS % 2 == 0 ? 2 : 1;   // spans to a load
-  constexpr int LOADS = (SPANS / WIDE + 3) / 4;
-  const float* const from = moments + row * (SPANS * 2);
+// What this lane has of a row of LEN elements.
+template <int LEN> struct RowParts {
+  static constexpr int SPANS = LEN / 32, WIDE = SPANS % 2 == 0 ? 2 : 1;   // spans to a load
+  static constexpr int ALL = SPANS / WIDE, LOADS = (ALL + 3) / 4;
   Vec<float, 2 * WIDE> spans[LOADS];
-  float mean = 0;
+
+  static DEVICE bool has(int load) { return ALL % 4 == 0 || load * 4 + (int)threadIdx.x % 4 < ALL; }
+
+  DEVICE RowParts() {}
+  DEVICE RowParts(const float* moments, index_t row) {
+    const float* const from = moments + row * (SPANS * 2) + threadIdx.x % 4 * (2 * WIDE);
 #pragma unroll
-  for (int l = 0; l < LOADS; ++l) {
-    const int at = l * 4 + threadIdx.x % 4;
-    if (SPANS / WIDE % 4 == 0 || at < SPANS / WIDE) spans[l] = load_vec<2 * WIDE>(from + at * (2 * WIDE));
+    for (int l = 0; l < LOADS; ++l)
+      if (has(l)) spans[l] = load_vec<2 * WIDE>(from + l * (8 * WIDE));
   }
-  const auto each = [&](auto f) {
+
+  // The mean of LEN values, those of each span together.
+  template <class F> DEVICE float mean_of(F f) const {
     float sum = 0;
 #pragma unroll
     for (int l = 0; l < LOADS; ++l) {
-      if (SPANS / WIDE % 4 != 0 && l * 4 + threadIdx.x % 4 >= SPANS / WIDE) continue;
 #pragma unroll
-      for (int s = 0; s < WIDE; ++s) sum += f(spans[l].v[2 * s], spans[l].v[2 * s + 1]);
+      for (int s = 0; s < WIDE; ++s)
+        if (has(l)) sum += f(spans[l].v[2 * s], spans[l].v[2 * s + 1]);
     }
     return quad_sum(sum) / LEN;
-  };
-  if (!RMS) mean = each([](float sum, float) { return sum; });
-  const float variance = each([&](float sum, float squares) {
+  }
+};
+
+template <bool RMS, int LEN> DEVICE RowStatistics row_statistics(const RowParts<LEN>& parts, float epsilon) {
+  float mean = 0;
+  if (!RMS) mean = parts.mean_of([](float sum, float) { return sum; });
+  const float variance = parts.mean_of([&](float sum, float squares) {
     const float off = sum / 32 - mean;
     return squares + 32 * off * off;
   });

@@ -114,7 +114,7 @@ template <class Sums, int COLUMNS, int WIDTH, int THREADS, int BATCH> struct Fin
   static constexpr int ROUNDS = (Sums::MOST * ACROSS + THREADS - 1) / THREADS;
   index_t to[BATCH];
   typename Epilogue::template Reads<WIDTH> reads[BATCH];
-  typename Epilogue::Row rows[BATCH];
+  typename Epilogue::RowParts parts[BATCH];
 
   // The tile begins at row `row0` and column `column0` of the `columns` that exist; its rows lie FILTERS apart from `shift`.
   DEVICE void ask(int round, const Sums& sums, index_t row0, int column0, int columns, int shift, const Epilogue& epilogue) {
@@ -125,7 +125,7 @@ template <class Sums, int COLUMNS, int WIDTH, int THREADS, int BATCH> struct Fin
       const bool exists = row < sums.mine() && (columns % COLUMNS == 0 || column < columns);
       to[b] = exists ? (row0 + sums.first() + row) * FILTERS + shift + column : -1;
       if (exists) reads[b] = epilogue.template read<WIDTH>(to[b]);
-      rows[b] = epilogue.row(row < sums.mine() ? row0 + sums.first() + row : 0);
+      parts[b] = epilogue.row_parts(row < sums.mine() ? row0 + sums.first() + row : 0);
     }
   }
   // After the first batch was asked for.
@@ -138,10 +138,11 @@ template <class Sums, int COLUMNS, int WIDTH, int THREADS, int BATCH> struct Fin
 #pragma unroll
       for (int b = 0; b < BATCH; ++b) {
         const int item = (round + b) * THREADS + threadIdx.x;
+        const typename Epilogue::Row known = epilogue.row(parts[b]);
         if (to[b] < 0) continue;
         acc_t sum[WIDTH] = {};
         sums.template add<WIDTH>(sum, shared, item / ACROSS, item % ACROSS * WIDTH);
-        epilogue.template store<WIDTH>(sum, to[b], reads[b], rows[b]);
+        epilogue.template store<WIDTH>(sum, to[b], reads[b], known);
       }
     }
     sums.sent();

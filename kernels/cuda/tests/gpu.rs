@@ -236,7 +236,8 @@ fn jobs(samples: &[Problem<Dim>], target: &Target) -> Vec<Job> {
     let mut jobs = Vec::new();
     for (sample, problem) in samples.iter().enumerate() {
         for family in FAMILIES.iter().filter(|f| only.split(',').any(|o| f.name().starts_with(o))) {
-            for tactic in family.tactics(problem, &symbols, target).into_iter().take(most) {
+            let offered = bakelite_kernels::families::tactics(*family, problem, &symbols, target);
+            for tactic in offered.into_iter().take(most) {
                 let build = family.build(problem, &tactic, &symbols, target);
                 let build = build.unwrap_or_else(|e| panic!("{tactic} refuses what it proposed: {e}"));
                 let cost = family.cost(problem, &tactic, &symbols, target);

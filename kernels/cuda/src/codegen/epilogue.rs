@@ -186,19 +186,18 @@ fn epilogue_in_steps(epilogue: &Epilogue<Dim>, out_shape: &[Dim], steps: &Steps,
 /// What moments need, and the members that say what is known of a row: nothing, or its mean and deviation.
 fn rows(epilogue: &Epilogue<Dim>, operands: &str) -> (String, String) {
     let text = if epilogue.rows.is_some() || epilogue.moments { MOMENTS } else { "" };
-    let (row, value) = match &epilogue.rows {
-        None => ("struct Row {}".to_owned(), "{}".to_owned()),
+    let (types, parts, row) = match &epilogue.rows {
+        None => ("struct RowParts {};\n  struct Row {};".to_owned(), "{}".to_owned(), "{}".to_owned()),
         Some(Rows { len, rms, epsilon }) => (
-            "typedef RowStatistics Row".to_owned(),
-            format!(
-                "row_statistics<{len}, {rms}>({operands}0, r, {})",
-                literal(Scalar::F32(*epsilon))
-            ),
+            format!("typedef ::RowParts<{len}> RowParts;\n  typedef RowStatistics Row;"),
+            format!("RowParts({operands}0, r)"),
+            format!("row_statistics<{rms}>(parts, {})", literal(Scalar::F32(*epsilon))),
         ),
     };
     let members = format!(
-        "  // What is known of row r of the output, by four neighbouring lanes that ask for one.\n  {row};\n  \
-           DEVICE Row row(index_t r) const {{ return {value}; }}\n"
+        "  // What is known of row r of the output: asked for, then there, by four neighbouring lanes at one row.\n  {types}\n  \
+           DEVICE RowParts row_parts(index_t r) const {{ return {parts}; }}\n  \
+           DEVICE Row row(const RowParts& parts) const {{ return {row}; }}\n"
     );
     (text.to_owned(), members)
 }

@@ -5,7 +5,7 @@
 use super::conv_geometry::{Geometry, Implicit};
 use super::conv_maps::{self, Matrix};
 use super::strips::LAUNCH;
-use super::tile_sums::{TILE_SUMS, finish_registers, finish_width, operands, sum_bytes};
+use super::tile_sums::{TILE_SUMS, finish_registers, finish_width, operands, row_registers, sum_bytes};
 use crate::codegen;
 use crate::dim::{Dim, Symbols};
 use crate::family::{Arg, Build, Family, Fold, Launch, Limit, Pack};
@@ -296,14 +296,24 @@ impl Tile {
         }
     }
 
+    /// Registers for what a thread knows of two rows of every 64; their moments, if these wait in registers.
+    fn known(&self, shape: &Shape<'_>, wait: bool) -> u32 {
+        let Some(_) = shape.epilogue.rows.filter(|_| self.cluster == 1) else { return 0 };
+        2 * self.m / 64 / self.team() * if wait { row_registers(shape.epilogue) } else { 2 }
+    }
+
+    /// Whether what is known of rows must be there before a tile is multiplied.
+    fn rows_first(&self, shape: &Shape<'_>) -> bool {
+        self.room(shape) < 56 + self.known(shape, true) + self.batch(shape).1
+    }
+
     /// How many of them are asked for at a time.
     fn ahead(&self, shape: &Shape<'_>) -> u32 {
         let (count, each) = self.batch(shape);
         // The mainloop and the program need registers, too; a warp has no use for more than four slabs.
         let taken = 48 + (2.0 * cost::instructions(&shape.epilogue.program)).min(40.0) as u32;
         let taken = if shape.in_runs() { taken + 16 } else { taken };
-        // Two numbers of each of two rows.
-        let taken = taken + if shape.epilogue.rows.is_some() { 4 * self.m / 64 / self.team() } else { 0 };
+        let taken = taken + self.known(shape, !self.rows_first(shape));
         let (taken, most) = if self.cluster == 1 { (taken, count.min(4)) } else { (taken + 20, count) };
         (self.room(shape).saturating_sub(taken) / each).clamp(1, most)
     }
@@ -367,7 +377,7 @@ impl Tile {
         if self.team() == 1 && self.accumulators() > 128 {
             return fail("more accumulators than one warpgroup has registers for");
         }
-        if self.n / 2 + 28 > start || self.room(shape) < 48 + self.batch(shape).1 {
+        if self.n / 2 + 28 > start || self.room(shape) < 48 + self.known(shape, false) + self.batch(shape).1 {
             return fail(&format!("{} accumulators beside {}", self.accumulators(), self.room(shape)));
         }
         let shared = self.shared(shape, wide);
@@ -473,6 +483,7 @@ impl Family for ConvWgmma {
             ("CARRIED", u32::from(carried.is_some())),
             ("BAND", tile.band(&shape, target)),
             ("AHEAD", tile.ahead(&shape)),
+            ("ROWS_FIRST", u32::from(tile.rows_first(&shape))),
             ("WIDTH", finish_width(geometry.filters)),
             ("PRODUCER_REGISTERS", filling),
             ("CONSUMER_REGISTERS", multiplying),

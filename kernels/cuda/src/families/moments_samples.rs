@@ -37,7 +37,7 @@ fn gemm(dtype: DType, [m, n, k]: [&str; 3], known: Known, moments: bool) -> Prob
         Known::Product { rms } => {
             rows = Some(Rows { len: number(&k), rms, epsilon: 1e-5 });
             let [mean, rate] = [0, 1].map(|n| input(&mut program, DType::F32, row(n)));
-            let [sums, bias] = [DType::F32, dtype].map(|d| input(&mut program, d, column()));
+            let [sums, bias] = [dtype; 2].map(|d| input(&mut program, d, column()));
             let off = apply(&mut program, Pw::Mul, [mean, sums]);
             x = apply(&mut program, Pw::Sub, [x, off]);
             x = apply(&mut program, Pw::Mul, [x, rate]);

@@ -2,7 +2,7 @@
 
 use crate::dim::Dim;
 use bakelite_host::DType;
-use bakelite_host::problem::Epilogue;
+use bakelite_host::problem::{Epilogue, SPAN};
 
 /// The source.
 pub(super) const TILE_SUMS: &str = include_str!("../../cuda/tile_sums.cuh");
@@ -22,7 +22,12 @@ pub(super) fn finish_width(columns: usize) -> u32 {
 /// Registers of a thread for where `width` elements go, and for what the epilogue reads for them.
 pub(super) fn finish_registers(epilogue: &Epilogue<Dim>, width: u32) -> u32 {
     let sizes = operands(epilogue).map(|d| d.size() as u32);
-    1 + width * sizes.sum::<u32>() / 4 + if epilogue.rows.is_some() { 2 } else { 0 }
+    1 + width * sizes.sum::<u32>() / 4 + row_registers(epilogue)
+}
+
+/// Registers of a thread for what it has of the moments of a row.
+pub(super) fn row_registers(epilogue: &Epilogue<Dim>) -> u32 {
+    epilogue.rows.map_or(0, |rows| 2 * (rows.len / SPAN).div_ceil(4) as u32)
 }
 
 /// Element types of what an epilogue reads for each element.
