@@ -53,10 +53,11 @@ fn is_output(graph: &Graph, value: Value) -> bool {
 // Kernels of these store rows along the innermost dimension of what they make.
 fn stores_rows(region: &Region) -> bool {
     let alone = region.outputs.len() == 1;
-    alone && matches!(
-        region.problem,
-        Problem::Gemm(_) | Problem::Conv(_) | Problem::Pool(_) | Problem::Resize(_) | Problem::Concat(_)
-    )
+    alone
+        && matches!(
+            region.problem,
+            Problem::Gemm(_) | Problem::Conv(_) | Problem::Pool(_) | Problem::Resize(_) | Problem::Concat(_)
+        )
 }
 
 // Whether rows that kernels store stay together, in a tensor that is not too large.

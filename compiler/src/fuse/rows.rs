@@ -38,7 +38,8 @@ pub(super) fn normalise(regions: &mut Regions, target: &Target) -> Result<()> {
         match find(regions, at).filter(|found| pays(regions, found, target)) {
             Some(found) => {
                 let name = regions.regions[at].name.clone();
-                apply(regions, &found).map_err(|what| Error::new(Stage::Fuse, format!("region {name}"), what))?;
+                apply(regions, &found)
+                    .map_err(|what| Error::new(Stage::Fuse, format!("region {name}"), what))?;
             }
             None => at += 1,
         }
@@ -276,7 +277,7 @@ fn apply(regions: &mut Regions, found: &Found) -> std::result::Result<(), String
         }
         region.problem = knows.into();
         region.inputs = inputs;
-        region.nodes.extend(&nodes);
+        region.nodes.splice(0..0, nodes.iter().copied());
     }
     all.remove(found.norm);
     Ok(())
@@ -309,7 +310,8 @@ fn folded(
     let (w, scale) = (data(&weights)?, data(&parameters[0])?.to_f64());
     let bias = parameters.get(1).map(data).transpose()?.map(Tensor::to_f64);
     let known = |d: &Dim| number(d).ok_or_else(|| format!("{d} is not known"));
-    let ([k, n], [row, column]) = ([known(&gemm.k)?, known(&gemm.n)?], [known(&gemm.b[1])?, known(&gemm.b[2])?]);
+    let ([k, n], [row, column]) =
+        ([known(&gemm.k)?, known(&gemm.n)?], [known(&gemm.b[1])?, known(&gemm.b[2])?]);
     let mut values = w.to_f64();
     let own = own.as_ref().map(data).transpose()?.map(Tensor::to_f64);
     let (mut sums, mut biases) = (vec![0.0; n], own.unwrap_or_else(|| vec![0.0; n]));

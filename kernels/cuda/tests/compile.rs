@@ -31,7 +31,8 @@ fn every_tactic_compiles_without_spills() {
             for sm in ["sm_80", "sm_90a", "sm_75", "sm_86", "sm_89", "sm_100", "sm_120"] {
                 let target = Target::of(sm.parse().unwrap());
                 for family in FAMILIES.iter().filter(|f| f.name().starts_with(&only)) {
-                    let mut tactics = bakelite_kernels::families::tactics(*family, &problem, &symbols, &target);
+                    let mut tactics =
+                        bakelite_kernels::families::tactics(*family, &problem, &symbols, &target);
                     proposed += tactics.len();
                     tactics.truncate(match sm {
                         "sm_80" | "sm_90a" if exhaustive => 32,

@@ -98,17 +98,11 @@ fn epilogue_in_steps(epilogue: &Epilogue<Dim>, out_shape: &[Dim], steps: &Steps,
         pointers.push(("float*".to_owned(), "moments".to_owned()));
     }
     let mut sources = vec![Source::Value("acc[j]".to_owned())];
-    sources.extend(
-        epilogue
-            .operands
-            .iter()
-            .enumerate()
-            .map(|(n, a)| match (&epilogue.rows, n) {
-                (Some(_), 0) => Source::Value("row.mean".to_owned()),
-                (Some(_), 1) => Source::Value("row.rate".to_owned()),
-                _ => Source::Memory(format!("{}{n}", names.operands), a),
-            }),
-    );
+    sources.extend(epilogue.operands.iter().enumerate().map(|(n, a)| match (&epilogue.rows, n) {
+        (Some(_), 0) => Source::Value("row.mean".to_owned()),
+        (Some(_), 1) => Source::Value("row.rate".to_owned()),
+        _ => Source::Memory(format!("{}{n}", names.operands), a),
+    }));
     let row = match parts(out_shape, program, &sources, &["out".to_owned()], epilogue.place.as_ref()) {
         Ok(row) => row,
         Err(e) => return format!("#error the epilogue: {}\n", e.replace('\n', " ")),

@@ -9,7 +9,9 @@ use bakelite_host::{DType, Instr, Problem, Program, Pw};
 enum Known {
     Nothing,
     /// Of the left operand's: `(x - mean * c[n]) * rate + bias[n]`.
-    Product { rms: bool },
+    Product {
+        rms: bool,
+    },
     /// Of a residual's: `x + bias[n] + (r - mean) * rate * scale[n]`.
     Residual,
 }
@@ -66,7 +68,7 @@ fn gemm(dtype: DType, [m, n, k]: [&str; 3], known: Known, moments: bool) -> Prob
         n,
         k,
         dtype,
-        math: Math::Exact,
+        math: if dtype == DType::F32 { Math::Tf32 } else { Math::Exact },
         epilogue: Epilogue { rows, moments, ..Epilogue::new(program, operands) },
     }
     .into()
@@ -83,6 +85,7 @@ pub(super) fn samples() -> Vec<Problem<Dim>> {
         gemm(brain, ["batch*13", "96", "224"], Known::Residual, true),
         gemm(brain, ["seq", "320", "96"], Known::Product { rms: true }, true),
         gemm(half, ["130", "1003", "768"], product, false),
+        gemm(DType::F32, ["200", "256", "128"], Known::Residual, true),
         gemm(half, ["2500", "512", "512"], Known::Residual, true),
         gemm(half, ["2500", "384", "512"], product, false),
     ]
