@@ -226,7 +226,7 @@ fn addable(conv: &Conv<Dim>) -> Option<Added<Dim>> {
 /// The epilogue over both sums in one accumulator, of a convolution whose epilogue adds, as this operand, the result of `other`; and
 /// whether it has an operand of `other`'s epilogue in the place of that result. `None` where it does more than add.
 fn sum(last: &Conv<Dim>, operand: usize, other: &Conv<Dim>) -> Option<(Epilogue<Dim>, bool)> {
-    let Epilogue { program, operands, place } = &last.epilogue;
+    let Epilogue { program, operands, place, .. } = &last.epilogue;
     let read = Reg::try_from(operand + 1).ok()?;
     if !adds(program, 0, read) || !last.dtype.is_float() {
         return None;
@@ -245,7 +245,7 @@ fn sum(last: &Conv<Dim>, operand: usize, other: &Conv<Dim>) -> Option<(Epilogue<
     } else {
         return None;
     }
-    Some((Epilogue { program, operands, place: place.clone() }, biased))
+    Some((Epilogue { place: place.clone(), ..Epilogue::new(program, operands) }, biased))
 }
 
 /// Whether two inputs of a program come into one sum, and go nowhere else.
