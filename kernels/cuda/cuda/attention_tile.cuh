@@ -1,5 +1,6 @@
-// What attention.wgmma and attention.whole have in common: tiles of queries, keys and values in shared memory as Hopper's
-// tensor cores want them, and the softmax of a tile of scores in registers. SCALE and the mask are in units of log2(e).
+// What attention.wgmma, attention.heads and attention.whole have in common: tiles of queries, keys and values in shared
+// memory as Hopper's tensor cores want them, and the softmax of a tile of scores in registers. SCALE and the mask are in units of
+// log2(e).
 // A tile lies in panels of 64 columns, each with its rows of 128 bytes one below the other, 16-byte chunk c of row r at
 // place c ^ (r & 7). Queries and keys are read along their rows, values across them.
 
@@ -14,6 +15,20 @@ constexpr float FACTOR = SCALE;
 constexpr float SLACK = 8.f / FACTOR;
 
 constexpr int panel_bytes(int rows, int columns) { return (columns + 63) / 64 * rows * 128; }
+
+// A place in a ring of SLOTS, and the parity of the phase to wait for.
+template <int SLOTS> struct Position {
+  int slot;
+  uint32_t parity;
+  DEVICE void advance() {
+    if (++slot == SLOTS) slot = 0, parity ^= 1;
+  }
+};
+
+// By a multiplying warp: what it has read may be overwritten.
+DEVICE void release(uint32_t empty) {
+  if (threadIdx.x % 32 == 0) mbarrier_arrive(empty);
+}
 
 // By `thread` of THREADS: COUNT rows of global memory, `stride` elements apart, into a tile of ROWS; those not below `rows`
 // become zero. Where some do, UNROLL of the requests are written out, which takes registers.

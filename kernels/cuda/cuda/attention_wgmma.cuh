@@ -47,15 +47,6 @@ DEVICE Item find(index_t id SYMBOL_PARAMS) {
   return item;
 }
 
-// A place in a ring, and the parity of the phase to wait for.
-struct Position {
-  int slot;
-  uint32_t parity;
-  DEVICE void advance() {
-    if (++slot == STAGES) slot = 0, parity ^= 1;
-  }
-};
-
 // Where everything lies in shared memory.
 struct Place {
   unsigned char *q, *k, *v;
@@ -72,7 +63,7 @@ struct Place {
 
 DEVICE void fill(const Place& place, const element_t* q, const element_t* k, const element_t* v MASK_PARAMS SYMBOL_PARAMS) {
   const int thread = threadIdx.x - 128 * CONSUMERS;
-  Position at_k = {0, 1}, at_v = {0, 1};
+  Position<STAGES> at_k = {0, 1}, at_v = {0, 1};
   uint32_t parity_q = 1;
   dependency_wait();
   for (index_t n = 0; number(n) < ITEMS; ++n) {
@@ -123,11 +114,6 @@ DEVICE void fill(const Place& place, const element_t* q, const element_t* k, con
   cp_async_wait<0>();
 }
 
-// By a multiplying warp: what it has read may be overwritten.
-DEVICE void release(uint32_t empty) {
-  if (threadIdx.x % 32 == 0) mbarrier_arrive(empty);
-}
-
 // Barriers at which the warpgroups take turns: `group` waits for its turn, and gives it to the next.
 DEVICE void await_turn(int group) {
   if (CONSUMERS > 1) named_barrier(2 + group, 256);
@@ -141,7 +127,7 @@ DEVICE void multiply(const Place& place MASK_PARAMS, element_t* out SYMBOL_PARAM
   const int lane = threadIdx.x % 32, row = threadIdx.x / 32 % 4 * 16 + lane / 4;
   const uint64_t queries = wgmma_operand(shared_address(place.q) + group * Q_BYTES);
   const uint64_t keys = wgmma_operand(shared_address(place.k)), values = values_operand<KEYS>(shared_address(place.v));
-  Position at_k = {0, 0}, at_v = {0, 0};
+  Position<STAGES> at_k = {0, 0}, at_v = {0, 0};
   uint32_t parity_q = 0;
   float s[KEYS / 2], o[DIM_V / 2];
   uint32_t p[KEYS / 16][4];

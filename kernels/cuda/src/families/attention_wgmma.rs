@@ -51,23 +51,6 @@ impl Tile {
         128 * (self.groups + 1)
     }
 
-    /// Registers of a thread at the start, then of a filling and of a multiplying one where they differ.
-    fn registers(self, p: &Attention<Dim>) -> (u32, Option<(u32, u32)>) {
-        let start = (65536 / (self.threads() * self.blocks) / 8 * 8).min(240);
-        if self.groups == 1 && self.blocks == 1 {
-            return (start, None);
-        }
-        // Rows whose chunks are not shared evenly among threads take some to be found.
-        let even = [p.dim, p.dim_v].iter().all(|dim| matches!(dim, 64 | 128));
-        let filling = match (even, self.groups) {
-            (true, 3) => 32,
-            (true, _) => 40,
-            (false, _) => 56,
-        };
-        let multiplying = (start * (self.groups + 1)).saturating_sub(filling) / self.groups / 8 * 8;
-        (start, Some((filling, multiplying.min(240))))
-    }
-
     fn shared(self, p: &Attention<Dim>) -> u32 {
         let panel = |dim: usize| dim.div_ceil(64) as u32 * 128;
         let by_key = p.mask.as_ref().is_some_and(|(_, access)| access.strides[2].is(0));
@@ -86,7 +69,7 @@ impl Tile {
         }
         // Sums, scores and powers; ptxas wants the operands of one instruction within what the kernel starts with.
         let held = p.dim_v as u32 / 2 + self.keys / 2 + self.keys / 4;
-        let (start, split) = self.registers(p);
+        let (start, split) = registers(self.groups, self.blocks, p);
         let multiplying = split.map_or(start, |(_, multiplying)| multiplying);
         let more = (p.dim + p.dim_v) as u32 / 32 + 28;
         if held + more > multiplying || self.keys.max(p.dim_v as u32) / 2 + 28 > start {
@@ -125,6 +108,24 @@ impl Tile {
         let memory = bytes(p, symbols) / (target.bandwidth * 800.0);
         LAUNCH - 0.6 + 0.25 * f64::from(self.groups) + (cycles / 1750.0).max(memory)
     }
+}
+
+/// Registers of a thread of `groups` multiplying warpgroups and a filling one, `blocks` times on a multiprocessor: at the start,
+/// then of a filling and of a multiplying one where they differ.
+pub(super) fn registers(groups: u32, blocks: u32, p: &Attention<Dim>) -> (u32, Option<(u32, u32)>) {
+    let start = (65536 / (128 * (groups + 1) * blocks) / 8 * 8).min(240);
+    if groups == 1 && blocks == 1 {
+        return (start, None);
+    }
+    // Rows whose chunks are not shared evenly among threads take some to be found.
+    let even = [p.dim, p.dim_v].iter().all(|dim| matches!(dim, 64 | 128));
+    let filling = match (even, groups) {
+        (true, 3) => 32,
+        (true, _) => 40,
+        (false, _) => 56,
+    };
+    let multiplying = (start * (groups + 1)).saturating_sub(filling) / groups / 8 * 8;
+    (start, Some((filling, multiplying.min(240))))
 }
 
 fn fits<'a>(problem: &'a Problem<Dim>, target: &Target) -> Option<&'a Attention<Dim>> {
@@ -213,7 +214,7 @@ impl Family for AttentionWgmma {
         let p = fits(problem, target).ok_or_else(|| wrong(self, problem))?;
         let tile = Tile::of(tactic)?;
         tile.check(p, target)?;
-        let (filling, multiplying) = tile.registers(p).1.unwrap_or((0, 0));
+        let (filling, multiplying) = registers(tile.groups, tile.blocks, p).1.unwrap_or((0, 0));
         let constants = codegen::constants(&[
             ("CONSUMERS", tile.groups),
             ("KEYS", tile.keys),

@@ -3,6 +3,7 @@
 pub mod arg_reduce;
 pub mod attention;
 pub mod attention_direct;
+pub mod attention_heads;
 pub mod attention_samples;
 pub mod attention_wgmma;
 pub mod attention_whole;
@@ -57,6 +58,7 @@ pub static FAMILIES: &[&dyn Family] = &[
     &gemm_simt::Simt,
     &gemm_simt_gemv::Gemv,
     &attention_wgmma::AttentionWgmma,
+    &attention_heads::AttentionHeads,
     &attention_whole::AttentionWhole,
     &attention_direct::AttentionDirect,
     &attention::Mma,

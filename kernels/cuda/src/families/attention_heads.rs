@@ -1,0 +1,212 @@
+//! `attention.heads`: attention of many heads on Hopper's tensor cores, where a block holds all of a head while the next one
+//! arrives. Halves, up to 256 keys and 128 dimensions of a head.
+
+use super::attention::{bytes, fits_mma, launch, size, text, wide};
+use super::attention_wgmma::registers;
+use super::strips::{LAUNCH, wrong};
+use crate::codegen;
+use crate::dim::{Dim, Symbols};
+use crate::family::{Build, Family};
+use crate::tactic::Tactic;
+use crate::target::Target;
+use crate::wgmma;
+use bakelite_host::Problem;
+use bakelite_host::problem::Attention;
+
+const MAINLOOP: &str =
+    concat!(include_str!("../../cuda/attention_tile.cuh"), include_str!("../../cuda/attention_heads.cuh"));
+
+/// The family.
+#[derive(Debug)]
+pub struct AttentionHeads;
+
+/// A problem of a length that this is for.
+#[derive(Clone, Copy, Debug)]
+struct Head<'a> {
+    p: &'a Attention<Dim>,
+    /// At most, in whole 16s.
+    queries: u32,
+    keys: u32,
+}
+
+impl Head<'_> {
+    /// Of 64 queries.
+    const fn tiles(self) -> u32 {
+        self.queries.div_ceil(64)
+    }
+}
+
+/// What a tactic says.
+#[derive(Clone, Copy, Debug)]
+struct Tile {
+    /// Warpgroups that multiply.
+    groups: u32,
+    /// Heads in shared memory.
+    stages: u32,
+    /// Blocks that are to fit on a multiprocessor.
+    blocks: u32,
+    /// 1: warpgroups take turns at asking for scores.
+    turns: u32,
+}
+
+impl Tile {
+    fn of(tactic: &Tactic) -> Result<Tile, String> {
+        let get = |name| tactic.get(name);
+        Ok(Tile { groups: get("groups")?, stages: get("stages")?, blocks: get("blocks")?, turns: get("turns")? })
+    }
+
+    fn tactic(self) -> Tactic {
+        let params =
+            [("groups", self.groups), ("stages", self.stages), ("blocks", self.blocks), ("turns", self.turns)];
+        Tactic::new(AttentionHeads.name(), AttentionHeads.version(), &params)
+    }
+
+    const fn threads(self) -> u32 {
+        128 * (self.groups + 1)
+    }
+
+    /// Products that a tile's scores take: ptxas wants the operands of one within the registers that the kernel starts with.
+    fn parts(self, head: Head<'_>) -> u32 {
+        let (start, _) = registers(self.groups, self.blocks, head.p);
+        (head.keys / 2).div_ceil(start.saturating_sub(28).max(1))
+    }
+
+    fn shared(self, head: Head<'_>) -> u32 {
+        let panel = |dim: usize| dim.div_ceil(64) as u32 * 128;
+        let (dim, dim_v) = (panel(head.p.dim), panel(head.p.dim_v));
+        let by_key = head.p.mask.as_ref().is_some_and(|(_, access)| access.strides[2].is(0));
+        let mask = if by_key { head.keys * 4 } else { 0 };
+        self.stages * (head.tiles() * 64 * dim + head.keys * (dim + dim_v) + mask + 32)
+    }
+
+    fn check(self, head: Head<'_>, target: &Target) -> Result<(), String> {
+        let fail = |what: &str| Err(format!("`{}`: {what}", self.tactic()));
+        if !matches!(self.groups, 1..=3) || !matches!(self.stages, 1..=4) || !matches!(self.blocks, 1..=2) {
+            return fail("1 to 3 warpgroups, 1 to 4 stages, 1 or 2 blocks");
+        }
+        if self.turns > u32::from(self.groups > 1) {
+            return fail("one warpgroup takes no turns");
+        }
+        // Scores, or as powers half as many beside the sums; a full mask; and what else there is.
+        let (scores, sums) = (head.keys / 2, head.p.dim_v as u32 / 2);
+        let mask = if head.p.mask.as_ref().is_some_and(|(_, a)| !a.strides[2].is(0)) { 24 } else { 0 };
+        let held = scores.max(scores / 2 + sums) + mask + 36;
+        let (start, split) = registers(self.groups, self.blocks, head.p);
+        let multiplying = split.map_or(start, |(_, multiplying)| multiplying);
+        if held > multiplying || self.parts(head) > 2 || sums + 28 > start {
+            return fail(&format!("{held} registers beside {multiplying}"));
+        }
+        let shared = self.shared(head);
+        if shared > target.shared_per_block
+            || (shared + 1024) * self.blocks > target.shared_per_multiprocessor
+        {
+            return fail(&format!("{shared} bytes of shared memory of {}", target.shared_per_block));
+        }
+        Ok(())
+    }
+
+    /// Estimated µs.
+    fn estimate(self, head: Head<'_>, symbols: &Symbols, target: &Target) -> f64 {
+        let p = head.p;
+        let heads = p.heads as f64 * size(&p.batch, symbols);
+        let sms = f64::from(target.multiprocessors);
+        let (groups, blocks) = (f64::from(self.groups), f64::from(self.blocks));
+        let (keys, tiles, dims) = (f64::from(head.keys), f64::from(head.tiles()), (p.dim + p.dim_v) as f64);
+        let per_sm = (heads / sms).ceil();
+        let beside = blocks.min(per_sm);
+        // Cycles of a head: 4096 multiplications and additions and 16 powers a cycle, and of a tile of a warpgroup from its
+        // queries to its result.
+        let products = 2.0 * tiles * 64.0 * keys * dims / 4096.0;
+        let powers = size(&p.seq_q, symbols) * keys / 16.0;
+        let chain = 2.0 * 64.0 * keys * dims / 4096.0 + 64.0 * keys / 16.0 * 1.45 + 450.0;
+        let turns = if self.turns == 1 { 0.98 } else { 1.0 };
+        let work = (products.max(powers) * 1.15).max(chain * tiles / (groups * beside)) * turns;
+        // Bytes that L2 gives to a multiprocessor, all at once or all in turn.
+        let rate = (4900.0 / heads.min(sms)).min(60.0);
+        let loads = (size(&p.seq_q, symbols) * p.dim as f64 + keys * dims) * 2.0 / rate;
+        let ahead = if self.stages * self.blocks > 1 { work.max(loads) } else { work + loads };
+        let cycles = loads * 0.7 * beside + per_sm * ahead + chain + 700.0;
+        let memory = bytes(p, symbols) / (target.bandwidth * 800.0);
+        LAUNCH - 0.6 + (cycles / 1750.0).max(memory)
+    }
+}
+
+fn fits<'a>(problem: &'a Problem<Dim>, symbols: &Symbols, target: &Target) -> Option<Head<'a>> {
+    let hopper = target.arch.sm == 90 && target.arch.specific;
+    let p = fits_mma(problem, target)?;
+    let most = |dim: &Dim| u32::try_from(dim.upper(symbols).max(1)).ok()?.checked_next_multiple_of(16);
+    let (queries, keys) = (most(&p.seq_q)?, most(&p.seq_k)?);
+    // Maxima are taken before scores are scaled.
+    let fits = hopper && p.dim <= 128 && p.dim_v <= 128 && p.scale > 0.0 && queries <= 512 && keys <= 256;
+    fits.then_some(Head { p, queries, keys })
+}
+
+impl Family for AttentionHeads {
+    fn name(&self) -> &'static str {
+        "attention.heads"
+    }
+
+    fn version(&self) -> u32 {
+        1
+    }
+
+    fn tactics(&self, problem: &Problem<Dim>, symbols: &Symbols, target: &Target) -> Vec<Tactic> {
+        let Some(head) = fits(problem, symbols, target) else { return vec![] };
+        let mut ranked = Vec::new();
+        for (groups, blocks) in [(3, 1), (2, 1), (1, 2), (1, 1)] {
+            for stages in [2, 1, 3] {
+                for turns in [0, 1] {
+                    let tile = Tile { groups, stages, blocks, turns };
+                    if tile.check(head, target).is_ok() {
+                        ranked.push((tile.estimate(head, symbols, target), tile));
+                    }
+                }
+            }
+        }
+        ranked.sort_by(|a, b| a.0.total_cmp(&b.0));
+        ranked.into_iter().map(|(_, tile)| tile.tactic()).collect()
+    }
+
+    fn cost(&self, problem: &Problem<Dim>, tactic: &Tactic, symbols: &Symbols, target: &Target) -> f64 {
+        match (fits(problem, symbols, target), Tile::of(tactic)) {
+            (Some(head), Ok(tile)) => tile.estimate(head, symbols, target),
+            _ => f64::INFINITY,
+        }
+    }
+
+    fn build(
+        &self,
+        problem: &Problem<Dim>,
+        tactic: &Tactic,
+        symbols: &Symbols,
+        target: &Target,
+    ) -> Result<Build, String> {
+        let head = fits(problem, symbols, target).ok_or_else(|| wrong(self, problem))?;
+        let (p, tile) = (head.p, Tile::of(tactic)?);
+        tile.check(head, target)?;
+        let (filling, multiplying) = registers(tile.groups, tile.blocks, p).1.unwrap_or((0, 0));
+        let constants = codegen::constants(&[
+            ("CONSUMERS", tile.groups),
+            ("STAGES", tile.stages),
+            ("BLOCKS", tile.blocks),
+            ("TURNS", tile.turns),
+            ("QUERIES", head.queries),
+            ("TILES", head.tiles()),
+            ("KEYS", head.keys),
+            ("PARTS", tile.parts(head)),
+            ("PRODUCER_REGISTERS", filling),
+            ("CONSUMER_REGISTERS", multiplying),
+        ]);
+        let steps = wgmma::step(head.keys / tile.parts(head), p.dtype) + &wgmma::values(p.dim_v as u32, p.dtype);
+        let title = format!("{} attention, {tactic}", p.dtype);
+        let source =
+            codegen::source(&title, wide(p, symbols), &[&text(p, problem), &constants, &steps, MAINLOOP]);
+        let mut build = launch(p, problem, source, head.queries, (tile.threads(), tile.shared(head)));
+        // As many blocks as are resident at once, each for several heads.
+        let resident = Dim::from(i64::from(target.multiprocessors * tile.blocks));
+        for launch in &mut build.launches {
+            launch.grid[0] = Dim::min(&launch.grid[0], &resident);
+        }
+        Ok(build)
+    }
+}
