@@ -1,7 +1,8 @@
 // attention.heads: softmax(scale * q * k^T + mask) * v on Hopper's tensor cores, of many heads whose keys fit in shared memory. A
 // block walks over heads; its last warpgroup fills a ring of STAGES whole heads, so that the next one arrives while this one is
 // multiplied. Each of CONSUMERS warpgroups takes every CONSUMERS-th tile of 64 queries, counted on from head to head, and all KEYS
-// of it at once, in PARTS products: no sums are rescaled, and heads whose tiles do not share out evenly keep every warpgroup busy all the same.
+// of it at once, in PARTS products: no sums are rescaled, and heads whose tiles do not share out evenly keep every warpgroup busy
+// all the same.
 // full: one arrival of each filling thread, two where it also stores a mask. empty: one of each multiplying warp and head, also of
 // those that have no tile of it, so that none of them falls behind by a whole round.
 
@@ -44,8 +45,8 @@ DEVICE void fill(const Place& place, const element_t* q, const element_t* k, con
     mbarrier_wait(place.empty_k + 8 * at.slot, at.parity);
     copy_rows<ROWS_Q, DIM, 128, QUERIES, 4>(place.q + at.slot * Q_BYTES, q + Q_OFFSET + batch * Q_BATCH + head * Q_HEAD, Q_ROW,
                                             SIZE_Q, thread);
-    copy_rows<KEYS, DIM, 128, KEYS, 4>(place.k + at.slot * K_BYTES, k + K_OFFSET + batch * K_BATCH + head_kv * K_HEAD, K_ROW, SIZE_K,
-                                       thread);
+    copy_rows<KEYS, DIM, 128, KEYS, 4>(place.k + at.slot * K_BYTES, k + K_OFFSET + batch * K_BATCH + head_kv * K_HEAD, K_ROW,
+                                       SIZE_K, thread);
     cp_async_arrive(place.full_k + 8 * at.slot);
 #ifdef MASK
     if (MASK_BY_KEY) {

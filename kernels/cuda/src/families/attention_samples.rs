@@ -96,6 +96,11 @@ pub fn samples() -> Vec<Problem<Dim>> {
         causal(packed(attention(F16, "2 3 3 384 384 64 64"))),
         // The first queries see no key.
         causal(attention(F16, "1 2 2 260 200 64 64")),
+        // More heads than multiprocessors: blocks that walk over several, of one to four tiles of queries.
+        packed(attention(F16, "23 12 12 197 197 64 64")),
+        attention(F16, "50 8 4 50 70 64 64"),
+        causal(packed(attention(BF16, "30 10 10 130 130 64 64"))),
+        packed(masked(attention(F16, "26 12 12 100 100 64 64"), F32, false)),
         // Full precision.
         packed(attention(F32, "2 3 3 65 65 64 64")),
         causal(masked(attention(F32, "batch 4 2 seq seq 32 32"), F32, true)),

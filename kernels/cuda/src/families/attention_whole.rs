@@ -116,8 +116,9 @@ impl Tile {
         // Bytes that L2 gives to all multiprocessors, and to one.
         let rate = (4900.0 / blocks.min(sms)).min(60.0);
         let loads = per_sm * (rows * p.dim as f64 + part * dims) * 2.0 / rate;
-        // Warps without a query take no powers.
-        let queries = ((q / 16.0).ceil() * 16.0 / (q / rows).ceil()).min(rows);
+        // Warps without a query take no powers, which helps those beside them; blocks one after the other hide nothing.
+        let apart = resident < 2.0 && per_sm > 1.0;
+        let queries = if apart { rows } else { ((q / 16.0).ceil() * 16.0 / (q / rows).ceil()).min(rows) };
         let products = 2.0 * rows * part * dims / 4096.0;
         let powers = queries * part * (1.0 / 16.0 + 5.5 / 128.0);
         // A multiprocessor's warps hide some of each other's waiting.
@@ -126,9 +127,9 @@ impl Tile {
         // Blocks of a first wave wait for their operands at the same time.
         let waves = (per_sm / resident).max(1.0);
         let parts = f64::from(self.parts - 1) * 0.15;
-        let time = loads.max(work) + loads.min(work) / waves;
+        let time = (loads.max(work) + loads.min(work) / if apart { 1.0 } else { waves }) / 1750.0;
         let memory = bytes(p, symbols) / (target.bandwidth * 800.0);
-        LAUNCH - 0.6 + parts + (time / 1750.0).max(memory)
+        LAUNCH - 0.6 + parts + time.max(memory)
     }
 }
 
