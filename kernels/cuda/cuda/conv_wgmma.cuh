@@ -22,7 +22,7 @@ DEVICE void multiply(float (&acc)[MT][BN / 2], Position& at, uint32_t ring, uint
     wgmma_fence();
     const int stage = at.slot * (STAGE_BYTES / 16);
 #pragma unroll
-    for (int k = 0; k < 4; ++k) {
+    for (int k = 0; k < STEPS; ++k) {
 #pragma unroll
       for (int i = 0; i < MT; ++i) wgmma_step(acc[i], a + (stage + i * 512 + k * 2), b + (stage + k * 2), t > 0 || k > 0);
     }

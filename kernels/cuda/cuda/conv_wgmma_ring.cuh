@@ -18,6 +18,7 @@ constexpr int THREADS = 128 * CONSUMERS + (MAPS && CONSUMERS == 1 ? 32 : 128);
 constexpr int CHUNKS = KH * KW * CG / 8;                // 16-byte chunks of k
 constexpr int OWN_TILES = (CHUNKS + 7) / 8, ADDED_TILES = (ADDED_CHANNELS + 63) / 64;
 constexpr int TILES = OWN_TILES + ADDED_TILES;
+constexpr int STEPS = TILES > 1 ? 4 : (CHUNKS + 1) / 2;  // wgmma's of a tile: the last tile's zeros are multiplied if there are others
 constexpr int A_BYTES = BM * 128;
 constexpr int B_BYTES = BN * 128;
 constexpr int STAGE_BYTES = A_BYTES + B_BYTES;

@@ -215,6 +215,11 @@ pub fn layers() -> Vec<Problem<Dim>> {
     LAYERS.iter().map(|text| Sample::of(text).conv()).collect()
 }
 
+/// A layer by its text.
+pub fn parse(text: &str) -> Problem<Dim> {
+    Sample::of(text).conv()
+}
+
 /// Transposed convolutions; their pads crop the result.
 pub fn transpose() -> Vec<Problem<Dim>> {
     TRANSPOSE.iter().map(|text| Sample::of(text).transpose()).collect()
