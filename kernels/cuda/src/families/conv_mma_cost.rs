@@ -59,9 +59,13 @@ impl Tile {
         let groups = 370.0 * f64::from(self.groups - 1);
         // Elements that come and go for each of the result's.
         let is_full = |access: &&Access<Dim>| access.strides.iter().filter(|s| !s.is(0)).count() > 1;
-        let full = shape.epilogue.operands.iter().filter(is_full).count() as f64;
+        let known = if shape.epilogue.rows.is_some() { 2 } else { 0 };
+        let full = shape.epilogue.operands.iter().skip(known).filter(is_full).count() as f64;
         let moved = (1.0 + full) * m * n * element / 12.7 / parts;
-        let epilogue = per_sm * (sums / writing + sums / 195.0 + moved) + groups;
+        // What is known of rows waits for its moments; giving them takes instructions.
+        let of_rows = if known > 0 { 300.0 } else { 0.0 };
+        let of_moments = if shape.epilogue.moments { 5.0 * m * n / 128.0 / parts } else { 0.0 };
+        let epilogue = per_sm * (sums / writing + sums / 195.0 + moved + of_moments) + groups + of_rows;
         // Kernels of a graph begin while others end.
         let launch = LAUNCH / 2.0;
         let mut us = launch + rounds * (main + epilogue) / CYCLES_PER_US;
