@@ -62,6 +62,7 @@ impl Scope {
             Problem::Pool(p) => p.literal(self),
             Problem::Reduce(p) => p.literal(self),
             Problem::Excite(p) => p.literal(self),
+            Problem::Squeeze(p) => p.literal(self),
             Problem::ArgReduce(p) => p.literal(self),
             Problem::Softmax(p) => p.literal(self),
             Problem::LayerNorm(p) => p.literal(self),
@@ -97,6 +98,12 @@ trait Literal {
 impl Literal for Dim {
     fn literal(&self, scope: &Scope) -> String {
         scope.size(self)
+    }
+}
+
+impl<T: Literal> Literal for Box<T> {
+    fn literal(&self, scope: &Scope) -> String {
+        format!("Box::new({})", T::literal(self, scope))
     }
 }
 
@@ -183,6 +190,7 @@ literals! {
     Pool { kind n channels input output kernel strides dilations pads pads_end layout dtype epilogue }
     Reduce { kind shape reduced dtype epilogue }
     Excite { n pixels channels hidden filters dtype first epilogue }
+    Squeeze { conv excite }
     ArgReduce { max last outer len inner dtype }
     Softmax { log outer len inner dtype epilogue }
     LayerNorm { rms rows len epsilon bias dtype epilogue }

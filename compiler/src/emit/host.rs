@@ -142,7 +142,9 @@ impl Writer<'_> {
             }
             Problem::Conv(p) => anchor(p.dtype, "conv", &format!("{x}, {x1}")),
             // `fuse::join` works for GPUs alone.
-            Problem::Excite(_) => Err("excitation in one step is not written out for the host".to_owned()),
+            Problem::Excite(_) | Problem::Squeeze(_) => {
+                Err("excitation in one step is not written out for the host".to_owned())
+            }
             Problem::ConvTranspose(p) => anchor(p.dtype, "conv_transpose", &format!("{x}, {x1}")),
             Problem::Pool(p) => anchor(p.dtype, "pool", &x),
             Problem::Reduce(p) if p.dtype == DType::Bool => {

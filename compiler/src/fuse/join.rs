@@ -2,7 +2,7 @@
 //! faster: squeeze and excitation (a mean over pixels and two matrix products of it), the factor of each channel that a
 //! convolution reads its pixels with, the copy in another order or type that a network's first convolution would read, and the
 //! convolution by one element whose result another one's epilogue adds.
-//! GPU plans only.
+//! And a depthwise convolution with the excitation that reads its result, which others read too. GPU plans only.
 
 use super::access::regroup;
 use super::place::readers;
@@ -11,7 +11,7 @@ use crate::error::Result;
 use crate::ir::types::dense_strides;
 use crate::ir::{Graph, NodeId, Value};
 use bakelite_host::problem::{
-    Access, Added, Conv, Epilogue, Excite, Gemm, Layout, Pointwise, Reduce, ReduceKind,
+    Access, Added, Conv, Epilogue, Excite, Gemm, Layout, Pointwise, Reduce, ReduceKind, Squeeze,
 };
 use bakelite_host::{Instr, Program, Pw, Reg};
 use bakelite_kernels::dim::product;
@@ -21,7 +21,7 @@ use bakelite_kernels::{Dim, Problem, Target};
 /// Joins what can be joined.
 pub fn join(mut regions: Regions, target: &Target) -> Result<Regions> {
     let Regions { graph, regions: all } = &mut regions;
-    for find in [squeeze, scale, first, add] {
+    for find in [squeeze, scale, first, add, excited] {
         let mut at = 0;
         while at < all.len() {
             let joined =
@@ -153,6 +153,38 @@ fn reading(
     let mut region = region(graph, &[&all[before], &all[at]], main, conv.into(), inputs, outputs);
     region.place = all[at].place.clone();
     Some((vec![at, before], region))
+}
+
+/// `conv(x)` of one filter to each channel and `excite` of it, where region `at` is the excitation: both results in one region,
+/// which stands where the excitation does. What else reads the convolution's result must come after it.
+fn excited(graph: &Graph, all: &[Region], at: usize) -> Option<Joined> {
+    let Problem::Excite(excite) = &all[at].problem else { return None };
+    let y = all[at].inputs[0];
+    let made = all.iter().position(|r| r.outputs == [y])?;
+    let Problem::Conv(conv) = &all[made].problem else { return None };
+    let depthwise = conv.groups == conv.channels && conv.filters == conv.channels;
+    let known =
+        [&conv.epilogue, &excite.first, &excite.epilogue].iter().any(|e| e.moments || e.rows.is_some());
+    let plain = !conv.scaled && conv.x.is_none() && conv.added.is_none() && !known;
+    let plain = plain && conv.layout == Layout::ChannelsLast;
+    let fits = (conv.epilogue.out(), conv.filters) == (excite.dtype, excite.channels)
+        && conv.n == excite.n
+        && product(&conv.output) == excite.pixels;
+    let later =
+        readers(all, y).iter().all(|(reader, operand)| *reader > at || (*reader, *operand) == (at, 0));
+    let dense = all[made].place.is_none() && all[at].place.is_none();
+    if !depthwise || !plain || !fits || !later || !dense {
+        return None;
+    }
+    for weights in [all[made].inputs[1], all[at].inputs[1], all[at].inputs[2]] {
+        graph.data(weights)?;
+    }
+    let problem = Squeeze { conv: conv.clone().into(), excite: excite.clone() };
+    let inputs = all[made].inputs.iter().chain(&all[at].inputs[1..]).copied().collect();
+    let outputs = vec![y, *all[at].outputs.first()?];
+    let main = *all[made].nodes.first()?;
+    let region = region(graph, &[&all[made], &all[at]], main, problem.into(), inputs, outputs);
+    Some((vec![at, made], region))
 }
 
 /// The dimensions of a convolution's pixels, channels last.

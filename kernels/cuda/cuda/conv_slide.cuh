@@ -1,9 +1,9 @@
 // conv.slide: one filter to each channel, channels last. A block asks at once for its whole tile of input, with what windows
 // reach beyond it and zeros outside the image, in STAGES parts on their way to shared memory. A thread owns V channels of WIDE
 // neighbouring columns and slides down TALL rows of outputs: every element is read and widened once, and added to
-// all outputs of its column whose windows it lies in, whose sums stay in registers. Weights come packed as [tap][channel].
+// all outputs of its column whose windows it lies in, whose sums stay in registers. What becomes of them is said elsewhere.
+// Weights come packed as [tap][channel].
 
-constexpr int THREADS = LANES * STRIPS;
 constexpr int ROWS = (TALL - 1) * SH + (KH - 1) * DH + 1;               // of the tile
 constexpr int COLUMNS = (WIDE * STRIPS - 1) * SW + (KW - 1) * DW + 1;
 constexpr int OWN = (WIDE - 1) * SW + (KW - 1) * DW + 1;                // columns that a thread reads
@@ -20,14 +20,16 @@ DEVICE constexpr int tap_of(int i, int o, int stride, int dilation, int taps) {
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-    KERNEL_NAME(const element_t* x, const element_t* w EPILOGUE_PARAMS SYMBOL_PARAMS PREFETCH_PARAMS) {
+    KERNEL_NAME(const element_t* x, const element_t* w EPILOGUE_PARAMS RESULTS_PARAMS SYMBOL_PARAMS PREFETCH_PARAMS) {
   PREFETCH;
+  Results results{RESULTS};
   extern __shared__ uint4 shared[];
   element_t* const tile = reinterpret_cast<element_t*>(shared);
   const index_t bands = (OH + TALL - 1) / TALL, breadths = (OW + WIDE * STRIPS - 1) / (WIDE * STRIPS);
   constexpr int GROUPS_OF_LANES = (CHANNELS + LANES * V - 1) / (LANES * V);
   const index_t block = blockIdx.x;
   const int channel0 = block % GROUPS_OF_LANES * (LANES * V);
+  results.begin(block % GROUPS_OF_LANES);
   const int breadth = block / GROUPS_OF_LANES % breadths, band = block / (GROUPS_OF_LANES * breadths) % bands;
   const index_t image = block / (GROUPS_OF_LANES * breadths * bands);
   const int x0 = breadth * (WIDE * STRIPS * SW) - PW, y0 = band * (TALL * SH) - PH;
@@ -56,9 +58,9 @@ extern "C" __global__ void __launch_bounds__(THREADS)
       const bool inside = copies && (unsigned)(y0 + row) < (unsigned)IH && (unsigned)(x0 + column) < (unsigned)IW;
       const element_t* from = corner + ((index_t)row * IW + column) * CHANNELS;
       if constexpr (CHUNK * sizeof(element_t) == 16)
-        cp_async16(tile + pixel * PITCH + chunk, from, inside);
+        cp_async16(tile + pixel * PITCH_OF_PIXELS + chunk, from, inside);
       else
-        cp_async<CHUNK * sizeof(element_t)>(tile + pixel * PITCH + chunk, from, inside);
+        cp_async<CHUNK * sizeof(element_t)>(tile + pixel * PITCH_OF_PIXELS + chunk, from, inside);
     }
     cp_async_commit();
   }
@@ -67,7 +69,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
   const auto epilogue = EPILOGUE;
   // What depends on the channel alone is read once.
   const auto fixed = epilogue.read<V>(exists ? channel : 0);
-  const element_t* const own = tile + strip * (WIDE * SW * PITCH) + lane * V;
+  const element_t* const own = tile + strip * (WIDE * SW * PITCH_OF_PIXELS) + lane * V;
   const int column0 = breadth * (WIDE * STRIPS) + strip * WIDE;
   index_t at = ((image * OH + band * TALL) * OW + column0) * CHANNELS + channel;
   acc_t acc[LIVE][WIDE][V] = {};
@@ -101,7 +103,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
       if ((unsigned)(y0 + row) >= (unsigned)IH || (SH > 1 && row >= ROWS)) continue;
       Piece line[OWN];
 #pragma unroll
-      for (int c = 0; c < OWN; ++c) line[c] = load_vec<V>(own + (row * COLUMNS + c) * PITCH);
+      for (int c = 0; c < OWN; ++c) line[c] = load_vec<V>(own + (row * COLUMNS + c) * PITCH_OF_PIXELS);
 #pragma unroll
       for (int m = LIVE - 1; m >= 0; --m) {
         const int a = tap_of(m * SH + s, 0, SH, DH, KH);
@@ -122,12 +124,13 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         if (exists && (OW % (WIDE * STRIPS) == 0 || column0 + j < OW)) {
           const index_t here = at + j * CHANNELS;
           if constexpr (FIXED)
-            epilogue.store<V>(acc[LIVE - 1][j], here, fixed);
+            results.store<V>(epilogue, acc[LIVE - 1][j], here, fixed);
           else
-            epilogue.store<V>(acc[LIVE - 1][j], here, epilogue.read<V>(here));
+            results.store<V>(epilogue, acc[LIVE - 1][j], here, epilogue.read<V>(here));
         }
       }
     }
     at += OW * CHANNELS;
   }
+  results.end(strip, lane, OH * OW);
 }

@@ -33,7 +33,7 @@ macro_rules! families {
     };
 }
 families! {
-    pointwise gemm attention conv conv_transpose arg_reduce cum_sum excite group_norm layer_norm lrn pool reduce softmax top_k concat pad gather gather_elements resize placed moments
+    pointwise gemm attention conv conv_transpose arg_reduce cum_sum excite group_norm layer_norm lrn pool reduce softmax squeeze top_k concat pad gather gather_elements resize placed moments
 }
 
 #[test]

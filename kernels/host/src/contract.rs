@@ -299,6 +299,7 @@ impl Problem<usize> {
                 }
                 with(first.inputs, p.dtype.class(), &p.epilogue, vec![p.n, p.filters])
             }
+            Problem::Squeeze(p) => squeeze(p),
             Problem::ArgReduce(p) => {
                 number(p.dtype, "an order")?;
                 if p.len == 0 && p.outer != 0 && p.inner != 0 {
@@ -416,6 +417,26 @@ fn index(dtype: DType) -> Result<(), RunError> {
         bail!("indices are integers, not {dtype}");
     }
     Ok(())
+}
+
+fn squeeze(p: &Squeeze<usize>) -> Outcome {
+    let Squeeze { conv, excite } = p;
+    let first = Problem::from(Conv::clone(conv)).contract()?;
+    let second = Problem::from(excite.clone()).contract()?;
+    let ends = [&conv.epilogue, &excite.first, &excite.epilogue];
+    if ends.iter().any(|e| e.moments || e.rows.is_some()) {
+        bail!("its results' or operands' moments are known");
+    }
+    if conv.layout != Layout::ChannelsLast || ends.iter().any(|e| e.place.is_some()) {
+        bail!("a convolution of {:?} or a placed result; expected dense ones, channels last", conv.layout);
+    }
+    let made = (conv.epilogue.out(), conv.n, len(&conv.output)?, conv.filters);
+    let read = (excite.dtype, excite.n, excite.pixels, excite.channels);
+    if made != read {
+        bail!("type, images, pixels and channels {made:?} of the convolution are {read:?} to the excitation");
+    }
+    let inputs = first.inputs.into_iter().chain(second.inputs.into_iter().skip(1)).collect();
+    Ok(Contract { inputs, outputs: first.outputs.into_iter().chain(second.outputs).collect() })
 }
 
 fn attention(p: &Attention<usize>) -> Outcome {

@@ -263,6 +263,16 @@ pub struct Excite<S = usize> {
     pub epilogue: Epilogue<S>,
 }
 
+/// A convolution, channels last, and the excitation of what it stores: `y = conv(...)` and `s = excite(y, ...)`, both results, in
+/// this order. Operands: the convolution's, its epilogue's among them, then all of the excitation's but `x`, which is `y` as
+/// `[n, pixels, channels]`. Neither result is placed, and no epilogue knows of moments.
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs)]
+pub struct Squeeze<S = usize> {
+    pub conv: Box<Conv<S>>,
+    pub excite: Excite<S>,
+}
+
 /// Index (i64) of the largest or smallest element along the middle of `[outer, len, inner]`; output `[outer, inner]`.
 #[derive(Clone, Debug, PartialEq)]
 #[allow(missing_docs)]
@@ -510,7 +520,7 @@ macro_rules! problems {
 
 problems! {
     Pointwise "pointwise"; Gemm "gemm"; Conv "conv"; ConvTranspose "conv_transpose"; Pool "pool"; Reduce "reduce";
-    Excite "excite"; ArgReduce "arg_reduce"; Softmax "softmax"; LayerNorm "layer_norm"; GroupNorm "group_norm"; Lrn "lrn";
+    Excite "excite"; Squeeze "squeeze"; ArgReduce "arg_reduce"; Softmax "softmax"; LayerNorm "layer_norm"; GroupNorm "group_norm"; Lrn "lrn";
     Attention "attention"; Concat "concat"; Pad "pad"; Gather "gather"; GatherElements "gather_elements";
     Resize "resize"; CumSum "cum_sum"; TopK "top_k";
 }
@@ -543,6 +553,7 @@ impl<S> Problem<S> {
             Problem::Pad(p) => 1 + usize::from(p.mode == PadMode::Constant),
             Problem::Conv(p) => p.added_input() + 2 * usize::from(p.added.is_some()),
             Problem::Excite(p) => 3 + p.first.operands.len(),
+            Problem::Squeeze(p) => p.conv_operands() + p.excite_operands(),
             Problem::Gemm(_) | Problem::ConvTranspose(_) => 2,
             Problem::Gather(_) | Problem::GatherElements(_) => 2,
             _ => 1,
@@ -553,7 +564,7 @@ impl<S> Problem<S> {
     pub fn arity(&self) -> (usize, usize) {
         let outputs = match self {
             Problem::Pointwise(p) => p.program.outputs.len(),
-            Problem::TopK(_) => 2,
+            Problem::TopK(_) | Problem::Squeeze(_) => 2,
             other => 1 + usize::from(other.epilogue().is_some_and(|e| e.moments)),
         };
         (self.own_inputs() + self.epilogue().map_or(0, |e| e.operands.len()), outputs)
@@ -768,6 +779,25 @@ impl<S> Excite<S> {
             first: self.first.map(f),
             epilogue: self.epilogue.map(f),
         }
+    }
+}
+
+impl<S> Squeeze<S> {
+    /// The same problem with every size mapped.
+    pub fn map<T>(&self, f: &mut impl FnMut(&S) -> T) -> Squeeze<T> {
+        Squeeze { conv: Box::new(self.conv.map(f)), excite: self.excite.map(f) }
+    }
+
+    /// Number of operands of the convolution, which come first.
+    pub fn conv_operands(&self) -> usize {
+        self.conv.added_input()
+            + 2 * usize::from(self.conv.added.is_some())
+            + self.conv.epilogue.operands.len()
+    }
+
+    /// Number of operands of the excitation but for its first, which is the convolution's result.
+    pub fn excite_operands(&self) -> usize {
+        2 + self.excite.first.operands.len() + self.excite.epilogue.operands.len()
     }
 }
 

@@ -212,6 +212,14 @@ fn dispatch(
             cum_sum::cum_sum(p, inputs[0].as_slice::<T>()?, out.as_mut_slice()?);
             Ok(())
         }),
+        Problem::Squeeze(p) => {
+            let [y, s] = outputs else { bail!("two outputs") };
+            let (first, rest) = inputs.split_at(p.conv_operands());
+            run(&Conv::clone(&p.conv).into(), first, std::slice::from_mut(y))?;
+            let y = View { dtype: y.dtype, bytes: y.bytes };
+            let inputs: Vec<View<'_>> = [y].into_iter().chain(rest.iter().copied()).collect();
+            run(&p.excite.clone().into(), &inputs, std::slice::from_mut(s))
+        }
         Problem::TopK(p) => number!(p.dtype, T => {
             let [values, indices] = outputs else { bail!("two outputs") };
             let x = inputs[0].as_slice::<T>()?;

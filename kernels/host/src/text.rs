@@ -182,6 +182,12 @@ impl<S: Display> Display for Excite<S> {
     }
 }
 
+impl<S: Display> Display for Squeeze<S> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "squeeze {}, {}", self.conv, self.excite)
+    }
+}
+
 impl<S: Display> Display for Attention<S> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         write!(f, "attention batch={} heads={} kv_heads={}", self.batch, self.heads, self.kv_heads)?;
@@ -203,7 +209,7 @@ macro_rules! problem_text {
         }
     };
 }
-problem_text!(Pointwise Gemm Conv ConvTranspose Pool Reduce Excite ArgReduce Softmax LayerNorm GroupNorm Lrn Attention Concat Pad Gather
+problem_text!(Pointwise Gemm Conv ConvTranspose Pool Reduce Excite Squeeze ArgReduce Softmax LayerNorm GroupNorm Lrn Attention Concat Pad Gather
     GatherElements Resize CumSum TopK);
 
 #[cfg(test)]

@@ -39,6 +39,17 @@ impl Problem<usize> {
         if self.epilogue().is_some_and(|e| e.place.is_some()) {
             return self.unplaced().work();
         }
+        // What lies between its parts is written and not read.
+        if let Problem::Squeeze(p) = self {
+            let (a, b) =
+                (Problem::from(Conv::clone(&p.conv)).work()?, Problem::from(p.excite.clone()).work()?);
+            return Ok(Work {
+                products: a.products.saturating_add(b.products),
+                others: a.others.saturating_add(b.others),
+                read: a.read.saturating_add(b.read).saturating_sub(a.written),
+                written: a.written.saturating_add(b.written),
+            });
+        }
         let results: u64 = contract.outputs.iter().map(|(_, shape)| count(shape)).sum();
         let written = contract.outputs.iter().map(|(dtype, shape)| bytes(count(shape), *dtype)).sum();
         let used = self.used();
@@ -136,6 +147,8 @@ impl Problem<usize> {
             Problem::Lrn(p) => (0, times(results, p.size + 4)),
             Problem::CumSum(_) => (0, results),
             Problem::TopK(p) => (0, count(&[p.outer, p.len, p.inner])),
+            // The sum of its parts.
+            Problem::Squeeze(_) => (0, 0),
             Problem::Resize(p) => {
                 let taps = match p.interpolation {
                     Interpolation::Linear => 2usize,

@@ -161,10 +161,13 @@ impl Geometry {
     of!(of_any_conv, Conv);
     of!(of_transpose, ConvTranspose);
 
-    /// Of a convolution with one filter to each channel, in at most two dimensions, whose pixels are read as they are.
+    /// Of a convolution with one filter to each channel, in at most two dimensions, whose pixels are read as they are;
+    /// whatever follows it.
     pub(super) fn of_depthwise(problem: &Problem<Dim>) -> Result<(&Conv<Dim>, Geometry), String> {
-        let Problem::Conv(conv) = problem else {
-            return Err(format!("{} is no depthwise convolution", problem.name()));
+        let conv = match problem {
+            Problem::Conv(conv) => conv,
+            Problem::Squeeze(p) => &p.conv,
+            other => return Err(format!("{} is no depthwise convolution", other.name())),
         };
         let geometry = Geometry::of_conv(conv)?;
         let depthwise = geometry.groups == geometry.channels && geometry.filters == geometry.channels;

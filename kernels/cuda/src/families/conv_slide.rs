@@ -1,15 +1,17 @@
 //! `conv.slide`: one filter to each channel, channels last, floats of at most 32 bits, constant weights. A block stages a
 //! tile of pixels in shared memory, and its threads slide down columns of it: each element is read and widened once by a
-//! thread, for all the outputs it belongs to. For batches; where there is little to do, `conv.depthwise` ends sooner.
+//! thread, for all the outputs it belongs to. For batches; where there is little to do, `conv.depthwise` ends sooner. With the
+//! excitation of the result, if one follows.
 
 use super::conv_geometry::Geometry;
+use super::squeeze::{self, Blocks};
 use super::strips::LAUNCH;
 use crate::codegen;
 use crate::dim::{Dim, Symbols};
 use crate::family::{Arg, Build, Family, Launch, Pack};
 use crate::tactic::Tactic;
 use crate::target::Target;
-use bakelite_host::problem::{Conv, Epilogue};
+use bakelite_host::problem::{Conv, Excite};
 use bakelite_host::{DType, Problem};
 use std::collections::HashMap;
 
@@ -22,8 +24,11 @@ const STAGES: u32 = 4;
 #[derive(Debug)]
 pub struct ConvSlide;
 
+/// A depthwise convolution and the excitation of its result, if there is one.
+type Parts<'a> = (&'a Conv<Dim>, Geometry, Option<&'a Excite<Dim>>);
+
 /// The convolution in `problem`, if it is depthwise and channels come last.
-fn conv(problem: &Problem<Dim>) -> Result<(&Conv<Dim>, Geometry), String> {
+fn conv(problem: &Problem<Dim>) -> Result<Parts<'_>, String> {
     let (conv, geometry) = Geometry::of_depthwise(problem)?;
     if !geometry.last || !matches!(geometry.dtype, DType::F16 | DType::BF16 | DType::F32) {
         return Err(format!("conv.slide takes f16, bf16 and f32, channels last, not {}", geometry.dtype));
@@ -32,7 +37,7 @@ fn conv(problem: &Problem<Dim>) -> Result<(&Conv<Dim>, Geometry), String> {
     if geometry.taps() > 49 || chunk(&geometry) * geometry.dtype.size() < 4 {
         return Err(format!("a window of {:?} over {} channels", geometry.kernel, geometry.channels));
     }
-    Ok((conv, geometry))
+    Ok((conv, geometry, squeeze::excite(problem)?))
 }
 
 /// Channels that are copied together: 16 bytes, or what of them divides the pixels' rows.
@@ -72,7 +77,8 @@ impl Tile {
         })
     }
 
-    fn tactic(&self) -> Tactic {
+    /// As a tactic, with blocks for the filters of an image where an excitation follows.
+    fn tactic(&self, slices: Option<usize>) -> Tactic {
         let params = [
             ("v", self.v),
             ("wide", self.wide),
@@ -80,7 +86,9 @@ impl Tile {
             ("lanes", self.lanes),
             ("strips", self.strips),
         ];
-        Tactic::new(ConvSlide.name(), ConvSlide.version(), &params.map(|(name, n)| (name, n as u32)))
+        let params = params.into_iter().chain(slices.map(|n| ("slices", n)));
+        let params: Vec<_> = params.map(|(name, n)| (name, n as u32)).collect();
+        Tactic::new(ConvSlide.name(), ConvSlide.version(), &params)
     }
 
     const fn threads(&self) -> usize {
@@ -136,7 +144,7 @@ impl Tile {
     }
 
     /// How it lies in shared memory, or why it does not fit.
-    fn check(&self, g: &Geometry, target: &Target) -> Result<Staged, String> {
+    fn check(&self, g: &Geometry, excite: Option<&Excite<Dim>>, target: &Target) -> Result<Staged, String> {
         let Tile { v, wide, tall, lanes, strips } = *self;
         let some = (1..=16).contains(&wide)
             && (1..=256).contains(&tall)
@@ -145,17 +153,28 @@ impl Tile {
         // A thread's element is one load.
         let vector = matches!(v, 1 | 2 | 4) && matches!(v * g.dtype.size(), 4 | 8) && v <= chunk(g);
         if !some || !vector || !(lanes * v).is_multiple_of(chunk(g)) || self.threads() > 512 {
-            return Err(format!("`{}` does not fit {} channels", self.tactic(), g.channels));
+            return Err(format!("`{}` does not fit {} channels", self.tactic(None), g.channels));
         }
         let registers = self.registers(g);
         if registers > 208 || registers.next_multiple_of(8) * self.threads().next_multiple_of(128) > 65536 {
-            return Err(format!("`{}`: {registers} registers a thread", self.tactic()));
+            return Err(format!("`{}`: {registers} registers a thread", self.tactic(None)));
         }
-        let staged = self.staged(g);
+        let mut staged = self.staged(g);
+        if let Some(p) = excite {
+            staged.bytes = staged.bytes.next_multiple_of(16).saturating_add(self.squeezed(g).bytes(p));
+        }
         if staged.bytes > target.shared_per_block as usize {
-            return Err(format!("`{}`: {} bytes of shared memory", self.tactic(), staged.bytes));
+            return Err(format!("`{}`: {} bytes of shared memory", self.tactic(None), staged.bytes));
         }
         Ok(staged)
+    }
+
+    /// How blocks divide their work where an excitation follows.
+    fn squeezed(&self, g: &Geometry) -> Blocks {
+        let across = |d: usize, by: usize| g.output[d].ceil_div(&Dim::from(by));
+        let parts = across(1, self.tall) * across(2, self.wide * self.strips);
+        let (v, lanes, teams, threads) = (self.v, self.lanes, self.strips, self.threads());
+        Blocks { v, lanes, teams, threads, parts }
     }
 
     fn blocks(&self, g: &Geometry) -> Dim {
@@ -164,7 +183,15 @@ impl Tile {
         &g.n * &g.output[0] * across(1, self.tall) * across(2, self.wide * self.strips) * Dim::from(groups)
     }
 
-    fn cost(&self, g: &Geometry, staged: &Staged, out: usize, symbols: &Symbols, target: &Target) -> f64 {
+    fn cost(
+        &self,
+        (conv, g): (&Conv<Dim>, &Geometry),
+        staged: &Staged,
+        follows: Option<(&Excite<Dim>, usize)>,
+        symbols: &Symbols,
+        target: &Target,
+    ) -> f64 {
+        let out = conv.epilogue.out().size();
         const CYCLES_PER_US: f64 = 1750.0;
         let sms = f64::from(target.multiprocessors);
         let (v, wide, tall) = (self.v as f64, self.wide as f64, self.tall as f64);
@@ -213,7 +240,12 @@ impl Tile {
         let memory = (g.bytes(out, symbols) / (target.bandwidth * 1e3) * 1.05).max(level2);
         // Blocks that begin together have nothing to do until their tiles arrive.
         let waves = (blocks / (sms * resident)).max(1.0);
-        LAUNCH + 0.3 + busy.max(memory) + 0.35 * busy.min(memory) / waves
+        let own = LAUNCH + 0.3 + busy.max(memory) + 0.35 * busy.min(memory) / waves;
+        let Some((p, slices)) = follows else { return own };
+        let by = self.squeezed(g);
+        // Blocks beside each other hide most of each other's ends.
+        let ends = waves.ceil() * by.cycles(p) * if resident > 1.0 { 0.5 } else { 1.0 };
+        own + ends / CYCLES_PER_US + by.cost(p, slices, symbols, target)
     }
 
     /// Every tile worth a thought.
@@ -245,11 +277,6 @@ impl Tile {
     }
 }
 
-/// Whether all that the epilogue reads depends on the channel alone.
-fn is_fixed(epilogue: &Epilogue<Dim>) -> bool {
-    epilogue.operands.iter().all(|a| a.strides.iter().rev().skip(1).all(|s| s.is(0)))
-}
-
 impl Family for ConvSlide {
     fn name(&self) -> &'static str {
         "conv.slide"
@@ -260,13 +287,14 @@ impl Family for ConvSlide {
     }
 
     fn tactics(&self, problem: &Problem<Dim>, symbols: &Symbols, target: &Target) -> Vec<Tactic> {
-        let Ok((conv, geometry)) = conv(problem) else { return vec![] };
-        let out = conv.epilogue.out().size();
+        let Ok((conv, geometry, excite)) = conv(problem) else { return vec![] };
+        let slices = excite.map(|p| squeeze::slices(p, symbols, target));
         let mut ranked: Vec<(f64, Tile)> = Tile::all(&geometry, symbols)
             .into_iter()
             .filter_map(|tile| {
-                let staged = tile.check(&geometry, target).ok()?;
-                Some((tile.cost(&geometry, &staged, out, symbols, target), tile))
+                let staged = tile.check(&geometry, excite, target).ok()?;
+                let follows = excite.zip(slices);
+                Some((tile.cost((conv, &geometry), &staged, follows, symbols, target), tile))
             })
             .collect();
         ranked.sort_by(|a, b| a.0.total_cmp(&b.0));
@@ -277,14 +305,18 @@ impl Family for ConvSlide {
             *count += 1;
             *count <= 2
         });
-        ranked.iter().take(16).map(|(_, tile)| tile.tactic()).collect()
+        ranked.iter().take(16).map(|(_, tile)| tile.tactic(slices)).collect()
     }
 
     fn cost(&self, problem: &Problem<Dim>, tactic: &Tactic, symbols: &Symbols, target: &Target) -> f64 {
         let estimate = || {
-            let ((conv, geometry), tile) = (conv(problem)?, Tile::of(tactic)?);
-            let staged = tile.check(&geometry, target)?;
-            Ok::<f64, String>(tile.cost(&geometry, &staged, conv.epilogue.out().size(), symbols, target))
+            let ((conv, geometry, excite), tile) = (conv(problem)?, Tile::of(tactic)?);
+            let staged = tile.check(&geometry, excite, target)?;
+            let follows = match excite {
+                Some(p) => Some((p, tactic.get("slices")? as usize)),
+                None => None,
+            };
+            Ok::<f64, String>(tile.cost((conv, &geometry), &staged, follows, symbols, target))
         };
         estimate().unwrap_or(f64::INFINITY)
     }
@@ -296,9 +328,9 @@ impl Family for ConvSlide {
         symbols: &Symbols,
         target: &Target,
     ) -> Result<Build, String> {
-        let (conv, geometry) = conv(problem)?;
+        let (conv, geometry, excite) = conv(problem)?;
         let tile = Tile::of(tactic)?;
-        let staged = tile.check(&geometry, target)?;
+        let staged = tile.check(&geometry, excite, target)?;
         let number = |n: usize| u32::try_from(n).map_err(|_| format!("a size of {n}"));
         let constants = codegen::constants(&[
             ("V", number(tile.v)?),
@@ -306,27 +338,30 @@ impl Family for ConvSlide {
             ("TALL", number(tile.tall)?),
             ("LANES", number(tile.lanes)?),
             ("STRIPS", number(tile.strips)?),
+            ("TEAMS", number(tile.strips)?),
+            ("THREADS", number(tile.threads())?),
             ("STAGES", STAGES),
             ("CHUNK", number(chunk(&geometry))?),
-            ("PITCH", number(staged.pitch)?),
-            ("FIXED", u32::from(is_fixed(&conv.epilogue))),
+            ("PITCH_OF_PIXELS", number(staged.pitch)?),
+            ("FIXED", u32::from(squeeze::is_fixed(&conv.epilogue))),
         ]);
+        let (shape, by) = (geometry.out_shape(), tile.squeezed(&geometry));
+        let results = match excite {
+            None => squeeze::stored(&conv.epilogue, &shape),
+            // Behind the tile.
+            Some(p) => by.text(p, &conv.epilogue, &shape, number(staged.bytes - by.bytes(p))?),
+        };
         let kernel = codegen::source(
             &format!("{} ({tactic})", geometry.title("conv.slide")),
             geometry.is_wide(symbols),
-            &[
-                &constants,
-                &codegen::epilogue_in_two_steps(&conv.epilogue, &geometry.out_shape()),
-                &geometry.constants(problem),
-                KERNEL,
-            ],
+            &[&constants, &geometry.constants(problem), &results, KERNEL],
         );
         let args = [Arg::Input(0), Arg::Input(1)].into_iter();
         let args = args.chain(codegen::epilogue_args(&conv.epilogue, 2)).chain(codegen::symbol_args(problem));
         let taps = geometry.taps();
         let pack = Pack { shape: vec![taps, geometry.channels], strides: vec![1, taps], ..Pack::default() };
         let packs = [None, Some(pack)].into_iter();
-        Ok(Build {
+        let mut build = Build {
             kernels: vec![kernel],
             launches: vec![Launch {
                 kernel: 0,
@@ -339,6 +374,11 @@ impl Family for ConvSlide {
             }],
             workspace: Dim::from(0),
             packs: packs.chain(conv.epilogue.operands.iter().map(|_| None)).collect(),
-        })
+        };
+        if let Some(p) = excite {
+            let slices = tactic.get("slices")? as usize;
+            by.complete(&mut build, (problem, p), slices, tactic, (symbols, target))?;
+        }
+        Ok(build)
     }
 }

@@ -10,6 +10,7 @@ use crate::target::Target;
 use bakelite_host::problem::{Access, Epilogue, Excite as Shape};
 use bakelite_host::{DType, Instr, Problem, Program, Pw};
 
+const STEPS: &str = include_str!("../../cuda/excite_steps.cuh");
 const KERNEL: &str = include_str!("../../cuda/excite.cuh");
 
 /// The family.
@@ -212,6 +213,7 @@ impl Family for Excite {
                 &sizes,
                 &codegen::between(&p.first, &hidden),
                 &codegen::epilogue_in_two_steps(&p.epilogue, &filters),
+                STEPS,
                 KERNEL,
             ],
         );

@@ -40,6 +40,7 @@ pub mod reduce;
 pub mod resize;
 mod rows;
 pub mod softmax;
+pub mod squeeze;
 mod strips;
 mod tile_sums;
 pub mod top_k;
@@ -107,6 +108,7 @@ pub static SAMPLES: &[(&str, Samples)] = &[
     ("pool", pool::samples),
     ("reduce", reduce::samples),
     ("softmax", softmax::samples),
+    ("squeeze", squeeze::samples),
     ("top_k", top_k::samples),
     ("concat", concat::samples),
     ("pad", pad::samples),

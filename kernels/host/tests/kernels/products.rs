@@ -2,9 +2,11 @@
 
 #![allow(clippy::unwrap_used)]
 
-use crate::tensor::{Random, Tensor, eval, indices, linear, same};
+use crate::tensor::{Random, Tensor, attempt, eval, indices, linear, same};
 use bakelite_host::DType;
-use bakelite_host::problem::{Access, Added, Conv, ConvTranspose, Epilogue, Excite, Gemm, Layout, Math};
+use bakelite_host::problem::{
+    Access, Added, Conv, ConvTranspose, Epilogue, Excite, Gemm, Layout, Math, Squeeze,
+};
 
 const TYPES: [DType; 8] =
     [DType::F32, DType::F32, DType::F64, DType::F16, DType::BF16, DType::I64, DType::I8, DType::U32];
@@ -433,6 +435,64 @@ fn excite_is_a_mean_and_two_products() {
         let inputs: Vec<&Tensor> = between.inputs(&[&x, &w1, &w2]);
         let inputs = last.inputs(&inputs);
         same(&eval(p.clone(), &inputs), &last.apply(&outs), &p);
+    }
+}
+
+#[test]
+fn squeeze_is_its_parts() {
+    let mut r = Random(21);
+    for _ in 0..30 {
+        let dtype = r.pick(&[DType::F32, DType::F64, DType::F16]);
+        let [n, channels, hidden, filters] = [r.within(1, 3), r.within(1, 5), r.within(1, 4), r.within(1, 5)];
+        let input = vec![r.within(3, 7), r.within(3, 6)];
+        let output: Vec<usize> = input.iter().map(|i| (i - 1) / 2 + 1).collect();
+        let out = [&[n][..], &output, &[channels]].concat();
+        let (last, between, end) =
+            (r.epilogue(dtype, &out), r.epilogue(dtype, &[n, hidden]), r.epilogue(dtype, &[n, filters]));
+        if last.epilogue.out() != dtype || between.epilogue.out() != dtype {
+            continue;
+        }
+        let x = r.integers(dtype, n * channels * input.iter().product::<usize>());
+        let w = r.integers(dtype, channels * 9);
+        let (w1, w2) = (r.integers(dtype, hidden * channels), r.integers(dtype, filters * hidden));
+        let conv = Conv {
+            n,
+            channels,
+            filters: channels,
+            groups: channels,
+            input,
+            output: output.clone(),
+            kernel: vec![3; 2],
+            strides: vec![2; 2],
+            dilations: vec![1; 2],
+            pads: vec![1; 2],
+            layout: Layout::ChannelsLast,
+            x: None,
+            scaled: false,
+            added: None,
+            dtype,
+            math: Math::Exact,
+            epilogue: last.epilogue.clone(),
+        };
+        let pixels = output.iter().product();
+        let (first, epilogue) = (between.epilogue.clone(), end.epilogue.clone());
+        let excite = Excite { n, pixels, channels, hidden, filters, dtype, first, epilogue };
+        let own = last.inputs(&[&x, &w]);
+        let y = attempt(&conv.clone().into(), &own).unwrap().remove(0);
+        let rest = between.inputs(&[&w1, &w2]);
+        let rest = end.inputs(&rest);
+        let s = attempt(&excite.clone().into(), &[&[&y][..], &rest].concat()).unwrap().remove(0);
+        let p = Squeeze { conv: conv.into(), excite };
+        let both = attempt(&p.clone().into(), &[own, rest].concat()).unwrap();
+        same(&both[0].f64(), &y.f64(), &p);
+        same(&both[1].f64(), &s.f64(), &p);
+        // Parts that do not belong together.
+        let mut wrong = p.clone();
+        wrong.excite.pixels += 1;
+        assert!(bakelite_host::Problem::from(wrong).contract().is_err());
+        let mut wrong = p;
+        wrong.conv.layout = Layout::ChannelsFirst;
+        assert!(bakelite_host::Problem::from(wrong).contract().is_err());
     }
 }
 
