@@ -13,15 +13,15 @@ pub(crate) const PLACES: Places = Places {
 
 /// Every kernel of this target.
 pub(crate) struct Kernels {
-    conv_direct_439c3dc3: Kernel,
+    conv_direct_9ed3fb5d: Kernel,
     conv_simt_26e96730: Kernel,
     conv_simt_a6d1b123: Kernel,
     conv_simt_e7cc321f: Kernel,
     conv_simt_25d140cd: Kernel,
-    pool_a74f1e4d: Kernel,
-    conv_direct_a103c789: Kernel,
+    pool_75c867f3: Kernel,
+    conv_direct_579be1fa: Kernel,
     conv_simt_0129a91b: Kernel,
-    pool_a6f38241: Kernel,
+    pool_23bcfbf2: Kernel,
     gemm_simt_dff9582f: Kernel,
     gemm_simt_63bacea8: Kernel,
     gemm_simt_83339af6: Kernel,
@@ -40,15 +40,15 @@ macro_rules! load {
 impl Kernels {
     pub(crate) fn load(gpu: &Gpu) -> Result<Kernels> {
         Ok(Kernels {
-            conv_direct_439c3dc3: load!(gpu, "conv_direct_439c3dc3", 0, false),
+            conv_direct_9ed3fb5d: load!(gpu, "conv_direct_9ed3fb5d", 0, false),
             conv_simt_26e96730: load!(gpu, "conv_simt_26e96730", 0, false),
             conv_simt_a6d1b123: load!(gpu, "conv_simt_a6d1b123", 0, false),
             conv_simt_e7cc321f: load!(gpu, "conv_simt_e7cc321f", 0, false),
             conv_simt_25d140cd: load!(gpu, "conv_simt_25d140cd", 0, false),
-            pool_a74f1e4d: load!(gpu, "pool_a74f1e4d", 0, false),
-            conv_direct_a103c789: load!(gpu, "conv_direct_a103c789", 0, false),
+            pool_75c867f3: load!(gpu, "pool_75c867f3", 0, false),
+            conv_direct_579be1fa: load!(gpu, "conv_direct_579be1fa", 0, false),
             conv_simt_0129a91b: load!(gpu, "conv_simt_0129a91b", 0, false),
-            pool_a6f38241: load!(gpu, "pool_a6f38241", 0, false),
+            pool_23bcfbf2: load!(gpu, "pool_23bcfbf2", 0, false),
             gemm_simt_dff9582f: load!(gpu, "gemm_simt_dff9582f", 0, false),
             gemm_simt_63bacea8: load!(gpu, "gemm_simt_63bacea8", 0, false),
             gemm_simt_83339af6: load!(gpu, "gemm_simt_83339af6", 0, false),
@@ -74,7 +74,7 @@ pub(crate) fn enqueue(
     // conv.direct/1 1.87 us
     launch(
         stream,
-        &k.conv_direct_439c3dc3,
+        &k.conv_direct_9ed3fb5d,
         early([(16 * batch) as u32, 1, 1], [128, 1, 1]),
         &[
             io.x.into(),
@@ -123,7 +123,7 @@ pub(crate) fn enqueue(
     // dtype=f32 then (f32) { } -> %0:f32 | pool/1 threads256 v1 1.13 us
     launch(
         stream,
-        &k.pool_a74f1e4d,
+        &k.pool_75c867f3,
         early([(2 * batch) as u32, 1, 1], [256, 1, 1]),
         &[a(5242880), a(0), Arg::I32(batch as i32), w(77312), Arg::I32(8448)],
     )?;
@@ -133,7 +133,7 @@ pub(crate) fn enqueue(
     // %5:f32 [0,1,0,0] | conv.direct/1 1.26 us
     launch(
         stream,
-        &k.conv_direct_a103c789,
+        &k.conv_direct_579be1fa,
         early([(4 * batch) as u32, 1, 1], [128, 1, 1]),
         &[a(0), w(75776), w(77056), a(262144), Arg::I32(batch as i32)],
     )?;
@@ -160,7 +160,7 @@ pub(crate) fn enqueue(
     // layout=channels_first dtype=f32 then (f32) { } -> %0:f32 | pool/1 threads256 v1 0.95 us
     launch(
         stream,
-        &k.pool_a6f38241,
+        &k.pool_23bcfbf2,
         early([batch as u32, 1, 1], [256, 1, 1]),
         &[a(0), a(262144), Arg::I32(batch as i32), w(151552), Arg::I32(2816)],
     )?;

@@ -215,6 +215,7 @@ constexpr int KW = 3, SW = 1, DW = 1, PW = 1;
 #define M (64*sym_batch)
 #define SYMBOL_PARAMS , int sym_batch
 #define SYMBOL_NAMES , sym_batch
+#define ADDED_CHANNELS 0
 typedef float pixel_t;
 constexpr index_t OFFSET = 0;
 constexpr index_t XN = 64;
@@ -250,9 +251,12 @@ struct Epilogue {
 // computed at run time and for groups too small to tile. Pixels may be of any type and lie anywhere.
 
 extern "C" __global__ void __launch_bounds__(128)
-    conv_direct_439c3dc3(const pixel_t* x, const element_t* w
+    conv_direct_9ed3fb5d(const pixel_t* x, const element_t* w
 #if SCALED
                 , const element_t* scales
+#endif
+#if ADDED_CHANNELS
+                , const element_t* added_x, const element_t* added_w
 #endif
                 EPILOGUE_PARAMS SYMBOL_PARAMS PREFETCH_PARAMS) {
   PREFETCH;
@@ -290,5 +294,16 @@ extern "C" __global__ void __launch_bounds__(128)
       }
     }
   }
+#if ADDED_CHANNELS
+  const index_t z = pixel / (OH * OW) * ADDED_SD, y = pixel / OW % OH * ADDED_SH, column = pixel % OW * ADDED_SW;
+  if (z < ADDED_ID && y < ADDED_IH && column < ADDED_IW) {
+    const index_t size = ADDED_ID * ADDED_IH * ADDED_IW, at = (z * ADDED_IH + y) * ADDED_IW + column;
+    added_x += image * size * ADDED_CHANNELS + at * (LAST ? ADDED_CHANNELS : 1);
+    added_w += (index_t)filter * ADDED_CHANNELS;
+    const index_t apart = LAST ? 1 : size;
+#pragma unroll 4
+    for (int c = 0; c < ADDED_CHANNELS; ++c) sum[0] += widen(added_x[c * apart]) * widen(added_w[c]);
+  }
+#endif
   EPILOGUE.store<1>(sum, i);
 }
