@@ -11,7 +11,7 @@
 //! ```
 //!
 //! In `text` the graph is read and printed; in `verify` it goes through the whole pipeline; in `fuse` the expectation is
-//! its regions, which run on the host, in `join` with those joined that one kernel for sm_90a does, in `place` with their results placed where four elements stay together. An error
+//! its regions, which run on the host, in `join` with those joined that one kernel for sm_90a does, in `rows` with rows normalised by products wherever they can be, in `place` with their results placed where four elements stay together. An error
 //! stands behind `; expect:` as `error: ...`.
 
 // A test that cannot read its file fails.
@@ -59,12 +59,16 @@ fn transform(pass: &str, input: &str) -> Result<String, String> {
     let inputs = seeded_inputs(&graph, 1);
     let before = evaluate(&graph, &inputs);
     let after = match pass {
-        "fuse" | "join" | "place" => {
+        "fuse" | "join" | "rows" | "place" => {
             let before = before.unwrap_or_else(|e| panic!("before fusion: {e}"));
             let mut regions = fuse::regions(graph).map_err(|e| e.to_string())?;
             if pass == "join" {
                 let target = bakelite_kernels::Target::of("sm_90a".parse().unwrap());
                 regions = fuse::join::join(regions, &target).map_err(|e| e.to_string())?;
+            }
+            if pass == "rows" {
+                fuse::rows::normalise(&mut regions, None).map_err(|e| e.to_string())?;
+                fuse::verify(&regions).map_err(|e| e.to_string())?;
             }
             if pass == "place" {
                 regions = fuse::place::place(regions, 4).map_err(|e| e.to_string())?;
@@ -173,6 +177,11 @@ fn fuse_regions() {
 #[test]
 fn join_regions() {
     check("join");
+}
+
+#[test]
+fn rows_normalised_by_products() {
+    check("rows");
 }
 
 #[test]

@@ -37,7 +37,7 @@ pub fn join(mut regions: Regions, target: &Target) -> Result<Regions> {
             before.iter().for_each(|part| drop(all.remove(*part)));
         }
     }
-    super::rows::normalise(&mut regions, target)?;
+    super::rows::normalise(&mut regions, Some(target))?;
     super::verify(&regions)?;
     Ok(regions)
 }

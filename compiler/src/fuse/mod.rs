@@ -10,7 +10,7 @@ mod inline;
 pub mod join;
 pub mod place;
 mod print;
-mod rows;
+pub mod rows;
 pub(crate) mod shape;
 
 use crate::error::{Error, Result, Stage};

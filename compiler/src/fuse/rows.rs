@@ -31,11 +31,12 @@ enum Use {
     Sum { rows: usize, bias: Option<usize> },
 }
 
-/// Drops every normalisation that the products around it are estimated to do faster.
-pub(super) fn normalise(regions: &mut Regions, target: &Target) -> Result<()> {
+/// Drops every normalisation that the products around it are estimated to do faster on a target; without one, every one that they
+/// can do.
+pub fn normalise(regions: &mut Regions, target: Option<&Target>) -> Result<()> {
     let mut at = 0;
     while at < regions.regions.len() {
-        match find(regions, at).filter(|found| pays(regions, found, target)) {
+        match find(regions, at).filter(|found| target.is_none_or(|t| pays(regions, found, t))) {
             Some(found) => {
                 let name = regions.regions[at].name.clone();
                 apply(regions, &found)

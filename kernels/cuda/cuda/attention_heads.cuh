@@ -3,8 +3,8 @@
 // multiplied. Each of CONSUMERS warpgroups takes every CONSUMERS-th tile of 64 queries, counted on from head to head, and all KEYS
 // of it at once, in PARTS products: no sums are rescaled, and heads whose tiles do not share out evenly keep every warpgroup busy
 // all the same.
-// full: one arrival of each filling thread, two where it also stores a mask. empty: one of each multiplying warp and head, also of
-// those that have no tile of it, so that none of them falls behind by a whole round.
+// full: one arrival of each filling thread, two where it also stores a mask. empty: one of each multiplying warp and head, of each
+// thread where it reads a mask, also of those that have no tile of it, so that none of them falls behind by a whole round.
 
 constexpr int THREADS = 128 * (CONSUMERS + 1);
 constexpr int ROWS_Q = 64 * TILES;
@@ -66,6 +66,14 @@ DEVICE void fill(const Place& place, const element_t* q, const element_t* k, con
   cp_async_wait<0>();
 }
 
+// By a multiplying warp: of a mask, every lane has read a part of its own.
+DEVICE void done_with_keys(uint32_t empty) {
+  if (MASK_STAGE > 0)
+    mbarrier_arrive(empty);
+  else
+    release(empty);
+}
+
 DEVICE void multiply(const Place& place MASK_PARAMS, element_t* out SYMBOL_PARAMS) {
   const int group = __shfl_sync(0xffffffffu, threadIdx.x / 128, 0);   // the same for a warp, as the compiler then knows
   const int lane = threadIdx.x % 32, row = threadIdx.x / 32 % 4 * 16 + lane / 4;
@@ -81,7 +89,7 @@ DEVICE void multiply(const Place& place MASK_PARAMS, element_t* out SYMBOL_PARAM
     fence_async_shared();
     if (TILES < CONSUMERS && tile >= TILES) {
       mbarrier_wait(place.full_v + 8 * at.slot, at.parity);
-      release(place.empty_k + 8 * at.slot);
+      done_with_keys(place.empty_k + 8 * at.slot);
       release(place.empty_v + 8 * at.slot);
     }
 #pragma unroll 1
@@ -104,16 +112,13 @@ DEVICE void multiply(const Place& place MASK_PARAMS, element_t* out SYMBOL_PARAM
         named_barrier_arrive(2 + (group + 1 == CONSUMERS ? 0 : group + 1), 256);
       wgmma_wait<0>();
       written(s);
-      if (last && MASK_STAGE == 0) release(place.empty_k + 8 * at.slot);
+      if (last && MASK_STAGE == 0) done_with_keys(place.empty_k + 8 * at.slot);
       if (used) {
         const Corner corner = {batch, head, mine + row, lane % 4 * 2};
         const bool edge = KEYS > (CAUSAL ? min(mine + 1 + SIZE_K - SIZE_Q, (index_t)SIZE_K) : (index_t)SIZE_K);
         mask_scores<KEYS>(s, corner, edge, place.mask + at.slot * MASK_STAGE + lane % 4 * 2 MASK_NAMES SYMBOL_NAMES);
       }
-      if (last && MASK_STAGE > 0) {
-        __syncwarp();   // every lane has read its part of the mask
-        release(place.empty_k + 8 * at.slot);
-      }
+      if (last && MASK_STAGE > 0) done_with_keys(place.empty_k + 8 * at.slot);
       if (used) rows.take(s);
       pack_scores<KEYS>(p, s);
       mbarrier_wait(place.full_v + 8 * at.slot, at.parity);
@@ -142,7 +147,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     for (int i = 0; i < STAGES; ++i) {
       mbarrier_init(place.full_k + 8 * i, MASK_STAGE > 0 ? 256 : 128);
       mbarrier_init(place.full_v + 8 * i, 128);
-      mbarrier_init(place.empty_k + 8 * i, 4 * CONSUMERS);
+      mbarrier_init(place.empty_k + 8 * i, (MASK_STAGE > 0 ? 128 : 4) * CONSUMERS);
       mbarrier_init(place.empty_v + 8 * i, 4 * CONSUMERS);
     }
     mbarrier_init_done();

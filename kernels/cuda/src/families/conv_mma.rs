@@ -21,9 +21,13 @@ const REDUCE: &str = include_str!("../../cuda/conv_reduce.cuh");
 const PARTIAL: &str = "typedef float acc_t;
 struct Epilogue {
   float* partial;
+  struct RowParts {};
+  struct Row {};
+  DEVICE RowParts row_parts(index_t) const { return {}; }
+  DEVICE Row row(const RowParts&) const { return {}; }
   template <int V> struct Reads {};
   template <int V> DEVICE Reads<V> read(index_t) const { return {}; }
-  template <int V> DEVICE void store(const acc_t (&acc)[V], index_t i, const Reads<V>&) const {
+  template <int V> DEVICE void store(const acc_t (&acc)[V], index_t i, const Reads<V>&, const Row&) const {
     Vec<float, V> sums;
 #pragma unroll
     for (int j = 0; j < V; ++j) sums.v[j] = acc[j];

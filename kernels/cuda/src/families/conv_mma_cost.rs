@@ -36,7 +36,8 @@ impl Tile {
         let tiles = steps / f64::from(self.steps);
         // Each step of one warp waits for ldmatrix and then its mmas; each tile, for all warps.
         let mmas = m / f64::from(wm) / 16.0 * (n / f64::from(wn) / 8.0);
-        let latency = steps / f64::from(self.groups) * (87.0 + 5.2 * mmas) + tiles * 490.0;
+        let together = 140.0 + 90.0 * (m * n / 1024.0 - 1.0).min(4.0);
+        let latency = steps / f64::from(self.groups) * (87.0 + 5.2 * mmas) + tiles * together;
         let element = geometry.dtype.size() as f64;
         let rate = match (geometry.dtype, shape.math) {
             (DType::F32, Math::Tf32x3) => 0.5 / 3.0,
@@ -51,7 +52,8 @@ impl Tile {
         let fill = per_sm * (m + n) * depth * element / 53.0;
         let gather = if shape.gather { per_sm * m * depth * 6.0 / 128.0 + 600.0 } else { 0.0 };
         // What is in flight is limited by the stages.
-        let waiting = if shape.gather { 0.0 } else { tiles * 390.0 / f64::from(self.stages - 1) / per_sm };
+        let late = f64::max(390.0, tiles * 900.0 / f64::from(self.stages - 1));
+        let waiting = if shape.gather { 0.0 } else { late / per_sm };
         let main = latency.max(tensor).max(fragments).max(fill).max(waiting) + gather;
         // Sums go through shared memory, another block's at a sixteenth of the rate, and those of several groups wait for them.
         let writing = if self.cluster > 1 { 12.0 } else { 195.0 };
@@ -62,8 +64,8 @@ impl Tile {
         let known = if shape.epilogue.rows.is_some() { 2 } else { 0 };
         let full = shape.epilogue.operands.iter().skip(known).filter(is_full).count() as f64;
         let moved = (1.0 + full) * m * n * element / 12.7 / parts;
-        // What is known of rows waits for its moments; giving them takes instructions.
-        let of_rows = if known > 0 { 300.0 } else { 0.0 };
+        // What is known of rows waits for its moments, as measured in graphs; giving them takes instructions.
+        let of_rows = if known > 0 { 2600.0 } else { 0.0 };
         let of_moments = if shape.epilogue.moments { 5.0 * m * n / 128.0 / parts } else { 0.0 };
         let epilogue = per_sm * (sums / writing + sums / 195.0 + moved + of_moments) + groups + of_rows;
         // Kernels of a graph begin while others end.

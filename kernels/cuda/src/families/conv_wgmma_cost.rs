@@ -59,8 +59,8 @@ impl Tile {
             let trips = (f64::from(self.batch(shape).0) / f64::from(self.ahead(shape))).ceil();
             bytes / 126.0 / parts + 487.0 * trips * full
         };
-        // What is known of rows is asked for before the first tile is there, and there after it.
-        let known = if shape.epilogue.rows.is_some() { 300.0 } else { 0.0 };
+        // What is known of rows, as measured in graphs: a tile waits for moments, and its epilogue for operands that had no registers.
+        let known = if shape.epilogue.rows.is_some() { 2600.0 } else { 0.0 };
         let epilogue = computing + moving + finishing + known;
 
         let first = tiles * step.max(fill);

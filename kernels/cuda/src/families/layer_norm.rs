@@ -11,6 +11,9 @@ use bakelite_host::{DType, Problem};
 /// Normalisation of contiguous rows.
 pub struct LayerNorm;
 
+/// What a launch takes alone, and not in a graph, where kernels begin while others end: 128 rows of 768 take 1.2 to 1.4 µs there.
+const OVERLAPPED: f64 = 1.6;
+
 impl Family for LayerNorm {
     fn name(&self) -> &'static str {
         "layer_norm"
@@ -43,6 +46,7 @@ impl Family for LayerNorm {
             barriers: if r.group > 32 { 4.0 } else { 1.0 },
         }
         .cost(target)
+            - OVERLAPPED
     }
 
     fn build(
