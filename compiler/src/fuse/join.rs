@@ -5,8 +5,8 @@
 //! And a depthwise convolution with the excitation that reads its result, which others read too. GPU plans only.
 
 use super::access::regroup;
-use super::place::readers;
-use super::{Region, Regions, name_of, root};
+use super::place::{is_output, readers};
+use super::{Region, Regions, name_of, number};
 use crate::error::Result;
 use crate::ir::types::dense_strides;
 use crate::ir::{Graph, NodeId, Value};
@@ -55,8 +55,8 @@ fn pays(graph: &Graph, all: &[Region], parts: &[usize], region: &Region, target:
 fn producer(graph: &Graph, all: &[Region], value: Value, reader: usize) -> Option<usize> {
     let made = all.iter().position(|r| r.outputs.contains(&value))?;
     let alone = readers(all, value).iter().map(|(r, _)| *r).eq([reader]);
-    let given = graph.outputs.iter().any(|(_, v)| root(graph, *v) == value);
-    (alone && !given && all[made].place.is_none() && all[made].outputs.len() == 1).then_some(made)
+    (alone && !is_output(graph, value) && all[made].place.is_none() && all[made].outputs.len() == 1)
+        .then_some(made)
 }
 
 /// The region of all nodes of `parts`, named after `main`.
@@ -88,7 +88,6 @@ fn layer(graph: &Graph, region: &Region, n: &Dim) -> Option<(usize, usize, Epilo
         // Over [1, n, columns].
         Access { offset: a.offset.clone(), strides: a.strides[1..].to_vec() }
     });
-    let number = |d: &Dim| d.as_const().and_then(|d| usize::try_from(d).ok());
     Some((number(k)?, number(columns)?, Epilogue::new(epilogue.program.clone(), operands.collect())))
 }
 
@@ -280,6 +279,15 @@ fn sum(last: &Conv<Dim>, operand: usize, other: &Conv<Dim>) -> Option<(Epilogue<
     Some((Epilogue { place: place.clone(), ..Epilogue::new(program, operands) }, biased))
 }
 
+/// The registers that an instruction reads.
+pub(super) fn operands(instr: &Instr) -> &[Reg] {
+    match instr {
+        Instr::Apply(_, of) => of,
+        Instr::Cast(_, of) => std::slice::from_ref(of),
+        Instr::Const(_) => &[],
+    }
+}
+
 /// Whether two inputs of a program come into one sum, and go nowhere else.
 fn adds(program: &Program, a: Reg, b: Reg) -> bool {
     // The sums that a register goes into, one after the other.
@@ -287,12 +295,10 @@ fn adds(program: &Program, a: Reg, b: Reg) -> bool {
         let mut all = vec![from];
         while let Some(last) = all.last().copied() {
             let mut readers = program.code.iter().enumerate().flat_map(|(i, instr)| {
-                let of: &[Reg] = match instr {
-                    Instr::Apply(_, of) => of,
-                    Instr::Cast(_, of) => std::slice::from_ref(of),
-                    Instr::Const(_) => &[],
-                };
-                of.iter().filter(move |r| **r == last).map(move |_| (program.inputs.len() + i, instr))
+                operands(instr)
+                    .iter()
+                    .filter(move |r| **r == last)
+                    .map(move |_| (program.inputs.len() + i, instr))
             });
             let stored = program.outputs.iter().any(|(r, _)| *r == last);
             match (readers.next(), readers.next()) {

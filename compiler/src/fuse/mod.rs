@@ -139,6 +139,11 @@ pub fn root(graph: &Graph, mut value: Value) -> Value {
     value
 }
 
+/// A size that is known now.
+fn number(dim: &Dim) -> Option<usize> {
+    dim.as_const().and_then(|d| usize::try_from(d).ok())
+}
+
 /// A region's name: the anchor's, or the last node's, and how many more are inside.
 fn name_of(graph: &Graph, nodes: &[NodeId], main: NodeId) -> String {
     let more =

@@ -46,7 +46,7 @@ pub(super) fn readers(all: &[Region], value: Value) -> Vec<(usize, usize)> {
     all.iter().enumerate().flat_map(of).collect()
 }
 
-fn is_output(graph: &Graph, value: Value) -> bool {
+pub(super) fn is_output(graph: &Graph, value: Value) -> bool {
     graph.outputs.iter().any(|(_, v)| root(graph, *v) == value)
 }
 

@@ -3,8 +3,9 @@
 //! `norm(x) · w + b = ρ (x · γw − μ Σ γw) + (βw + b)`, and what is added to a sum is `(x − μ) ρ γ + β`. GPU plans only, where the
 //! cost models say that it pays.
 
-use super::place::readers;
-use super::{Region, Regions, root};
+use super::join::operands;
+use super::place::{is_output, readers};
+use super::{Region, Regions, number};
 use crate::error::{Error, Result, Stage};
 use crate::ir::types::dense_strides;
 use crate::ir::{Graph, Tensor, Value};
@@ -48,10 +49,6 @@ pub fn normalise(regions: &mut Regions, target: Option<&Target>) -> Result<()> {
     Ok(())
 }
 
-fn number(dim: &Dim) -> Option<usize> {
-    dim.as_const().and_then(|d| usize::try_from(d).ok())
-}
-
 /// What region `at` normalises, if it is a plain normalisation of what a product makes, for products alone.
 fn find(regions: &Regions, at: usize) -> Option<Found> {
     let Regions { graph, regions: all } = regions;
@@ -60,8 +57,7 @@ fn find(regions: &Regions, at: usize) -> Option<Found> {
     let plain = norm.epilogue.stores(norm.dtype) && norm.epilogue.operands.is_empty();
     let constants = all[at].inputs[1..].iter().all(|v| graph.data(*v).is_some());
     let y = all[at].outputs[0];
-    let given = graph.outputs.iter().any(|(_, v)| root(graph, *v) == y);
-    if !plain || !constants || given || all[at].place.is_some() {
+    if !plain || !constants || is_output(graph, y) || all[at].place.is_some() {
         return None;
     }
     let x = all[at].inputs[0];
@@ -76,19 +72,19 @@ fn find(regions: &Regions, at: usize) -> Option<Found> {
         if !once || reader.epilogue.rows.is_some() || reader.dtype != norm.dtype {
             return None;
         }
+        let constant = |operand: &usize| graph.data(all[r].inputs[2 + operand]).is_some();
+        let bias = bias(reader).filter(constant);
         let how = match operand {
             0 if reader.k == norm.len && number(&reader.b[1]).is_some() && number(&reader.b[2]).is_some() => {
                 graph.data(all[r].inputs[1])?;
-                let constant = |operand: &usize| graph.data(all[r].inputs[2 + operand]).is_some();
-                Use::Product { bias: bias(reader).filter(constant) }
+                Use::Product { bias }
             }
             0 | 1 => return None,
             operand => {
                 let access = &reader.epilogue.operands[operand - 2];
                 let dense = dense_strides(&[Dim::from(1), reader.m.clone(), reader.n.clone()]);
                 let whole = reader.n == norm.len && access.offset.is(0) && access.strides[1..] == dense[1..];
-                let constant = |operand: &usize| graph.data(all[r].inputs[2 + operand]).is_some();
-                let bias = bias(reader).filter(|_| adds(reader, operand - 2)).filter(constant);
+                let bias = bias.filter(|_| adds(reader, operand - 2));
                 whole.then_some(Use::Sum { rows: operand - 2, bias })?
             }
         };
@@ -113,12 +109,8 @@ fn bias(gemm: &Gemm<Dim>) -> Option<usize> {
         _ => return None,
     };
     let once = |register: u16| {
-        let of = |instr: &Instr| match instr {
-            Instr::Const(_) => 0,
-            Instr::Cast(_, arg) => usize::from(*arg == register),
-            Instr::Apply(_, args) => args.iter().filter(|a| **a == register).count(),
-        };
-        program.code.iter().map(of).sum::<usize>() == 1 && program.outputs.iter().all(|(r, _)| *r != register)
+        let read = program.code.iter().flat_map(operands).filter(|r| **r == register);
+        read.count() == 1 && program.outputs.iter().all(|(r, _)| *r != register)
     };
     let operand = usize::from(input) - 1;
     let Access { offset, strides } = &gemm.epilogue.operands[operand];
