@@ -215,9 +215,28 @@ pub fn layers() -> Vec<Problem<Dim>> {
     LAYERS.iter().map(|text| Sample::of(text).conv()).collect()
 }
 
-/// A layer by its text.
-pub fn parse(text: &str) -> Problem<Dim> {
-    Sample::of(text).conv()
+/// Asserts that a family's estimates rank tactics on the H200 as measured times do, wherever these are 12 % apart. For each sample,
+/// times in µs and tactics without the family's name, the fastest first.
+#[cfg(test)]
+pub(super) fn assert_ranked(family: &dyn crate::Family, measured: &[(&str, &[(f64, &str)])]) {
+    let symbols = super::sample_symbols();
+    let target = crate::Target::of("sm_90a".parse().unwrap());
+    for (text, times) in measured {
+        let problem = Sample::of(text).conv();
+        let cost = |tactic: &str| {
+            let tactic = format!("{}/{} {tactic}", family.name(), family.version());
+            family.cost(&problem, &tactic.parse().unwrap(), &symbols, &target)
+        };
+        for (i, (fast, one)) in times.iter().enumerate() {
+            for (slow, other) in times[i + 1..].iter().filter(|t| t.0 > fast * 1.12) {
+                let (least, most) = (cost(one), cost(other));
+                assert!(
+                    least < most,
+                    "{text}: {one}: {fast} µs, {least:.2} estimated; {other}: {slow} µs, {most:.2}"
+                );
+            }
+        }
+    }
 }
 
 /// Transposed convolutions; their pads crop the result.

@@ -173,7 +173,7 @@ pub(super) fn candidates(shape: &Shape<'_>, wide: bool, target: &Target) -> Vec<
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::families::{conv_samples, sample_symbols};
+    use crate::families::conv_samples;
 
     // Measured on an H200 (2026-11-20, fp16, repeated in a graph), best first: µs and tactic. Estimates must keep their order where
     // the times are 12 % apart.
@@ -268,22 +268,6 @@ mod tests {
 
     #[test]
     fn estimates_rank_as_measured() {
-        let (symbols, target) = (sample_symbols(), Target::of("sm_90a".parse().unwrap()));
-        for (text, times) in MEASURED {
-            let problem = conv_samples::parse(text);
-            let cost = |tactic: &str| {
-                let tactic = format!("conv.wgmma/{} {tactic}", ConvWgmma.version());
-                ConvWgmma.cost(&problem, &tactic.parse().unwrap(), &symbols, &target)
-            };
-            for (i, (fast, one)) in times.iter().enumerate() {
-                for (slow, other) in times[i + 1..].iter().filter(|t| t.0 > fast * 1.12) {
-                    let (least, most) = (cost(one), cost(other));
-                    assert!(
-                        least < most,
-                        "{text}: {one}: {fast} µs, {least:.2} estimated; {other}: {slow} µs, {most:.2}"
-                    );
-                }
-            }
-        }
+        conv_samples::assert_ranked(&ConvWgmma, MEASURED);
     }
 }
