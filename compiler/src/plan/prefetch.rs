@@ -102,7 +102,8 @@ impl Kernels<'_> {
         let Some(new) = new else { return };
         self.made.insert(old, new);
         launch.kernel = new;
-        launch.args.extend(prefetch::args(range.start, (range.end - range.start) as u32));
+        let asked = prefetch::args(range.start, (range.end - range.start) as u32, &launch.grid);
+        launch.args.extend(asked);
     }
 }
 
@@ -159,7 +160,7 @@ mod tests {
 
     fn asked(plan: &Plan) -> Vec<Vec<(u64, i64)>> {
         let of = |args: &[Arg]| match args {
-            [.., Arg::Weights(at), Arg::Size(bytes)] => Some((*at, bytes.as_const().unwrap())),
+            [.., Arg::Weights(at), Arg::Size(bytes), Arg::Size(_)] => Some((*at, bytes.as_const().unwrap())),
             _ => None,
         };
         let launches = plan.steps.iter().map(|s| &s.cuda.as_ref().unwrap().launches);

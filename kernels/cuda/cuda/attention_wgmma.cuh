@@ -123,7 +123,7 @@ DEVICE void pass_turn(int group) {
 }
 
 DEVICE void multiply(const Place& place MASK_PARAMS, element_t* out SYMBOL_PARAMS) {
-  const int group = __shfl_sync(0xffffffffu, threadIdx.x / 128, 0);   // the same for a warp, as the compiler then knows
+  const int group = same_for_warp(threadIdx.x / 128);
   const int lane = threadIdx.x % 32, row = threadIdx.x / 32 % 4 * 16 + lane / 4;
   const uint64_t queries = wgmma_operand(shared_address(place.q) + group * Q_BYTES);
   const uint64_t keys = wgmma_operand(shared_address(place.k)), values = values_operand<KEYS>(shared_address(place.v));

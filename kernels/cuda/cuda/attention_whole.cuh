@@ -16,7 +16,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
   extern __shared__ __align__(1024) unsigned char shared[];
   unsigned char *const shared_k = shared + Q_BYTES, *const shared_v = shared_k + K_BYTES;
   float* const shared_mask = reinterpret_cast<float*>(shared_v + V_BYTES);
-  const int group = __shfl_sync(0xffffffffu, threadIdx.x / 128, 0);   // the same for a warp, as the compiler then knows
+  const int group = same_for_warp(threadIdx.x / 128);
   const int lane = threadIdx.x % 32, row = threadIdx.x / 32 % 4 * 16 + lane / 4;
   const index_t tiles_q = (SIZE_Q + BLOCK_Q - 1) / BLOCK_Q;
   const index_t tile_q = CAUSAL ? tiles_q - 1 - blockIdx.x % tiles_q : blockIdx.x % tiles_q;

@@ -369,7 +369,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
   fence_async_shared();
   cluster_wait();
   __syncthreads();
-  sums.send(shared, thread);
+  sums.send(shared, same_for_warp(thread / 32), THREADS / 32);
 #endif
   ending.finish(sums, shared, row0, column_tile * BN, NG, filter_group * NG, epilogue);
 }

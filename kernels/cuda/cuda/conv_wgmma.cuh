@@ -42,7 +42,6 @@ DEVICE void multiplied(const Position& at, uint32_t empty) {
 
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     KERNEL_NAME(PIXELS x, const unsigned char* w ADDED_PARAMS EPILOGUE_PARAMS RESULT_PARAMS SYMBOL_PARAMS PREFETCH_PARAMS) {
-  PREFETCH;
   extern __shared__ __align__(1024) unsigned char shared[];
   const uint32_t ring = shared_address(shared);
   const uint32_t full = ring + RING_BYTES, empty = full + 8 * STAGES;
@@ -50,7 +49,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
   const int split = SPLIT > 1 ? blockIdx.y : 0;
   const int first = split * TILES / SPLIT;
   const int count = TILES % SPLIT == 0 ? TILES / SPLIT : (split + 1) * TILES / SPLIT - first;
-  const int group = threadIdx.x / 128;
+  const int warp = same_for_warp(threadIdx.x / 32), group = warp / 4;
   const Weights weights = {w, ADDED_W};
 
   // Of a tile that a cluster splits: it has no other.
@@ -67,7 +66,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
         request_weights(ring, full, weights, tile_of(turn SYMBOL_NAMES).column, SPLIT > 1 ? first + s : s % TILES, s);
     }
   };
-  const bool begins = threadIdx.x == 128 * CONSUMERS;
+  const bool begins = warp == 4 * CONSUMERS && elected();
   if (begins) {
 #pragma unroll
     for (int s = 0; s < STAGES; ++s) {
@@ -92,11 +91,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
 
   if (group == CONSUMERS) {
     if (PRODUCER_REGISTERS > 0) give_registers<PRODUCER_REGISTERS>();
-    fill(shared, full, empty, x, ADDED_X, weights, first, count SYMBOL_NAMES);
+    fill(shared, full, empty, x, ADDED_X, weights, warp - 4 * CONSUMERS, first, count SYMBOL_NAMES);
     __syncwarp();
     if (SPLIT > 1 && PEERS == 1) cluster_wait();
   } else {
     if (PRODUCER_REGISTERS > 0) take_registers<CONSUMER_REGISTERS>();
+    PREFETCH;
     dependency_wait();
     const Epilogue epilogue = EPILOGUE;
     Position at = {0, 0};
@@ -136,7 +136,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
         fence_async_shared();
         if (PEERS == 1) cluster_wait();
         named_barrier(2, 128 * CONSUMERS);
-        sums.send(shared, threadIdx.x);
+        sums.send(shared, warp, 4 * CONSUMERS);
         ending.finish(sums, shared, split_row0, column0, NG, 0, epilogue);
       }
     }

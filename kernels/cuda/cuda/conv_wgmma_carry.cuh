@@ -13,6 +13,7 @@ static_assert(BN % 64 == 0 || COLUMN_TILES == 1, "a box belongs to one tile");
 struct Results {
   static constexpr int SLABS = BN / 32, COUNT = MT * SLABS;
   const TensorMap &carried_map, &result_map;
+  int warp;
   unsigned char* boxes;    // of this warp
   uint32_t there;          // THROUGH barriers of this warp: what it reads has come
   int tiles;               // so far
@@ -20,19 +21,19 @@ struct Results {
   KnownRows known;
 
   DEVICE Results(unsigned char* shared, uint32_t barriers, const TensorMap& carried_map, const TensorMap& result_map)
-      : carried_map(carried_map), result_map(result_map), boxes(shared + threadIdx.x / 32 * (THROUGH * MT * BOXES * BOX_BYTES)),
-        there(barriers + threadIdx.x / 32 * (THROUGH * 8)), tiles(0) {}
+      : carried_map(carried_map), result_map(result_map), warp(same_for_warp(threadIdx.x / 32)),
+        boxes(shared + warp * (THROUGH * MT * BOXES * BOX_BYTES)), there(barriers + warp * (THROUGH * 8)), tiles(0) {}
 
   static DEVICE index_t step() { return TEAMS * (gridDim.x / PEERS); }
-  static DEVICE bool leads() { return threadIdx.x % 32 == 0; }
-  static DEVICE index_t warp_row(index_t row0) { return row0 + threadIdx.x / 32 % 4 * 16; }
+  static DEVICE bool leads() { return elected(); }
+  DEVICE index_t warp_row(index_t row0) const { return row0 + warp % 4 * 16; }
   static DEVICE bool exists(int column0, int box) { return COLUMN_TILES == 1 || NG % BN == 0 || column0 + box * 64 < NG; }
 
-  // By the first thread of a warp: asks for what the tile of `turn` reads, if there is one.
+  // By one thread of a warp, the same each time: asks for what the tile of `turn` reads, if there is one.
   DEVICE void bring(index_t turn, int place SYMBOL_PARAMS) {
     if (turn >= TURNS) return;
     const Tile tile = tile_of(turn SYMBOL_NAMES);
-    const index_t row = warp_row(tile.row * BM + (PONG ? 0 : (int)threadIdx.x / 128 * MT * 64));
+    const index_t row = warp_row(tile.row * BM + (PONG ? 0 : warp / 4 * MT * 64));
     const int column0 = tile.column * BN;
     int bytes = 0;
 #pragma unroll
@@ -58,7 +59,7 @@ struct Results {
   }
 
   // Element 0 of a thread's row of a slab in the dense result, or -1.
-  static DEVICE index_t place_of(int slab, int half, index_t row0, int column0 SYMBOL_PARAMS) {
+  DEVICE index_t place_of(int slab, int half, index_t row0, int column0 SYMBOL_PARAMS) const {
     const int lane = threadIdx.x % 32;
     const int n = column0 + slab % SLABS * 32 + lane % 4 * 8;
     const index_t m = warp_row(row0) + slab / SLABS * 64 + half * 8 + lane / 4;

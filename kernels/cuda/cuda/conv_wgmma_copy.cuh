@@ -25,7 +25,7 @@ DEVICE Place find(int tile, int chunk SYMBOL_PARAMS) {
 // By the filling warpgroup: tiles `first` to `first + count - 1` of k for each tile of the output. The weights of the
 // first STAGES are under way.
 DEVICE void fill(unsigned char* ring, uint32_t full, uint32_t empty, const element_t* x, const element_t*, const Weights& w,
-                 int first, int count SYMBOL_PARAMS) {
+                 int warp, int first, int count SYMBOL_PARAMS) {
   Window* const windows = reinterpret_cast<Window*>(ring + RING_BYTES + 16 * STAGES + 16 + 8 * RESULT_BARRIERS);
   const int thread = threadIdx.x - 128 * CONSUMERS;
   const int chunk = thread % 8, row = thread / 8;
@@ -52,7 +52,7 @@ DEVICE void fill(unsigned char* ring, uint32_t full, uint32_t empty, const eleme
       if (step >= STAGES) {
         mbarrier_wait(empty + 8 * slot, parity);
         // The warps take turns at this, for none to fall behind.
-        if (thread == step % 4 * 32) request_weights(shared_address(ring), full, w, tile.column, first + t, slot);
+        if (warp == step % 4 && elected()) request_weights(shared_address(ring), full, w, tile.column, first + t, slot);
       }
       unsigned char* const stage = to + slot * STAGE_BYTES;
 #pragma unroll

@@ -48,11 +48,12 @@ DEVICE void request_pixels(const TensorMap& x, const TensorMap& added, uint32_t 
   }
 }
 
-// By the first thread of the filling warp: tiles `first` to `first + count - 1` of k for each tile of the output. The weights
-// of the first STAGES are under way.
+// By the first of the filling warps, all of it, for what it computes to be uniform: tiles `first` to `first + count - 1` of k for
+// each tile of the output. The weights of the first STAGES are under way.
 DEVICE void fill(unsigned char* shared, uint32_t full, uint32_t empty, const TensorMap& x, const TensorMap& added,
-                 const Weights& w, int first, int count SYMBOL_PARAMS) {
-  if (threadIdx.x != 128 * CONSUMERS) return;
+                 const Weights& w, int warp, int first, int count SYMBOL_PARAMS) {
+  if (warp != 0) return;
+  const bool asks = elected();
   const uint32_t ring = shared_address(shared);
   int slot = 0, step = 0;
   uint32_t parity = 1;
@@ -62,9 +63,9 @@ DEVICE void fill(unsigned char* shared, uint32_t full, uint32_t empty, const Ten
     for (int t = 0; t < count; ++t, ++step) {
       if (step >= STAGES) {
         mbarrier_wait(empty + 8 * slot, parity);
-        request_weights(ring, full, w, tile.column, first + t, slot);
+        if (asks) request_weights(ring, full, w, tile.column, first + t, slot);
       }
-      request_pixels(x, added, ring, full, tile.row * BM, first + t, slot SYMBOL_NAMES);
+      if (asks) request_pixels(x, added, ring, full, tile.row * BM, first + t, slot SYMBOL_NAMES);
       if (++slot == STAGES) slot = 0, parity ^= 1;
     }
   }

@@ -40,7 +40,17 @@ DEVICE void store_cluster(float* p, int rank, float value) {
 
 // ---- barriers in shared memory, and copies that arrive at them (sm_90 and later)
 
+// What is the same for all threads of a warp, so that the compiler knows it: branches on it keep what follows in uniform registers, as
+// the copy engine and wgmma want their operands. Otherwise each is moved there by itself, or in a loop over the lanes.
+DEVICE int same_for_warp(int x) { return __shfl_sync(0xffffffffu, x, 0); }
+
 #if __CUDA_ARCH__ >= 900
+// One thread of a warp, all of which ask.
+DEVICE bool elected() {
+  uint32_t it;
+  asm volatile("{\n.reg .pred p;\nelect.sync _|p, 0xffffffff;\nselp.u32 %0, 1, 0, p;\n}" : "=r"(it));
+  return it;
+}
 // A phase completes with `count` arrivals, and with all the bytes that were announced.
 DEVICE void mbarrier_init(uint32_t barrier, int count) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(count) : "memory");

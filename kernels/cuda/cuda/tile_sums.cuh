@@ -72,16 +72,18 @@ template <int ROWS, int COLUMNS, int BLOCKS, int PLANES> struct ClusterSums : Bl
   // By that thread, after it.
   DEVICE void expect() const { mbarrier_expect(barrier, mine() * PITCH * 4 * (BLOCKS - 1) * PLANES); }
 
-  // By thread `thread` of those that have put this block's sums, once every one has, and has made them visible to the copy
-  // engine.
-  DEVICE void send(const unsigned char* shared, int thread) const {
-    const int to = thread / PLANES, plane = thread % PLANES;
-    if (to >= BLOCKS || to == rank || count(to) == 0) return;
-    const float* const from = reinterpret_cast<const float*>(shared) + plane * Own::PART + first(to) * PITCH;
-    float* const there = reinterpret_cast<float*>(parts) + ((rank - (rank > to)) * PLANES + plane) * PART;
-    const int block = base + to * apart;
-    copy_to_cluster(cluster_address(shared_address(there), block), shared_address(from), count(to) * PITCH * 4,
-                    cluster_address(barrier, block));
+  // By each of `warps` warps, the one of number `warp`, once all have put this block's sums and made them visible to the copy engine.
+  DEVICE void send(const unsigned char* shared, int warp, int warps) const {
+    for (int part = warp; part < BLOCKS * PLANES; part += warps) {
+      const int to = part / PLANES, plane = part % PLANES;
+      if (to == rank || count(to) == 0 || !elected()) continue;
+      const float* const from = reinterpret_cast<const float*>(shared) + plane * Own::PART + first(to) * PITCH;
+      float* const there = reinterpret_cast<float*>(parts) + ((rank - (rank > to)) * PLANES + plane) * PART;
+      const int block = base + to * apart;
+      copy_to_cluster(cluster_address(shared_address(there), block), shared_address(from), count(to) * PITCH * 4,
+                      cluster_address(barrier, block));
+    }
+    __syncwarp();
   }
   // All parts of this block's rows are there. The cluster's barrier after it tells that all were sent.
   DEVICE void wait() const {

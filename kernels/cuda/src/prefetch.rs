@@ -1,25 +1,24 @@
 //! Weights asked into L2 ahead of the kernel that reads them. A kernel that can do so names `PREFETCH_PARAMS` last among its
-//! parameters and `PREFETCH` first in its body; both are empty until the planner gives it something to ask for.
+//! parameters and `PREFETCH` in its body, before it waits for the kernel before it; both are empty until the planner gives it something to ask for.
 
+use crate::dim::{Dim, product};
 use crate::family::Arg;
 
 /// The two macros as a source has them when it is built.
 pub(crate) const NOTHING: &str = "#define PREFETCH_PARAMS\n#define PREFETCH\n";
 
-// Thread 0 of each block asks for the block's share. Requests do not wait, and none is remembered by the kernel.
-const SOMETHING: &str = r#"#define PREFETCH_PARAMS , const unsigned char* prefetch_from, int prefetch_bytes
-#define PREFETCH prefetch(prefetch_from, prefetch_bytes)
+// Thread 0 of each block asks for the block's share, as nobody waits for a division. Requests do not wait, and none is remembered by the kernel.
+const SOMETHING: &str = r#"#define PREFETCH_PARAMS , const unsigned char* prefetch_from, int prefetch_bytes, int prefetch_share
+#define PREFETCH prefetch(prefetch_from, prefetch_bytes, prefetch_share)
 
-// Asks the weights of a later kernel from memory into L2: `bytes`, a multiple of 16, shared among the blocks.
-DEVICE void prefetch(const unsigned char* from, int bytes) {
+// Asks the weights of a later kernel from memory into L2: `bytes`, a multiple of 16, `share` for each block.
+DEVICE void prefetch(const unsigned char* from, int bytes, int share) {
 #if __CUDA_ARCH__ >= 900
   if (threadIdx.x != 0) return;
-  const unsigned blocks = gridDim.x * gridDim.y * gridDim.z;
   const unsigned block = (blockIdx.z * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x;
-  const unsigned share = ((unsigned)bytes / blocks + 256) / 256 * 256;
   const unsigned long long first = (unsigned long long)block * share;
-  if (first >= (unsigned)bytes) return;
-  const unsigned size = min(share, (unsigned)bytes - (unsigned)first);
+  if (first >= bytes) return;
+  const int size = min(share, bytes - (int)first);
   asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from + first), "r"(size) : "memory");
 #endif
 }
@@ -35,7 +34,10 @@ pub fn prefetching(source: &str) -> Option<String> {
     can(source).then(|| source.replacen(NOTHING, SOMETHING, 1))
 }
 
-/// What to prefetch: `bytes`, a multiple of 16, from `offset` of the plan's weights, a multiple of 16.
-pub fn args(offset: u64, bytes: u32) -> [Arg; 2] {
-    [Arg::Weights(offset), Arg::Size(i64::from(bytes).into())]
+/// What the blocks of a grid are to prefetch: `bytes`, a multiple of 16, from `offset` of the plan's weights, a multiple of 16.
+pub fn args(offset: u64, bytes: u32, grid: &[Dim; 3]) -> [Arg; 3] {
+    const PIECE: i64 = 256;
+    let bytes = Dim::from(i64::from(bytes));
+    let share = bytes.ceil_div(&product(grid)).ceil_div(&Dim::from(PIECE)) * Dim::from(PIECE);
+    [Arg::Weights(offset), Arg::Size(bytes), Arg::Size(share)]
 }

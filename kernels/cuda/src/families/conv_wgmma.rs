@@ -248,19 +248,21 @@ impl Tile {
 
     /// Blocks that registers must leave room for: the ones of this kernel, and one of the next, to which programmatic launches
     /// give a start while this one ends, wherever that costs no accumulators.
-    fn bound(&self) -> u32 {
+    fn bound(&self, shape: &Shape<'_>) -> u32 {
+        // With three, moments would be waited for before the main loop, and one slab's operands asked for at a time.
+        let most = if shape.epilogue.rows.is_some() { 2 } else { 3 };
         let room = |b: &u32| self.accumulators() + 80 <= self.registers_beside(*b);
-        (self.blocks + 1..=3).rev().find(room).unwrap_or(self.blocks)
+        (self.blocks + 1..=most).rev().find(room).unwrap_or(self.blocks)
     }
 
     /// Registers of a thread at the start, then of a filling and of a multiplying one where they differ.
-    fn registers(&self, pointwise: bool) -> (u32, Option<(u32, u32)>) {
-        let start = self.registers_beside(self.bound());
+    fn registers(&self, shape: &Shape<'_>) -> (u32, Option<(u32, u32)>) {
+        let start = self.registers_beside(self.bound(shape));
         if self.groups == 1 && self.maps == 1 || self.accumulators() + 72 <= start {
             return (start, None);
         }
         // Addresses, and windows of a sixteenth of the rows, two registers each.
-        let filling = match (self.maps, pointwise) {
+        let filling = match (self.maps, shape.is_pointwise()) {
             (1, true) => 40,
             (1, false) => 56,
             (_, true) => 48,
@@ -273,7 +275,7 @@ impl Tile {
 
     /// Registers of a multiplying thread beside its accumulators.
     fn room(&self, shape: &Shape<'_>) -> u32 {
-        let (start, split) = self.registers(shape.is_pointwise());
+        let (start, split) = self.registers(shape);
         split.map_or(start, |(_, multiplying)| multiplying).saturating_sub(self.accumulators())
     }
 
@@ -372,7 +374,7 @@ impl Tile {
             // What is placed out of a map's reach goes from registers after all.
             Tile { through: 0, ..*self }.check(shape, wide, target)?;
         }
-        let (start, _) = self.registers(shape.is_pointwise());
+        let (start, _) = self.registers(shape);
         // ptxas wants the operands of one instruction, and some, within what the kernel starts with.
         if self.team() == 1 && self.accumulators() > 128 {
             return fail("more accumulators than one warpgroup has registers for");
@@ -415,7 +417,7 @@ impl Family for ConvWgmma {
     }
 
     fn version(&self) -> u32 {
-        4
+        5
     }
 
     fn takes_rows(&self) -> bool {
@@ -465,13 +467,13 @@ impl Family for ConvWgmma {
         let result = shape.result.as_ref().filter(|_| tile.through > 0);
         let tile = Tile { through: if result.is_some() { tile.through } else { 0 }, ..tile };
         let carried = shape.carried.as_ref().filter(|_| result.is_some());
-        let (filling, multiplying) = tile.registers(shape.is_pointwise()).1.unwrap_or((0, 0));
+        let (filling, multiplying) = tile.registers(&shape).1.unwrap_or((0, 0));
         let constants = codegen::constants(&[
             ("BM", tile.m),
             ("BN", tile.n),
             ("CONSUMERS", tile.groups),
             ("STAGES", tile.stages),
-            ("BLOCKS", tile.bound()),
+            ("BLOCKS", tile.bound(&shape)),
             ("SPLIT", tile.cluster),
             ("SHARE", tile.share),
             ("SPREAD", tile.spread),

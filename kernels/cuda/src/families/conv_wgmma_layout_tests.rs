@@ -67,24 +67,24 @@ fn a_tactic_that_does_not_fit_is_an_error() {
     let problem = conv_samples::conv().remove(0);
     let symbols = sample_symbols();
     for text in [
-        "conv.wgmma/4 m96 n64 groups1 stages3 blocks1 cluster1 share1 spread1 maps0 pong0 through0",
-        "conv.wgmma/4 m64 n40 groups1 stages3 blocks1 cluster1 share1 spread1 maps0 pong0 through0",
-        "conv.wgmma/4 m64 n64 groups1 stages9 blocks1 cluster1 share1 spread1 maps0 pong0 through0",
-        "conv.wgmma/4 m64 n64 groups1 stages3 blocks1 cluster10 share1 spread1 maps0 pong0 through0",
-        "conv.wgmma/4 m256 n256 groups2 stages2 blocks1 cluster1 share1 spread1 maps0 pong0 through0",
-        "conv.wgmma/4 m128 n256 groups2 stages4 blocks2 cluster1 share1 spread1 maps0 pong0 through0",
-        "conv.wgmma/4 m64 n64 groups1 stages3 blocks1 cluster1 share3 spread1 maps0 pong0 through0",
-        "conv.wgmma/4 m64 n64 groups1 stages3 blocks1 cluster4 share4 spread1 maps0 pong0 through0",
-        "conv.wgmma/4 m128 n64 groups2 stages3 blocks1 cluster1 share1 spread1 maps2 pong0 through0",
-        "conv.wgmma/4 m64 n64 groups1 stages3 blocks1 cluster1 share1 spread2 maps1 pong0 through0",
-        "conv.wgmma/4 m64 n32 groups1 stages3 blocks1 cluster1 share1 spread2 maps0 pong0 through0",
-        "conv.wgmma/4 m64 n64 groups1 stages3 blocks1 cluster1 share1 spread1 maps1 pong1 through0",
-        "conv.wgmma/4 m64 n64 groups2 stages3 blocks1 cluster2 share1 spread1 maps1 pong1 through0",
-        "conv.wgmma/4 m64 n64 groups1 stages3 blocks1 cluster1 share1 spread1 maps1 pong0 through3",
-        "conv.wgmma/4 m64 n64 groups1 stages3 blocks1 cluster2 share1 spread1 maps1 pong0 through1",
-        "conv.wgmma/4 m64 n64 groups2 stages3 blocks1 cluster1 share1 spread1 maps1 pong1 through2",
-        "conv.wgmma/4 m64 n32 groups1 stages3 blocks1 cluster1 share1 spread1 maps1 pong0 through1",
-        "conv.wgmma/4 m64 n64",
+        "conv.wgmma/5 m96 n64 groups1 stages3 blocks1 cluster1 share1 spread1 maps0 pong0 through0",
+        "conv.wgmma/5 m64 n40 groups1 stages3 blocks1 cluster1 share1 spread1 maps0 pong0 through0",
+        "conv.wgmma/5 m64 n64 groups1 stages9 blocks1 cluster1 share1 spread1 maps0 pong0 through0",
+        "conv.wgmma/5 m64 n64 groups1 stages3 blocks1 cluster10 share1 spread1 maps0 pong0 through0",
+        "conv.wgmma/5 m256 n256 groups2 stages2 blocks1 cluster1 share1 spread1 maps0 pong0 through0",
+        "conv.wgmma/5 m128 n256 groups2 stages4 blocks2 cluster1 share1 spread1 maps0 pong0 through0",
+        "conv.wgmma/5 m64 n64 groups1 stages3 blocks1 cluster1 share3 spread1 maps0 pong0 through0",
+        "conv.wgmma/5 m64 n64 groups1 stages3 blocks1 cluster4 share4 spread1 maps0 pong0 through0",
+        "conv.wgmma/5 m128 n64 groups2 stages3 blocks1 cluster1 share1 spread1 maps2 pong0 through0",
+        "conv.wgmma/5 m64 n64 groups1 stages3 blocks1 cluster1 share1 spread2 maps1 pong0 through0",
+        "conv.wgmma/5 m64 n32 groups1 stages3 blocks1 cluster1 share1 spread2 maps0 pong0 through0",
+        "conv.wgmma/5 m64 n64 groups1 stages3 blocks1 cluster1 share1 spread1 maps1 pong1 through0",
+        "conv.wgmma/5 m64 n64 groups2 stages3 blocks1 cluster2 share1 spread1 maps1 pong1 through0",
+        "conv.wgmma/5 m64 n64 groups1 stages3 blocks1 cluster1 share1 spread1 maps1 pong0 through3",
+        "conv.wgmma/5 m64 n64 groups1 stages3 blocks1 cluster2 share1 spread1 maps1 pong0 through1",
+        "conv.wgmma/5 m64 n64 groups2 stages3 blocks1 cluster1 share1 spread1 maps1 pong1 through2",
+        "conv.wgmma/5 m64 n32 groups1 stages3 blocks1 cluster1 share1 spread1 maps1 pong0 through1",
+        "conv.wgmma/5 m64 n64",
     ] {
         let tactic = text.parse().unwrap();
         assert!(ConvWgmma.build(&problem, &tactic, &symbols, &target()).is_err(), "{text}");
@@ -99,7 +99,7 @@ fn registers_of_all_warpgroups_fit_the_multiprocessor() {
     for problem in conv_samples::conv().iter().chain(&gemm_mma_samples::samples()) {
         let Ok(shape) = Shape::of(problem, &target()) else { continue };
         for tile in cost::candidates(&shape, false, &target()) {
-            let (start, split) = tile.registers(shape.geometry.is_pointwise());
+            let (start, split) = tile.registers(&shape);
             assert!(start * tile.threads() * tile.blocks <= 65536, "{}", tile.tactic());
             if let Some((filling, multiplying)) = split {
                 let pool = start * (tile.groups + 1);
