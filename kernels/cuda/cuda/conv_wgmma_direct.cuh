@@ -31,7 +31,7 @@ struct Slab {
 #endif
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      if (to[half] < 0) continue;
+      if (!Epilogue::TOGETHER && to[half] < 0) continue;
 #pragma unroll
       for (int p = 0; p < PARTS; ++p) {
         acc_t sum[WIDTH];

@@ -18,14 +18,28 @@ DEVICE S shuffle_xor(const S& value, int mask) {
   return other;
 }
 
+// Of two parts either may come first.
+template <class F> DEVICE constexpr bool is_symmetric(const F&) { return false; }
+struct Sum {
+  // Never contracted with the product that made a part.
+  DEVICE float operator()(float a, float b) const { return __fadd_rn(a, b); }
+  DEVICE double operator()(double a, double b) const { return __dadd_rn(a, b); }
+  template <class C> DEVICE C operator()(C a, C b) const { return a + b; }
+};
+struct Largest {
+  template <class C> DEVICE C operator()(C a, C b) const { return max(a, b); }
+};
+DEVICE constexpr bool is_symmetric(const Sum&) { return true; }
+DEVICE constexpr bool is_symmetric(const Largest&) { return true; }
+
 // Over aligned groups of LANES. `f` gets the lower lanes' part first, so every lane computes the same bits even where the
-// compiler contracts `f` into something that is not symmetric.
+// compiler contracts `f` into something that is not symmetric; or F says that it stays symmetric.
 template <int LANES, class S, class F>
 DEVICE S lanes_combine(S value, F f) {
 #pragma unroll
   for (int mask = 1; mask < LANES; mask *= 2) {
     const S other = shuffle_xor(value, mask);
-    const bool upper = threadIdx.x & mask;
+    const bool upper = !is_symmetric(f) && threadIdx.x & mask;
     value = f(upper ? other : value, upper ? value : other);
   }
   return value;
@@ -50,13 +64,13 @@ DEVICE S group_combine(S value, F f) {
 
 template <int GROUP, class C>
 DEVICE C group_sum(C value) {
-  return group_combine<GROUP>(value, [](C a, C b) { return a + b; });
+  return group_combine<GROUP>(value, Sum{});
 }
 
 // NaN only where every value is NaN: what follows a maximum here brings NaN back by itself.
 template <int GROUP, class C>
 DEVICE C group_max(C value) {
-  return group_combine<GROUP>(value, [](C a, C b) { return max(a, b); });
+  return group_combine<GROUP>(value, Largest{});
 }
 
 // V consecutive elements in the accumulator's class.

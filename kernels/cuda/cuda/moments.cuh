@@ -1,10 +1,9 @@
 // Moments of rows: of every 32 elements their sum, and the sum of their squares about their mean. Four neighbouring lanes are at
-// one row together, whatever others do.
+// one row, and all of a warp come here together: with a mask of four, each shuffle would first find out who is there.
 
 DEVICE float quad_sum(float x) {
-  const uint32_t lanes = 0xfu << (threadIdx.x & 28);
-  x += __shfl_xor_sync(lanes, x, 1);
-  return x + __shfl_xor_sync(lanes, x, 2);
+  x += __shfl_xor_sync(0xffffffffu, x, 1);
+  return x + __shfl_xor_sync(0xffffffffu, x, 2);
 }
 
 // Of a row: its mean, or 0, and its reciprocal deviation from it.
@@ -37,7 +36,7 @@ template <int LEN> struct RowParts {
       for (int s = 0; s < WIDE; ++s)
         if (has(l)) sum += f(spans[l].v[2 * s], spans[l].v[2 * s + 1]);
     }
-    return quad_sum(sum) / LEN;
+    return quad_sum(sum) * (1.f / LEN);
   }
 };
 
@@ -45,13 +44,13 @@ template <bool RMS, int LEN> DEVICE RowStatistics row_statistics(const RowParts<
   float mean = 0;
   if (!RMS) mean = parts.mean_of([](float sum, float) { return sum; });
   const float variance = parts.mean_of([&](float sum, float squares) {
-    const float off = sum / 32 - mean;
+    const float off = sum * (1.f / 32) - mean;
     return squares + 32 * off * off;
   });
   return {mean, rsqrtf(variance + epsilon)};
 }
 
-// Elements i to i + 7 of rows of whole 32s, the same of three neighbours beside.
+// Elements i to i + 7 of rows of whole 32s, the same of three neighbours beside. Nothing is stored where i is negative.
 template <class T> DEVICE void store_moments(float* moments, index_t i, const Vec<T, 8>& x) {
   float sum = 0, squares = 0;
 #pragma unroll
@@ -59,9 +58,9 @@ template <class T> DEVICE void store_moments(float* moments, index_t i, const Ve
   sum = quad_sum(sum);
 #pragma unroll
   for (int j = 0; j < 8; ++j) {
-    const float off = widen(x.v[j]) - sum / 32;
+    const float off = widen(x.v[j]) - sum * (1.f / 32);
     squares += off * off;
   }
   squares = quad_sum(squares);
-  if (i % 32 == 0) *reinterpret_cast<float2*>(moments + i / 16) = make_float2(sum, squares);
+  if (i >= 0 && i % 32 == 0) *reinterpret_cast<float2*>(moments + i / 16) = make_float2(sum, squares);
 }

@@ -141,9 +141,9 @@ template <class Sums, int COLUMNS, int WIDTH, int THREADS, int BATCH> struct Fin
       for (int b = 0; b < BATCH; ++b) {
         const int item = (round + b) * THREADS + threadIdx.x;
         const typename Epilogue::Row known = epilogue.row(parts[b]);
-        if (to[b] < 0) continue;
+        if (!Epilogue::TOGETHER && to[b] < 0) continue;
         acc_t sum[WIDTH] = {};
-        sums.template add<WIDTH>(sum, shared, item / ACROSS, item % ACROSS * WIDTH);
+        if (to[b] >= 0) sums.template add<WIDTH>(sum, shared, item / ACROSS, item % ACROSS * WIDTH);
         epilogue.template store<WIDTH>(sum, to[b], reads[b], known);
       }
     }

@@ -144,7 +144,9 @@ fn epilogue_in_steps(epilogue: &Epilogue<Dim>, out_shape: &[Dim], steps: &Steps,
         _ => {
             let known = if matches!(steps, Steps::One) { "" } else { ", const Row& row = {}" };
             let member = format!("void store(const acc_t (&acc)[V], index_t i{more}{known})");
-            (String::new(), member, body + &row.stores)
+            let stores =
+                if epilogue.moments { format!("if (i >= 0) {{\n{}}}\n", indent(&row.stores, 2)) } else { row.stores };
+            (String::new(), member, body + &stores)
         }
     };
     let sizes = out_shape
@@ -188,8 +190,10 @@ fn rows(epilogue: &Epilogue<Dim>, operands: &str) -> (String, String) {
             format!("row_statistics<{rms}>(parts, {})", literal(Scalar::F32(*epsilon))),
         ),
     };
+    let together = epilogue.moments;
     let members = format!(
-        "  // What is known of row r of the output: asked for, then there, by four neighbouring lanes at one row.\n  {types}\n  \
+        "  // Whether all threads of a warp finish their elements together, those that do not exist as negative ones.\n  \
+           static constexpr bool TOGETHER = {together};\n  // What is known of row r of the output: asked for, then there, by four neighbouring lanes at one row.\n  {types}\n  \
            DEVICE RowParts row_parts(index_t r) const {{ return {parts}; }}\n  \
            DEVICE Row row(const RowParts& parts) const {{ return {row}; }}\n"
     );

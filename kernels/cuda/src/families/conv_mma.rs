@@ -21,6 +21,7 @@ const REDUCE: &str = include_str!("../../cuda/conv_reduce.cuh");
 const PARTIAL: &str = "typedef float acc_t;
 struct Epilogue {
   float* partial;
+  static constexpr bool TOGETHER = false;
   struct RowParts {};
   struct Row {};
   DEVICE RowParts row_parts(index_t) const { return {}; }

@@ -42,7 +42,7 @@ impl Family for GroupNorm {
     }
 
     fn version(&self) -> u32 {
-        1
+        2
     }
 
     fn tactics(&self, problem: &Problem<Dim>, symbols: &Symbols, target: &Target) -> Vec<Tactic> {
