@@ -26,10 +26,11 @@ use std::time::{Duration, Instant};
 pub enum Effort {
     /// The four most promising tactics of each family for each problem.
     Fast,
-    /// The 32 most promising of each family, then the best of them in the whole plan for at most 20 s.
+    /// The 32 most promising of each family; then regions joined or apart in the whole plan for at most 15 s, and the best tactics
+    /// for at most 20 s.
     #[default]
     Normal,
-    /// All, then the best of them in the whole plan for at most 3 minutes.
+    /// All; then regions joined or apart in the whole plan, and the best tactics, each for at most 3 minutes.
     Exhaustive,
 }
 
@@ -48,6 +49,13 @@ pub enum Progress {
         candidates: (usize, usize),
         /// Problems that are done, and all of them.
         problems: (usize, usize),
+    },
+    /// Whether regions are joined is settled next.
+    Asking {
+        /// Which question, from 1, and how many there are.
+        question: (usize, usize),
+        /// What it is about.
+        about: String,
     },
     /// A whole plan is about to run.
     Settling {
@@ -227,6 +235,21 @@ impl Tuner for GpuTuner<'_> {
         self.problems.0 += 1;
         (self.progress)(Progress::Preparing);
         Ok(verdicts)
+    }
+
+    fn joining(&self) -> Duration {
+        match self.effort {
+            Effort::Fast => Duration::ZERO,
+            // Of a minute, after measuring and before settling.
+            Effort::Normal => Duration::from_secs(40)
+                .saturating_sub(self.began.elapsed())
+                .clamp(Duration::from_secs(8), Duration::from_secs(15)),
+            Effort::Exhaustive => Duration::from_secs(180),
+        }
+    }
+
+    fn ask(&mut self, question: (usize, usize), about: &str) {
+        (self.progress)(Progress::Asking { question, about: about.to_owned() });
     }
 
     fn settling(&self) -> Duration {
