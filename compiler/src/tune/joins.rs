@@ -2,7 +2,7 @@
 //! tactic, so that a build from the tactics file needs no GPU and another model asks no question twice.
 
 use super::settle::decide;
-use super::{Chosen, Join, Measured, Search, Tactics, Tuner};
+use super::{Chosen, Join, Joining, Measured, Search, Tactics, Tuner};
 use crate::error::{Error, Result, Stage};
 use crate::fuse::alternative::{Alternative, Judge, Way};
 use crate::fuse::{Region, Regions};
@@ -10,11 +10,8 @@ use crate::plan::Plan;
 use bakelite_kernels::Target;
 use bakelite_kernels::families::find;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
-
-/// Estimated µs joined over those apart between which neither is sure to be faster. LayerNorms that products do were estimated
-/// 10 % of a network's time too low.
-const NEAR: (f64, f64) = (0.75, 1.35);
 
 /// Candidates of a family that are tried for problems that only a question needs: what is faster is tuned in full afterwards.
 const FEW: usize = 8;
@@ -40,8 +37,8 @@ pub fn choose_joined(
 ) -> Result<Chosen> {
     let (mut known, refused) = from_file(target, tactics, tuner.gpu());
     let (regions, mut found) = fuse(stages, target, &known)?;
-    let patience = tuner.joining();
-    let again = if patience.is_zero() { "" } else { "; settled again" };
+    let joining = tuner.joining();
+    let again = if joining.is_some() { "; settled again if there is time" } else { "" };
     for alternative in &found {
         if let Some(why) = refused.get(&alternative.text) {
             warn(format!("tactics file: `join {}` is not used: {why}{again}", alternative.text));
@@ -51,9 +48,10 @@ pub fn choose_joined(
     let mut measured = Measured::default();
     measured.measure(&regions, target, tactics, Search::full(tuner), tuner, warn)?;
     let mut chosen = measured.pick(regions, target, tactics, tuner);
+    let Some(Joining { patience, near }) = joining else { return Ok(chosen) };
     let (began, mut asked) = (Instant::now(), BTreeSet::new());
     while began.elapsed() < patience {
-        let questions = questions(&found, &asked);
+        let questions = questions(&found, &near, &asked);
         if questions.is_empty() {
             break;
         }
@@ -62,6 +60,8 @@ pub fn choose_joined(
         let scratch = (measured.clone(), tactics.clone());
         let mut trials = Trials::new(chosen, &questions, &known, target, scratch, left);
         let picks = trials.settle(stages, tuner, warn)?;
+        // Once more what was decided, so that the last time is its.
+        trials.time(&picks, stages, tuner, warn)?;
         let verdicts = trials.verdicts(&picks, tuner.gpu().unwrap_or_default());
         let first = trials.into_first();
         for (text, join) in verdicts {
@@ -122,7 +122,7 @@ struct Question {
 }
 
 // What the cost models are not sure about and nobody knows, what takes longest first.
-fn questions(found: &[Alternative], asked: &BTreeSet<String>) -> Vec<Question> {
+fn questions(found: &[Alternative], near: &RangeInclusive<f64>, asked: &BTreeSet<String>) -> Vec<Question> {
     let mut subjects: BTreeMap<&str, Vec<&Alternative>> = BTreeMap::new();
     for alternative in found.iter().filter(|a| !a.known && !asked.contains(&a.subject)) {
         subjects.entry(&alternative.subject).or_default().push(alternative);
@@ -131,7 +131,7 @@ fn questions(found: &[Alternative], asked: &BTreeSet<String>) -> Vec<Question> {
     for (subject, members) in subjects {
         let [joined, apart] =
             [0, 1].map(|way| members.iter().map(|a| a.estimates[way] * a.count as f64).sum::<f64>());
-        if !(NEAR.0..=NEAR.1).contains(&(joined / apart)) {
+        if !near.contains(&(joined / apart)) {
             continue;
         }
         let answer = |way: &dyn Fn(&Alternative) -> Way| -> BTreeMap<String, Way> {

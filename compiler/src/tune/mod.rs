@@ -19,6 +19,7 @@ use crate::ir::Graph;
 use crate::plan::Plan;
 use bakelite_kernels::families::{candidates, find};
 use bakelite_kernels::{Build, Dim, Problem, Symbols, Tactic, Target};
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 /// One problem of the model with the tactics that could implement it, most promising first.
@@ -56,6 +57,15 @@ pub enum Verdict {
     Untried,
 }
 
+/// What to try joined and apart.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Joining {
+    /// How long, with the tuning that this needs.
+    pub patience: Duration,
+    /// Where the estimate joined, over that apart, leaves it open which is faster.
+    pub near: RangeInclusive<f64>,
+}
+
 /// The GPU, as far as tuning needs one. Everything else of the compiler works without.
 pub trait Tuner {
     /// The GPU's name; `None` where there is none.
@@ -76,9 +86,9 @@ pub trait Tuner {
         warn: &mut dyn FnMut(String),
     ) -> Result<Vec<Verdict>>;
 
-    /// How long to try regions joined or apart in the whole plan, with the tuning that this needs; zero for not at all.
-    fn joining(&self) -> Duration {
-        Duration::ZERO
+    /// What to try joined and apart in the whole plan; `None` for nothing.
+    fn joining(&self) -> Option<Joining> {
+        None
     }
 
     /// Sees what is joined or not next: so many of so many questions, and what it is about.
