@@ -37,8 +37,7 @@ pub fn choose_joined(
 ) -> Result<Chosen> {
     let (mut known, refused) = from_file(target, tactics, tuner.gpu());
     let (regions, mut found) = fuse(stages, target, &known)?;
-    let joining = tuner.joining();
-    let again = if joining.is_some() { "; settled again if there is time" } else { "" };
+    let again = if tuner.joining().is_some() { "; settled again if there is time" } else { "" };
     for alternative in &found {
         if let Some(why) = refused.get(&alternative.text) {
             warn(format!("tactics file: `join {}` is not used: {why}{again}", alternative.text));
@@ -48,7 +47,7 @@ pub fn choose_joined(
     let mut measured = Measured::default();
     measured.measure(&regions, target, tactics, Search::full(tuner), tuner, warn)?;
     let mut chosen = measured.pick(regions, target, tactics, tuner);
-    let Some(Joining { patience, near }) = joining else { return Ok(chosen) };
+    let Some(Joining { patience, near }) = tuner.joining() else { return Ok(chosen) };
     let (began, mut asked) = (Instant::now(), BTreeSet::new());
     while began.elapsed() < patience {
         let questions = questions(&found, &near, &asked);
@@ -159,7 +158,7 @@ struct Trials<'a> {
     measured: Measured,
     tactics: Tactics,
     /// By answers: what was chosen, and the least time that it took.
-    plans: HashMap<Vec<usize>, (Chosen, Option<f64>)>,
+    plans: BTreeMap<Vec<usize>, (Chosen, Option<f64>)>,
     began: Instant,
     patience: Duration,
     /// What one problem took to measure.
@@ -176,7 +175,7 @@ impl<'a> Trials<'a> {
         (measured, tactics): (Measured, Tactics),
         patience: Duration,
     ) -> Trials<'a> {
-        let plans = HashMap::from([(vec![0; questions.len()], (chosen, None))]);
+        let plans = BTreeMap::from([(vec![0; questions.len()], (chosen, None))]);
         let (began, each) = (Instant::now(), Duration::from_millis(500));
         Trials { questions, known, target, measured, tactics, plans, began, patience, each }
     }
@@ -219,7 +218,12 @@ impl<'a> Trials<'a> {
             }
             let start = Instant::now();
             let search = Search { most: tuner.most_candidates().min(FEW), kept: false };
-            self.measured.measure(&regions, self.target, &mut self.tactics, search, tuner, warn)?;
+            let done = self.measured.measure(&regions, self.target, &mut self.tactics, search, tuner, warn);
+            if let Err(why) = done {
+                // What it is now can be done, or there would be nothing to compare with.
+                warn(format!("what else could be joined or apart is not tried: {why}"));
+                return Ok(None);
+            }
             if missing > 0 {
                 self.each = start.elapsed() / u32::try_from(missing).unwrap_or(u32::MAX);
             }
@@ -244,7 +248,7 @@ impl<'a> Trials<'a> {
     fn verdicts(&self, picks: &[usize], gpu: &str) -> Vec<(String, Join)> {
         let mut verdicts = Vec::new();
         for (at, question) in self.questions.iter().enumerate() {
-            // Another answer beside the same answers to the other questions: the last that was tried came closest to `picks`.
+            // Another answer beside the same answers to the other questions, whatever those were: at least so much is saved.
             let other =
                 self.plans.iter().filter(|(other, _)| other[at] != picks[at]).filter_map(|(other, plan)| {
                     let mut this = other.clone();

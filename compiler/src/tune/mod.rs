@@ -1,5 +1,5 @@
 //! Choice of one tactic for each region: from the tactics file where it names one, by timing where there is a GPU, else by
-//! the families' own cost models. Never changes a region.
+//! the families' own cost models. Never changes a region, but may have regions made in another way where that is faster.
 
 mod file;
 #[cfg(feature = "cuda")]
