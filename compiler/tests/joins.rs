@@ -48,6 +48,8 @@ struct Fake<'a> {
     gpu: &'a str,
     joining: Option<Joining>,
     time: &'a dyn Fn(&Plan) -> f64,
+    /// Every candidate is wrong for problems whose text has this.
+    wrong: Option<&'a str>,
     measured: usize,
     plans: usize,
     asked: BTreeSet<String>,
@@ -71,6 +73,10 @@ impl Tuner for Fake<'_> {
         _: &mut dyn FnMut(String),
     ) -> Result<Vec<Verdict>> {
         self.measured += 1;
+        let text = job.problem.to_string();
+        if self.wrong.is_some_and(|what| text.contains(what)) {
+            return Ok(vec![Verdict::Wrong("NaN".into()); job.candidates.len()]);
+        }
         Ok((0..job.candidates.len()).map(|at| Verdict::Time(10.0 + at as f64)).collect())
     }
     fn joining(&self) -> Option<Joining> {
@@ -87,7 +93,7 @@ impl Tuner for Fake<'_> {
 
 fn fake<'a>(gpu: &'a str, time: &'a dyn Fn(&Plan) -> f64) -> Fake<'a> {
     let joining = Some(Joining { patience: Duration::from_secs(3600), near: ALL });
-    Fake { gpu, joining, time, measured: 0, plans: 0, asked: BTreeSet::new() }
+    Fake { gpu, joining, time, wrong: None, measured: 0, plans: 0, asked: BTreeSet::new() }
 }
 
 fn plan(tactics: &mut Tactics, tuner: &mut dyn Tuner) -> (Plan, Vec<String>) {
@@ -175,6 +181,17 @@ fn what_was_estimated_well_stays_and_is_asked_once() {
         plan(&mut tactics, &mut again);
         assert_eq!((again.measured, again.plans), (0, 0));
     }
+}
+
+#[test]
+fn what_cannot_be_done_right_another_way_ends_nothing_and_is_not_recorded() {
+    let (mut tactics, mut tuner) =
+        (Tactics::default(), Fake { wrong: Some(" rows "), ..fake("A", &otherwise) });
+    let (tuned, warnings) = plan(&mut tactics, &mut tuner);
+    assert_eq!(joined(&tuned), (0, 0));
+    let text = tactics.print();
+    assert!(joins(&text).len() == 1 && joins(&text)[0].contains(" | apart by "), "{text}");
+    assert!(warnings.iter().any(|w| w.contains("is not tried: ") && w.contains("NaN")), "{warnings:?}");
 }
 
 #[test]
