@@ -83,19 +83,24 @@ pub fn import(model: &Model, options: &Options, tools: &mut Tools<'_>) -> Result
 pub fn plan(graph: Graph, target: &Target, options: &Options, tools: &mut Tools<'_>) -> Result<Plan> {
     tools.trace.target(target);
     let graph = passes::run(graph, &policy(target, options), &mut Passes(tools.trace))?;
-    let mut regions = fuse::regions(graph)?;
-    // On the host a copy costs what a scattered store does.
-    if let Some(gpu) = target.gpu() {
-        regions = fuse::join::join(regions, gpu)?;
-        regions = fuse::place::place(regions, fuse::place::NEIGHBOURS)?;
-    }
-    tools.trace.made("regions", Form::Regions(&regions));
+    let regions = fuse::regions(graph)?;
     let plan = match target {
-        Target::Host => plan::build_host(regions)?,
+        Target::Host => {
+            tools.trace.made("regions", Form::Regions(&regions));
+            plan::build_host(regions)?
+        }
         Target::Cuda(gpu) => {
-            let chosen = tune::choose(regions, gpu, tools.tactics, tools.tuner, tools.warn)?;
             let mut packed = plan::Packed::default();
             let mut again = |chosen: &tune::Chosen| plan::build_again(chosen, target, &mut packed);
+            let mut stages = tune::Stages {
+                // On the host a copy costs what a scattered store does.
+                fuse: &mut |judge| {
+                    fuse::place::place(fuse::join::join(regions.clone(), judge)?, fuse::place::NEIGHBOURS)
+                },
+                fused: &mut |regions| tools.trace.made("regions", Form::Regions(regions)),
+                plan: &mut again,
+            };
+            let chosen = tune::choose_joined(&mut stages, gpu, tools.tactics, tools.tuner, tools.warn)?;
             let chosen = tune::settle(chosen, gpu, tools.tactics, tools.tuner, &mut again)?;
             plan::build_again(&chosen, target, &mut packed)?
         }

@@ -18,6 +18,7 @@
 #![allow(clippy::unwrap_used)]
 
 use bakelite::fuse;
+use bakelite::fuse::alternative::Judge;
 use bakelite::ir::{Graph, verify};
 use bakelite::ops::eval::evaluate;
 use bakelite::passes::{self, Options, Precision, TargetKind};
@@ -64,7 +65,8 @@ fn transform(pass: &str, input: &str) -> Result<String, String> {
             let mut regions = fuse::regions(graph).map_err(|e| e.to_string())?;
             if pass == "join" {
                 let target = bakelite_kernels::Target::of("sm_90a".parse().unwrap());
-                regions = fuse::join::join(regions, &target).map_err(|e| e.to_string())?;
+                regions =
+                    fuse::join::join(regions, &mut Judge::estimating(&target)).map_err(|e| e.to_string())?;
             }
             if pass == "rows" {
                 fuse::rows::normalise(&mut regions, None).map_err(|e| e.to_string())?;

@@ -9,7 +9,7 @@ use bakelite::execute::host;
 use bakelite::ir::{Graph, Tensor};
 use bakelite::pipeline::{self, Options, Tools};
 use bakelite::plan::Plan;
-use bakelite::tune::{Estimate, Tactics, Tuner};
+use bakelite::tune::{Estimate, Join, Tactics, Tuner};
 use bakelite_kernels::{Arch, Nvrtc};
 use bakelite_runtime::Gpu;
 use std::path::Path;
@@ -22,10 +22,11 @@ use std::time::{Duration, Instant};
 pub(crate) enum Effort {
     /// The four most promising kernels of each family for each problem, each timed alone.
     Fast,
-    /// The 32 most promising of each family; then the best of them in the whole model, for at most 20 s.
+    /// The 32 most promising of each family; then, in the whole model, regions joined or apart for at most 15 s, and the best
+    /// kernels for at most 20 s.
     #[default]
     Normal,
-    /// All of them; then the best in the whole model, for at most 3 minutes.
+    /// All of them; then, in the whole model, regions joined or apart, and the best kernels, each for at most 3 minutes.
     Exhaustive,
 }
 
@@ -180,7 +181,9 @@ pub(crate) struct Tuned {
     pub(crate) candidates: usize,
     /// How many of them failed or were wrong.
     pub(crate) refused: usize,
-    /// µs of the whole plan before its tactics were settled, and after.
+    /// What could be joined or not and was settled now, by what it is.
+    pub(crate) joins: Vec<(String, Join)>,
+    /// µs of the whole plan before it was settled, and after.
     pub(crate) settled: Option<(f64, f64)>,
 }
 
@@ -211,6 +214,11 @@ pub(crate) fn tuned_plan(
                 watch.begin(format!("`{tactic}` for `{problem}`"));
                 tried.store(at + 1, Ordering::Relaxed);
                 (format!("problem {} of {all}", done + 1), at, of)
+            }
+            Progress::Asking { question: (number, of), about } => {
+                watch.end();
+                let about: String = about.chars().take(60).collect();
+                (format!("joined or apart {number} of {of}: {about}"), number, of)
             }
             Progress::Settling { trial, trials, times } => {
                 watch.begin("the whole model".to_owned());
@@ -248,7 +256,15 @@ pub(crate) fn tuned_plan(
     if *tactics != before {
         tactics.measured_on = here;
     }
-    Ok(Tuned { plan, candidates: tried.load(Ordering::Relaxed), refused, settled })
+    let arch = plan.target.gpu().map(|target| target.arch);
+    let joins = |of: &Tactics| -> Vec<(String, Join)> {
+        let all =
+            arch.map(|arch| of.joins(arch).map(|(text, join)| (text.to_owned(), join.clone())).collect());
+        all.unwrap_or_default()
+    };
+    let mut now = joins(tactics);
+    now.retain(|join| !joins(&before).contains(join));
+    Ok(Tuned { plan, candidates: tried.load(Ordering::Relaxed), refused, joins: now, settled })
 }
 
 /// Ends the program where a kernel never ends: nothing else can stop one.

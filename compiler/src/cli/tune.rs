@@ -4,8 +4,9 @@ use super::device::{Effort, Tuned, open_gpu, target_of, tuned_plan};
 use super::options::{ModelArguments, Precision, open_nvrtc, read_tactics};
 use super::output::write_file;
 use super::{Environment, Failure, Outcome, note, say};
+use bakelite::fuse::alternative::Way;
 use bakelite::onnx;
-use bakelite::tune::Tactics;
+use bakelite::tune::{Join, Tactics};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -44,7 +45,7 @@ pub(crate) fn run(a: &Arguments, environment: &Environment) -> Outcome<()> {
     let start = Instant::now();
     let tuned = tuned_plan(graph, &gpu, &nvrtc, a.precision, a.effort, &mut tactics, Some(&mut keeper))?;
     keeper.write(&tactics)?;
-    let Tuned { plan, candidates, refused, settled } = tuned;
+    let Tuned { plan, candidates, refused, joins, settled } = tuned;
     let sum: f64 = plan.steps.iter().filter_map(|s| s.cuda.as_ref()?.measured).sum();
     let seconds = start.elapsed().as_secs_f64();
     let mut text = format!("{candidates} candidates tried in {seconds:.1} s, {refused} of them not used; ");
@@ -53,7 +54,24 @@ pub(crate) fn run(a: &Arguments, environment: &Environment) -> Outcome<()> {
     if let Some((before, after)) = settled {
         text += &format!("; all in one graph {before:.1} µs, and {after:.1} µs after settling");
     }
+    text += &summarize(&joins);
     say(&format!("{text}\n"))
+}
+
+/// What was settled about regions that could be joined.
+fn summarize(joins: &[(String, Join)]) -> String {
+    if joins.is_empty() {
+        return String::new();
+    }
+    let joined = joins.iter().filter(|(_, join)| join.way == Way::Joined).count();
+    let (all, apart) = (joins.len(), joins.len() - joined);
+    let mut text = format!("\njoined {joined} of {all} that could be joined or not, {apart} apart:");
+    for (what, Join { way, saved, .. }) in joins {
+        // What comes after is what its epilogue does.
+        let what = what.split_once(" then ").map_or(what.as_str(), |(what, _)| what);
+        text += &format!("\n  {way}, saves {saved:.2} µs: {what}");
+    }
+    text
 }
 
 /// Entries for other GPUs stay, and are of no use here.

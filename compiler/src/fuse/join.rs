@@ -1,10 +1,10 @@
-//! Regions joined that each read nothing but the one before, where one kernel does it all and the cost models say that it is
-//! faster: squeeze and excitation (a mean over pixels and two matrix products of it), the factor of each channel that a
+//! Regions joined that each read nothing but the one before, where one kernel does it all and is faster: squeeze and excitation (a mean over pixels and two matrix products of it), the factor of each channel that a
 //! convolution reads its pixels with, the copy in another order or type that a network's first convolution would read, and the
 //! convolution by one element whose result another one's epilogue adds.
 //! And a depthwise convolution with the excitation that reads its result, which others read too. GPU plans only.
 
 use super::access::regroup;
+use super::alternative::Judge;
 use super::place::{is_output, readers};
 use super::{Region, Regions, name_of, number};
 use crate::error::Result;
@@ -15,17 +15,16 @@ use bakelite_host::problem::{
 };
 use bakelite_host::{Instr, Program, Pw, Reg};
 use bakelite_kernels::dim::product;
-use bakelite_kernels::families::estimate;
-use bakelite_kernels::{Dim, Problem, Target};
+use bakelite_kernels::{Dim, Problem};
 
-/// Joins what can be joined.
-pub fn join(mut regions: Regions, target: &Target) -> Result<Regions> {
+/// Joins what can be joined and the judge says is.
+pub fn join(mut regions: Regions, judge: &mut Judge<'_>) -> Result<Regions> {
     let Regions { graph, regions: all } = &mut regions;
     for find in [squeeze, scale, first, add, excited] {
         let mut at = 0;
         while at < all.len() {
             let joined =
-                find(graph, all, at).filter(|(parts, region)| pays(graph, all, parts, region, target));
+                find(graph, all, at).filter(|(parts, region)| is_joined(graph, all, parts, region, judge));
             let Some((parts, region)) = joined else {
                 at += 1;
                 continue;
@@ -37,7 +36,7 @@ pub fn join(mut regions: Regions, target: &Target) -> Result<Regions> {
             before.iter().for_each(|part| drop(all.remove(*part)));
         }
     }
-    super::rows::normalise(&mut regions, Some(target))?;
+    super::rows::normalise(&mut regions, Some(judge))?;
     super::verify(&regions)?;
     Ok(regions)
 }
@@ -45,10 +44,10 @@ pub fn join(mut regions: Regions, target: &Target) -> Result<Regions> {
 /// Indices of regions, the last first, and the region that does what they do.
 type Joined = (Vec<usize>, Region);
 
-fn pays(graph: &Graph, all: &[Region], parts: &[usize], region: &Region, target: &Target) -> bool {
-    let cost = |problem| estimate(problem, &graph.symbols, target);
-    let apart: Option<f64> = parts.iter().map(|part| cost(&all[*part].problem)).sum();
-    matches!((cost(&region.problem), apart), (Some(joined), Some(apart)) if joined < apart)
+fn is_joined(graph: &Graph, all: &[Region], parts: &[usize], region: &Region, judge: &mut Judge<'_>) -> bool {
+    let apart = parts.iter().map(|part| all[*part].problem.clone()).collect();
+    let text = region.problem.to_string();
+    judge.joins(&graph.symbols, text.clone(), text, [vec![region.problem.clone()], apart])
 }
 
 /// The region that makes `value` for this reader alone, all of it, dense.

@@ -5,6 +5,7 @@
 //! Why regions cannot form a cycle: exactly one value of a region is read outside it, and it is the topologically last one.
 
 mod access;
+pub mod alternative;
 mod grow;
 mod inline;
 pub mod join;

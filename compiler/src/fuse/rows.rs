@@ -1,8 +1,9 @@
 //! Normalisations of rows that the matrix products around them do: the one that makes the rows gives their moments as a second
 //! result, and those that read them normalised take the rows as they are. For rows `x` of mean μ and reciprocal deviation ρ,
-//! `norm(x) · w + b = ρ (x · γw − μ Σ γw) + (βw + b)`, and what is added to a sum is `(x − μ) ρ γ + β`. GPU plans only, where the
-//! cost models say that it pays.
+//! `norm(x) · w + b = ρ (x · γw − μ Σ γw) + (βw + b)`, and what is added to a sum is `(x − μ) ρ γ + β`. GPU plans only, where it
+//! is faster.
 
+use super::alternative::Judge;
 use super::join::operands;
 use super::place::{is_output, readers};
 use super::{Region, Regions, number};
@@ -12,8 +13,7 @@ use crate::ir::{Graph, Tensor, Value};
 use crate::ops::Moments;
 use bakelite_host::problem::{Access, Gemm, LayerNorm, Rows, SPAN};
 use bakelite_host::{DType, Instr, Program, Pw};
-use bakelite_kernels::families::estimate;
-use bakelite_kernels::{Dim, Problem, Target};
+use bakelite_kernels::{Dim, Problem};
 
 /// A normalisation that is not a region any more.
 struct Found {
@@ -32,12 +32,12 @@ enum Use {
     Sum { rows: usize, bias: Option<usize> },
 }
 
-/// Drops every normalisation that the products around it are estimated to do faster on a target; without one, every one that they
-/// can do.
-pub fn normalise(regions: &mut Regions, target: Option<&Target>) -> Result<()> {
+/// Drops every normalisation that the judge says the products around it do; without one, every one that they can do.
+pub fn normalise(regions: &mut Regions, mut judge: Option<&mut Judge<'_>>) -> Result<()> {
     let mut at = 0;
     while at < regions.regions.len() {
-        match find(regions, at).filter(|found| target.is_none_or(|t| pays(regions, found, t))) {
+        let dropped = |found: &Found| judge.as_mut().is_none_or(|judge| is_dropped(regions, found, judge));
+        match find(regions, at).filter(dropped) {
             Some(found) => {
                 let name = regions.regions[at].name.clone();
                 apply(regions, &found)
@@ -126,25 +126,34 @@ fn adds(gemm: &Gemm<Dim>, operand: usize) -> bool {
     matches!(gemm.epilogue.program.code.get(1), Some(Instr::Apply(Pw::Add, of)) if adds(of))
 }
 
-fn pays(regions: &Regions, found: &Found, target: &Target) -> bool {
+// Normalisations of rows of one length are one subject: in a network of layers, products that two of them change would have to
+// be tuned for either of them alone too.
+fn is_dropped(regions: &Regions, found: &Found, judge: &mut Judge<'_>) -> bool {
     let Regions { graph, regions: all } = regions;
-    let cost = |problem: &Problem<Dim>| estimate(problem, &graph.symbols, target);
     let Problem::LayerNorm(norm) = &all[found.norm].problem else { return false };
-    let mut before = cost(&all[found.norm].problem);
-    let mut after = Some(0.0);
-    let mut change = |from: &Problem<Dim>, to: &Problem<Dim>| {
-        before = before.zip(cost(from)).map(|(a, b)| a + b);
-        after = after.zip(cost(to)).map(|(a, b)| a + b);
+    let subject = format!("rows {norm}");
+    let (mut joined, mut apart) = (vec![], vec![all[found.norm].problem.clone()]);
+    let mut change = |from: &Problem<Dim>, to: Problem<Dim>| {
+        apart.push(from.clone());
+        joined.push(to);
     };
     let made = &all[found.producer].problem;
-    change(made, &with_moments(made));
+    change(made, with_moments(made));
+    // The products without their epilogues, which other normalisations change.
+    let size = |gemm: &Gemm<Dim>| format!("{}x{}x{}", gemm.m, gemm.n, gemm.k);
+    let mut text = subject.clone();
+    if let Problem::Gemm(gemm) = made {
+        text += &format!(" of {}", size(gemm));
+    }
     for (reader, how) in &found.readers {
         let region = &all[*reader];
         if let Problem::Gemm(gemm) = &region.problem {
-            change(&region.problem, &knowing(gemm, norm, *how).into());
+            let read = if matches!(how, Use::Sum { .. }) { "added to" } else { "for" };
+            text += &format!(" {read} {}", size(gemm));
+            change(&region.problem, knowing(gemm, norm, *how).into());
         }
     }
-    matches!((after, before), (Some(after), Some(before)) if after < before)
+    judge.joins(&graph.symbols, text, subject, [joined, apart])
 }
 
 fn with_moments(problem: &Problem<Dim>) -> Problem<Dim> {

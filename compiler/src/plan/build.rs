@@ -14,9 +14,18 @@ use std::collections::HashMap;
 /// How many steps ahead weights are asked into L2: with one they come too late to help and in time to disturb (lab notes).
 const AHEAD: usize = 2;
 
-/// Weights that were packed for one plan, for the next plan of the same graph.
+/// Weights that were packed for one plan, for the next plan of the same model. Told apart by where their data lies: graphs that were
+/// fused in different ways may have different constants in one place.
 #[derive(Default)]
-pub struct Packed(HashMap<(Value, Option<Pack>), (Bytes, [u8; 32])>);
+pub struct Packed(HashMap<(usize, usize, usize, Option<Pack>), PackedWeight>);
+
+#[derive(Clone)]
+struct PackedWeight {
+    /// Keeps the data where it lies.
+    _source: Bytes,
+    bytes: Bytes,
+    hash: [u8; 32],
+}
 
 /// The plan of a model for a GPU.
 pub fn build(chosen: Chosen, target: &Target) -> Result<Plan> {
@@ -156,8 +165,9 @@ impl<'a> Planner<'a> {
             .graph
             .data(value)
             .ok_or_else(|| at_region(format!("its operand {value} is made by nothing")))?;
-        let key = (value, packing.cloned());
-        let (bytes, hash) = match self.before.0.get(&key) {
+        let source = &data.bytes;
+        let key = (source.as_ptr() as usize, source.len(), data.dtype.size(), packing.cloned());
+        let PackedWeight { bytes, hash, .. } = match self.before.0.get(&key) {
             Some(known) => known.clone(),
             None => {
                 let bytes = match packing {
@@ -165,8 +175,9 @@ impl<'a> Planner<'a> {
                     Some(p) => Bytes::from(p.apply(&data.bytes, data.dtype.size()).map_err(at_region)?),
                 };
                 let hash = *blake3::hash(&bytes).as_bytes();
-                self.before.0.insert(key, (bytes.clone(), hash));
-                (bytes, hash)
+                let packed = PackedWeight { _source: source.clone(), bytes, hash };
+                self.before.0.insert(key, packed.clone());
+                packed
             }
         };
         if let Some(weight) = self.packed.get(&hash) {

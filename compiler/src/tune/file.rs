@@ -4,10 +4,14 @@
 //! # bakelite tactics 1
 //! # NVIDIA H200, driver 580.159.04, 2026-11-20
 //! sm_90a | conv n=1 ... | conv.mma/1 m64 n32 k64 stages3 | 3.41 | NVIDIA H200
+//! sm_90a | join conv n=1 ... added=256 ... | apart by conv.mma/1, not by conv.wgmma/2 | saves 1.52 | NVIDIA H200
 //! ```
 //!
-//! The comment says where it was last measured. A line without a GPU was measured on the comment's.
+//! The comment says where it was last measured. A line without a GPU was measured on the comment's. A line with `join` says
+//! whether regions that can be joined are ([`fuse::join`](crate::fuse::join)), which families did it so, which the other way, and
+//! how many µs that saved in the plan in which it was settled.
 
+use crate::fuse::alternative::Way;
 use bakelite_kernels::{Arch, Dim, Problem, Tactic};
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -25,12 +29,57 @@ pub struct Entry {
     pub gpu: String,
 }
 
+/// Whether regions are joined, as the whole plan settled it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Join {
+    /// Which way is faster.
+    pub way: Way,
+    /// The families, with their versions, whose kernels did it this way and the other.
+    pub families: [Vec<String>; 2],
+    /// µs that it saved in the plan in which it was settled.
+    pub saved: f64,
+    /// The GPU that it was settled on; empty where that is not known.
+    pub gpu: String,
+}
+
+const JOIN: &str = "join ";
+const NOT: &str = ", not by ";
+
+impl Join {
+    fn parse(verdict: &str, saved: &str, gpu: &str) -> Result<Join, String> {
+        let parts = verdict.split_once(" by ").and_then(|(way, by)| Some((way, by.split_once(NOT)?)));
+        let (way, by) = match parts {
+            Some(("joined", by)) => (Way::Joined, by),
+            Some(("apart", by)) => (Way::Apart, by),
+            _ => {
+                return Err(format!(
+                    "expected `joined by families{NOT}families`, or `apart ...`, got `{verdict}`"
+                ));
+            }
+        };
+        let families = |text: &str| {
+            let words = text.split_whitespace().map(|word| {
+                let version = word.split_once('/').map(|(_, version)| version.parse::<u32>());
+                match version {
+                    Some(Ok(_)) => Ok(word.to_owned()),
+                    _ => Err(format!("`{word}` is no `family/version`")),
+                }
+            });
+            words.collect::<Result<Vec<_>, _>>()
+        };
+        let time = saved.strip_prefix("saves ").and_then(|time| time.trim().parse().ok());
+        let saved = time.ok_or_else(|| format!("expected `saves µs`, got `{saved}`"))?;
+        Ok(Join { way, families: [families(by.0)?, families(by.1)?], saved, gpu: gpu.to_owned() })
+    }
+}
+
 /// The contents of a tactics file.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Tactics {
     /// Where it was measured, for people: GPU, driver, date.
     pub measured_on: String,
     entries: BTreeMap<(Arch, String), Entry>,
+    joins: BTreeMap<(Arch, String), Join>,
 }
 
 impl Tactics {
@@ -49,19 +98,18 @@ impl Tactics {
             if let Some(comment) = line.strip_prefix("# ") {
                 tactics.measured_on = comment.to_owned();
             } else if !line.trim().is_empty() {
-                let (key, entry) =
-                    Tactics::parse_line(line).map_err(|e| format!("line {}: {e}", number + 1))?;
-                tactics.entries.insert(key, entry);
+                tactics.read_line(line).map_err(|e| format!("line {}: {e}", number + 1))?;
             }
         }
         if let Some((gpu, _)) = tactics.measured_on.split_once(", driver ") {
-            let unnamed = tactics.entries.values_mut().filter(|e| e.gpu.is_empty());
-            unnamed.for_each(|e| gpu.clone_into(&mut e.gpu));
+            let gpus = tactics.entries.values_mut().map(|e| &mut e.gpu);
+            let gpus = gpus.chain(tactics.joins.values_mut().map(|j| &mut j.gpu));
+            gpus.filter(|g| g.is_empty()).for_each(|g| gpu.clone_into(g));
         }
         Ok(tactics)
     }
 
-    fn parse_line(line: &str) -> Result<((Arch, String), Entry), String> {
+    fn read_line(&mut self, line: &str) -> Result<(), String> {
         let parts: Vec<&str> = line.split(" | ").collect();
         let (arch, problem, tactic, time, gpu) = match *parts.as_slice() {
             [arch, problem, tactic, time] => (arch, problem, tactic, time, ""),
@@ -73,9 +121,16 @@ impl Tactics {
                 ));
             }
         };
+        let arch = arch.parse()?;
+        if let Some(text) = problem.strip_prefix(JOIN) {
+            self.joins.insert((arch, text.to_owned()), Join::parse(tactic, time, gpu)?);
+            return Ok(());
+        }
         let (microseconds, gpu) =
             (time.trim().parse().map_err(|e| format!("`{time}` is no time: {e}"))?, gpu.to_owned());
-        Ok(((arch.parse()?, problem.to_owned()), Entry { tactic: tactic.parse()?, microseconds, gpu }))
+        let entry = Entry { tactic: tactic.parse()?, microseconds, gpu };
+        self.entries.insert((arch, problem.to_owned()), entry);
+        Ok(())
     }
 
     /// The file's text: sorted, so that it does not change unless a measurement does.
@@ -84,10 +139,18 @@ impl Tactics {
         if !self.measured_on.is_empty() {
             let _ = writeln!(text, "# {}", self.measured_on);
         }
+        let on = |gpu: &str| if gpu.is_empty() { String::new() } else { format!(" | {gpu}") };
         for ((arch, problem), entry) in &self.entries {
-            let _ = write!(text, "{arch} | {problem} | {} | {:.2}", entry.tactic, entry.microseconds);
-            let gpu = if entry.gpu.is_empty() { String::new() } else { format!(" | {}", entry.gpu) };
-            let _ = writeln!(text, "{gpu}");
+            let Entry { tactic, microseconds, gpu } = entry;
+            let _ = writeln!(text, "{arch} | {problem} | {tactic} | {microseconds:.2}{}", on(gpu));
+        }
+        for ((arch, joined), Join { way, families, saved, gpu }) in &self.joins {
+            let [by, other] = [0, 1].map(|i| families[i].join(" "));
+            let _ = writeln!(
+                text,
+                "{arch} | {JOIN}{joined} | {way} by {by}{NOT}{other} | saves {saved:.2}{}",
+                on(gpu)
+            );
         }
         text
     }
@@ -102,9 +165,20 @@ impl Tactics {
         self.entries.insert((arch, problem.to_string()), entry);
     }
 
+    /// What was settled about regions that can be joined, by what they are.
+    pub fn joins(&self, arch: Arch) -> impl Iterator<Item = (&str, &Join)> {
+        self.joins.iter().filter(move |((a, _), _)| *a == arch).map(|((_, text), join)| (text.as_str(), join))
+    }
+
+    /// Records what was settled about regions that can be joined.
+    pub fn set_join(&mut self, arch: Arch, text: &str, join: Join) {
+        self.joins.insert((arch, text.to_owned()), join);
+    }
+
     /// Takes over all that another file has.
     pub fn merge(&mut self, other: &Tactics) {
         self.entries.extend(other.entries.iter().map(|(key, entry)| (key.clone(), entry.clone())));
+        self.joins.extend(other.joins.iter().map(|(key, join)| (key.clone(), join.clone())));
         if !other.measured_on.is_empty() {
             self.measured_on.clone_from(&other.measured_on);
         }
@@ -113,20 +187,20 @@ impl Tactics {
     /// For each architecture and GPU, the number of entries.
     pub fn origins(&self) -> BTreeMap<(Arch, &str), usize> {
         let mut origins = BTreeMap::new();
-        for ((arch, _), entry) in &self.entries {
-            *origins.entry((*arch, entry.gpu.as_str())).or_insert(0) += 1;
-        }
+        let entries = self.entries.iter().map(|((arch, _), entry)| (*arch, entry.gpu.as_str()));
+        let joins = self.joins.iter().map(|((arch, _), join)| (*arch, join.gpu.as_str()));
+        entries.chain(joins).for_each(|origin| *origins.entry(origin).or_insert(0) += 1);
         origins
     }
 
     /// Number of entries.
     pub fn len(&self) -> usize {
-        self.entries.len()
+        self.entries.len() + self.joins.len()
     }
 
     /// Whether there is no entry.
     pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+        self.entries.is_empty() && self.joins.is_empty()
     }
 }
 
@@ -141,6 +215,32 @@ mod tests {
         assert_eq!((tactics.len(), tactics.print().as_str()), (1, text));
         assert!(Tactics::parse("").unwrap_err().contains("line 1"));
         assert!(Tactics::parse(&format!("{text}sm_90a | x | y\n")).unwrap_err().contains("line 4"));
+    }
+
+    #[test]
+    fn joins_round_trip_and_errors_name_the_line() {
+        let line = "sm_90a | join conv n=1 added=2 | apart by conv.mma/4 gemm.mma/2, not by conv.mma/4 | saves 1.52 | H200";
+        let text =
+            format!("# bakelite tactics 1\nsm_90a | conv n=1 | conv.mma/4 m64 | 3.41 | H200\n{line}\n");
+        let tactics = Tactics::parse(&text).unwrap();
+        assert_eq!((tactics.len(), tactics.print()), (2, text.clone()));
+        let arch: Arch = "sm_90a".parse().unwrap();
+        let (joined, join) = tactics.joins(arch).next().unwrap();
+        assert_eq!((joined, join.way, join.saved), ("conv n=1 added=2", Way::Apart, 1.52));
+        assert_eq!(
+            join.families,
+            [vec!["conv.mma/4".to_owned(), "gemm.mma/2".into()], vec!["conv.mma/4".into()]]
+        );
+        assert_eq!(tactics.joins("sm_80".parse().unwrap()).count(), 0);
+        let mut all = Tactics::default();
+        all.merge(&tactics);
+        assert_eq!((all.print(), all.origins()[&(arch, "H200")]), (text.clone(), 2));
+        for (right, wrong) in
+            [("apart by", "asunder by"), (", not by", ""), ("mma/2", "mma"), ("saves 1.52", "1.52")]
+        {
+            let error = Tactics::parse(&text.replace(right, wrong)).unwrap_err();
+            assert!(error.starts_with("line 3: "), "{wrong}: {error}");
+        }
     }
 
     #[test]

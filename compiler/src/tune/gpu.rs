@@ -3,7 +3,7 @@
 //! memory.
 
 use super::subject::Subject;
-use super::{Candidate, Job, Open, Tactics, Tuner, Verdict};
+use super::{Candidate, Job, Joining, Open, Tactics, Tuner, Verdict};
 use crate::error::{Error, Result, Stage};
 use crate::execute::gpu::Session;
 use crate::execute::kernels::Images;
@@ -18,6 +18,7 @@ use bakelite_kernels::{Dim, Nvrtc, Symbols, Target, prefetch};
 use bakelite_runtime::{Gpu, Stream};
 use rayon::prelude::*;
 use std::collections::{BTreeMap, HashMap};
+use std::ops::RangeInclusive;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -26,10 +27,11 @@ use std::time::{Duration, Instant};
 pub enum Effort {
     /// The four most promising tactics of each family for each problem.
     Fast,
-    /// The 32 most promising of each family, then the best of them in the whole plan for at most 20 s.
+    /// The 32 most promising of each family; then regions joined or apart in the whole plan for at most 15 s, and the best tactics
+    /// for at most 20 s.
     #[default]
     Normal,
-    /// All, then the best of them in the whole plan for at most 3 minutes.
+    /// All; then regions joined or apart in the whole plan, and the best tactics, each for at most 3 minutes.
     Exhaustive,
 }
 
@@ -48,6 +50,13 @@ pub enum Progress {
         candidates: (usize, usize),
         /// Problems that are done, and all of them.
         problems: (usize, usize),
+    },
+    /// Whether regions are joined is settled next.
+    Asking {
+        /// Which question, from 1, and how many there are.
+        question: (usize, usize),
+        /// What it is about.
+        about: String,
     },
     /// A whole plan is about to run.
     Settling {
@@ -78,6 +87,10 @@ pub struct GpuTuner<'a> {
     /// Times of whole plans in the order in which they were tried.
     plans: Vec<f64>,
 }
+
+/// Estimates of one way over those of another between which neither is sure to be faster: layer norms that products do were once
+/// estimated to take a tenth of a whole network less than they do.
+const NEAR: RangeInclusive<f64> = 0.65..=1.5;
 
 /// Families of plain kernels, which may stand for the host where it would take too long.
 const PLAIN: [&str; 4] = ["gemm.simt", "conv.simt", "conv.direct", "attention.simt"];
@@ -227,6 +240,25 @@ impl Tuner for GpuTuner<'_> {
         self.problems.0 += 1;
         (self.progress)(Progress::Preparing);
         Ok(verdicts)
+    }
+
+    fn joining(&self) -> Option<Joining> {
+        match self.effort {
+            Effort::Fast => None,
+            // Of a minute, after measuring and before settling.
+            Effort::Normal => {
+                let left = Duration::from_secs(40).saturating_sub(self.began.elapsed());
+                let patience = left.clamp(Duration::from_secs(8), Duration::from_secs(15));
+                Some(Joining { patience, near: NEAR })
+            }
+            Effort::Exhaustive => {
+                Some(Joining { patience: Duration::from_secs(180), near: 0.0..=f64::INFINITY })
+            }
+        }
+    }
+
+    fn ask(&mut self, question: (usize, usize), about: &str) {
+        (self.progress)(Progress::Asking { question, about: about.to_owned() });
     }
 
     fn settling(&self) -> Duration {

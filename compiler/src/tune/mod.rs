@@ -1,14 +1,16 @@
 //! Choice of one tactic for each region: from the tactics file where it names one, by timing where there is a GPU, else by
-//! the families' own cost models. Never changes a region.
+//! the families' own cost models. Never changes a region, but may have regions made in another way where that is faster.
 
 mod file;
 #[cfg(feature = "cuda")]
 pub mod gpu;
+mod joins;
 mod settle;
 #[cfg(feature = "cuda")]
 mod subject;
 
-pub use file::{Entry, Tactics};
+pub use file::{Entry, Join, Tactics};
+pub use joins::{Stages, choose_joined};
 pub use settle::{Open, decide, settle};
 
 use crate::error::{Error, Result, Stage};
@@ -17,6 +19,7 @@ use crate::ir::Graph;
 use crate::plan::Plan;
 use bakelite_kernels::families::{candidates, find};
 use bakelite_kernels::{Build, Dim, Problem, Symbols, Tactic, Target};
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 /// One problem of the model with the tactics that could implement it, most promising first.
@@ -54,6 +57,15 @@ pub enum Verdict {
     Untried,
 }
 
+/// What to try joined and apart.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Joining {
+    /// How long, with the tuning that this needs.
+    pub patience: Duration,
+    /// Where the estimate joined, over that apart, leaves it open which is faster.
+    pub near: RangeInclusive<f64>,
+}
+
 /// The GPU, as far as tuning needs one. Everything else of the compiler works without.
 pub trait Tuner {
     /// The GPU's name; `None` where there is none.
@@ -73,6 +85,14 @@ pub trait Tuner {
         target: &Target,
         warn: &mut dyn FnMut(String),
     ) -> Result<Vec<Verdict>>;
+
+    /// What to try joined and apart in the whole plan; `None` for nothing.
+    fn joining(&self) -> Option<Joining> {
+        None
+    }
+
+    /// Sees what is joined or not next: so many of so many questions, and what it is about.
+    fn ask(&mut self, _question: (usize, usize), _about: &str) {}
 
     /// How long to try tactics in the whole plan; zero for not at all.
     fn settling(&self) -> Duration {
@@ -173,41 +193,108 @@ pub fn choose(
     tuner: &mut dyn Tuner,
     warn: &mut dyn FnMut(String),
 ) -> Result<Chosen> {
-    let symbols = regions.graph.symbols.clone();
-    let gpu = tuner.gpu().map(str::to_owned);
-    let (mut choices, mut open): (Vec<Option<Choice>>, Vec<Open>) = (Vec::new(), Vec::new());
-    let (mut jobs, mut waiting): (Vec<Job>, Vec<Vec<usize>>) = (Vec::new(), Vec::new());
-    for (at, region) in regions.regions.iter().enumerate() {
-        let known = from_file(region, &regions.graph, (target, gpu.as_deref()), tactics, warn);
-        if known.is_none() {
+    let mut measured = Measured::default();
+    measured.measure(&regions, target, tactics, Search::full(tuner), tuner, warn)?;
+    Ok(measured.pick(regions, target, tactics, tuner))
+}
+
+/// How thoroughly to measure.
+#[derive(Clone, Copy)]
+struct Search {
+    /// The most candidates of a family.
+    most: usize,
+    /// Whether it is kept, should the rest not be.
+    kept: bool,
+}
+
+impl Search {
+    fn full(tuner: &dyn Tuner) -> Search {
+        Search { most: tuner.most_candidates().max(1), kept: true }
+    }
+}
+
+/// Problems that the tactics file did not answer, each with the tactics that may be used, fastest first.
+#[derive(Clone, Default)]
+struct Measured(Vec<(Job, Vec<Choice>)>);
+
+impl Measured {
+    fn find(&self, region: &Region, constant: &[bool]) -> Option<usize> {
+        self.0.iter().position(|(j, _)| j.problem == region.problem && j.constant == constant)
+    }
+
+    /// Problems of these regions that neither the file nor what was measured answers.
+    fn missing<'a>(
+        &self,
+        regions: &'a Regions,
+        target: &Target,
+        tactics: &Tactics,
+        gpu: Option<&str>,
+        warn: &mut dyn FnMut(String),
+    ) -> Vec<(&'a Region, Vec<bool>)> {
+        let mut missing: Vec<(&Region, Vec<bool>)> = Vec::new();
+        for region in &regions.regions {
             let constant = constants(region, &regions.graph);
-            match jobs.iter().position(|j| j.problem == region.problem && j.constant == constant) {
-                Some(job) => waiting[job].push(at),
-                None => {
-                    jobs.push(job(region, constant, &symbols, target, tuner.most_candidates().max(1))?);
-                    waiting.push(vec![at]);
-                }
+            let alike = |(other, c): &(&Region, Vec<bool>)| other.problem == region.problem && *c == constant;
+            if self.find(region, &constant).is_none()
+                && !missing.iter().any(alike)
+                && from_file(region, &regions.graph, (target, gpu), tactics, warn).is_none()
+            {
+                missing.push((region, constant));
             }
         }
-        choices.push(known);
+        missing
     }
-    if !jobs.is_empty() {
-        tuner.prepare(&jobs, target)?;
-    }
-    for (job, regions_waiting) in jobs.into_iter().zip(waiting) {
-        let verdicts = tuner.measure(&job, &symbols, target, warn)?;
-        let rivals = ranked(&job, &verdicts, warn)?;
-        if let Choice { tactic, measured: Some(microseconds), .. } = &rivals[0] {
-            let (tactic, gpu) = (tactic.clone(), gpu.clone().unwrap_or_default());
-            tactics.set(target.arch, &job.problem, Entry { tactic, microseconds: *microseconds, gpu });
-            tuner.keep(tactics)?;
+
+    /// Measures what is missing.
+    fn measure(
+        &mut self,
+        regions: &Regions,
+        target: &Target,
+        tactics: &mut Tactics,
+        search: Search,
+        tuner: &mut dyn Tuner,
+        warn: &mut dyn FnMut(String),
+    ) -> Result<()> {
+        let (symbols, gpu) = (&regions.graph.symbols, tuner.gpu().map(str::to_owned));
+        let missing = self.missing(regions, target, tactics, gpu.as_deref(), warn).into_iter();
+        let jobs = missing.map(|(region, constant)| job(region, constant, symbols, target, search.most));
+        let jobs = jobs.collect::<Result<Vec<Job>>>()?;
+        if !jobs.is_empty() {
+            tuner.prepare(&jobs, target)?;
         }
-        regions_waiting.iter().for_each(|at| choices[*at] = Some(rivals[0].clone()));
-        open.push(Open { regions: regions_waiting, rivals });
+        for job in jobs {
+            let verdicts = tuner.measure(&job, symbols, target, warn)?;
+            let rivals = ranked(&job, &verdicts, warn)?;
+            if let Choice { tactic, measured: Some(microseconds), .. } = &rivals[0] {
+                let (tactic, gpu) = (tactic.clone(), gpu.clone().unwrap_or_default());
+                tactics.set(target.arch, &job.problem, Entry { tactic, microseconds: *microseconds, gpu });
+                if search.kept {
+                    tuner.keep(tactics)?;
+                }
+            }
+            // Their sources are in the rivals; of many candidates, that is much.
+            self.0.push((Job { candidates: vec![], ..job }, rivals));
+        }
+        Ok(())
     }
-    let choices: Vec<Choice> = choices.into_iter().flatten().collect();
-    debug_assert_eq!(choices.len(), regions.regions.len());
-    Ok(Chosen { regions, choices, open })
+
+    /// The fastest tactics for regions of which none is missing.
+    fn pick(&self, regions: Regions, target: &Target, tactics: &Tactics, tuner: &dyn Tuner) -> Chosen {
+        let mut open: Vec<Open> =
+            self.0.iter().map(|(_, rivals)| Open { regions: vec![], rivals: rivals.clone() }).collect();
+        let choice =
+            |(at, region): (usize, &Region)| match self.find(region, &constants(region, &regions.graph)) {
+                Some(measured) => {
+                    open[measured].regions.push(at);
+                    Some(open[measured].rivals[0].clone())
+                }
+                None => from_file(region, &regions.graph, (target, tuner.gpu()), tactics, &mut |_| ()),
+            };
+        let choices: Vec<Choice> = regions.regions.iter().enumerate().filter_map(choice).collect();
+        debug_assert_eq!(choices.len(), regions.regions.len());
+        open.retain(|o| !o.regions.is_empty());
+        Chosen { regions, choices, open }
+    }
 }
 
 // The candidates that may be used, fastest first and at least one: those with a time, or where there is none, the most
