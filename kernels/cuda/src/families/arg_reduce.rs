@@ -25,10 +25,10 @@ impl Family for ArgReduce {
         let Problem::ArgReduce(p) = problem else { return vec![] };
         if p.inner.is(1) {
             let rows = Rows::propose(p.dtype, &p.len, false, symbols);
-            return rows.into_iter().map(|r| Tactic::new(self.name(), 1, &r.params())).collect();
+            return rows.into_iter().map(|r| Tactic::new(self.name(), self.version(), &r.params())).collect();
         }
         let columns = Columns::propose(p.dtype, &p.len, &p.inner, false, symbols);
-        columns.into_iter().map(|c| Tactic::new(self.name(), 1, &c.params())).collect()
+        columns.into_iter().map(|c| Tactic::new(self.name(), self.version(), &c.params())).collect()
     }
 
     fn cost(&self, problem: &Problem<Dim>, tactic: &Tactic, symbols: &Symbols, target: &Target) -> f64 {

@@ -65,7 +65,7 @@ impl Tile {
         let full = shape.epilogue.operands.iter().skip(known).filter(is_full).count() as f64;
         let moved = (1.0 + full) * m * n * element / 12.7 / parts;
         // What is known of rows waits for its moments, as measured in graphs; giving them takes instructions.
-        let of_rows = if known > 0 { 2600.0 } else { 0.0 };
+        let of_rows = if known > 0 { 600.0 } else { 0.0 };
         let of_moments = if shape.epilogue.moments { 5.0 * m * n / 128.0 / parts } else { 0.0 };
         let epilogue = per_sm * (sums / writing + sums / 195.0 + moved + of_moments) + groups + of_rows;
         // Kernels of a graph begin while others end.

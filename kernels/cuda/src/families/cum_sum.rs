@@ -31,12 +31,18 @@ impl Family for CumSum {
             let len = p.len.opt(symbols);
             for (threads, items) in [(32, 1), (32, 4), (128, 4), (256, 4), (512, 4), (1024, 4)] {
                 if threads == 32 || i64::from(threads * items) < len * 2 {
-                    out.push(Tactic::new(self.name(), 1, &[("threads", threads), ("items", items)]));
+                    out.push(Tactic::new(
+                        self.name(),
+                        self.version(),
+                        &[("threads", threads), ("items", items)],
+                    ));
                 }
             }
         }
         // A thread for each column is also right for rows, and good for short ones.
-        out.extend([64, 256].map(|threads| Tactic::new(self.name(), 1, &[("walkers", threads)])));
+        out.extend(
+            [64, 256].map(|threads| Tactic::new(self.name(), self.version(), &[("walkers", threads)])),
+        );
         out
     }
 

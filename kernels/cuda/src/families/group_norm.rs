@@ -57,7 +57,7 @@ impl Family for GroupNorm {
         let registers = if p.dtype.size() == 8 { 16 } else { 32 } / i64::from(v);
         let tactic = |threads, chunks: i64, splits| {
             let params = [("threads", threads), ("chunks", chunks as u32), ("splits", splits), ("v", v)];
-            Tactic::new(self.name(), 1, &params)
+            Tactic::new(self.name(), self.version(), &params)
         };
         let mut out = Vec::new();
         for threads in [64, 128, 256, 512, 1024] {

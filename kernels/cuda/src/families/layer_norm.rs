@@ -29,7 +29,7 @@ impl Family for LayerNorm {
             return vec![];
         }
         let rows = Rows::propose(p.dtype, &p.len, true, symbols);
-        rows.into_iter().map(|r| Tactic::new(self.name(), 1, &r.params())).collect()
+        rows.into_iter().map(|r| Tactic::new(self.name(), self.version(), &r.params())).collect()
     }
 
     fn cost(&self, problem: &Problem<Dim>, tactic: &Tactic, symbols: &Symbols, target: &Target) -> f64 {

@@ -27,7 +27,7 @@ impl Family for Lrn {
         }
         let most = rows::vector(p.dtype, &p.spatial);
         let widths = [8, 4, 2, 1].into_iter().filter(|v| *v == most || *v == 1);
-        widths.map(|v| Tactic::new(self.name(), 1, &[("threads", 128), ("v", v)])).collect()
+        widths.map(|v| Tactic::new(self.name(), self.version(), &[("threads", 128), ("v", v)])).collect()
     }
 
     fn cost(&self, problem: &Problem<Dim>, tactic: &Tactic, symbols: &Symbols, target: &Target) -> f64 {

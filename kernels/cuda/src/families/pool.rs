@@ -71,7 +71,7 @@ impl Family for Pool {
         if !well_formed(p) {
             return vec![];
         }
-        let tactic = |params: &[(&str, u32)]| Tactic::new(self.name(), 1, params);
+        let tactic = |params: &[(&str, u32)]| Tactic::new(self.name(), self.version(), params);
         let len = product(&p.input);
         if is_global(p) && last(p) {
             let columns = Columns::propose(p.dtype, &len, &p.channels, true, symbols);

@@ -112,7 +112,7 @@ impl Family for Reduce {
         if !well_formed(p) {
             return vec![];
         }
-        let tactic = |params: &[(&str, u32)]| Tactic::new(self.name(), 1, params);
+        let tactic = |params: &[(&str, u32)]| Tactic::new(self.name(), self.version(), params);
         let mut out = Vec::new();
         match form(p) {
             Form::Rows(outer, len) => {

@@ -40,7 +40,9 @@ impl Family for TopK {
 
     fn tactics(&self, problem: &Problem<Dim>, symbols: &Symbols, _: &Target) -> Vec<Tactic> {
         let Problem::TopK(p) = problem else { return vec![] };
-        let tactic = |how: &str, threads: u32| Tactic::new(self.name(), 1, &[(how, 1), ("threads", threads)]);
+        let tactic = |how: &str, threads: u32| {
+            Tactic::new(self.name(), self.version(), &[(how, 1), ("threads", threads)])
+        };
         let mut out = Vec::new();
         if let Some(size) = sort_size(p.dtype, p.len.upper(symbols)) {
             let most = (size / 2).clamp(32, 1024);
