@@ -221,7 +221,8 @@ impl<'a> Planner<'a> {
     // Puts the steps on so many lanes, where that promises something.
     fn branch(&mut self, lanes: usize) {
         let plan = &mut self.plan;
-        let Some(gpu) = plan.target.gpu().filter(|_| lanes > 1) else { return };
+        let few = plan.steps.len() <= branches::MOST_STEPS;
+        let Some(gpu) = plan.target.gpu().filter(|_| lanes > 1 && few) else { return };
         let fills = plan.steps.iter().map(|s| branches::fills(s, &plan.symbols, gpu.multiprocessors));
         let tasks = branches::dependencies(plan).into_iter().zip(&self.times).zip(fills);
         let tasks: Vec<Task> =
@@ -254,11 +255,12 @@ impl<'a> Planner<'a> {
             check_size(&self.plan.buffers[input.buffer])?;
         }
         self.branch(lanes);
-        let lives = Lives::of(&self.plan);
-        let buffers = self.plan.buffers.clone();
-        let chain = self.plan.lanes == 1;
-        let meet =
-            |a: usize, b: usize| if chain { buffers[a].lives_with(&buffers[b]) } else { lives.meet(a, b) };
+        let (lives, buffers) =
+            ((self.plan.lanes > 1).then(|| Lives::of(&self.plan)), self.plan.buffers.clone());
+        let meet = |a: usize, b: usize| match &lives {
+            None => buffers[a].lives_with(&buffers[b]),
+            Some(lives) => lives.meet(a, b),
+        };
         (self.plan.arena, self.plan.lower_bound) = pack(&mut self.plan.buffers, &meet);
         verify(&self.plan)?;
         Ok(self.plan)
@@ -325,19 +327,31 @@ pub(super) fn verify(plan: &Plan) -> Result<()> {
     if let Some((at, step)) = plan.steps.iter().enumerate().find(|(at, s)| s.after.iter().any(|a| a >= at)) {
         return fail(step, format!("is step {at} and comes after {:?}", step.after));
     }
-    let lives = Lives::of(plan);
-    for (at, needs) in branches::dependencies(plan).iter().enumerate() {
-        if let Some(need) = needs.iter().find(|need| !lives.order().before(**need, at)) {
-            let what = format!(
-                "reads what step {need} ({}) writes, and does not come after it",
-                plan.steps[*need].name
-            );
-            return fail(&plan.steps[at], what);
+    let lives = (plan.lanes > 1).then(|| Lives::of(plan));
+    match &lives {
+        None => {
+            let chained = |at: usize| plan.steps[at].after.iter().copied().eq(at.checked_sub(1));
+            if let Some(at) = (0..plan.steps.len()).find(|at| !chained(*at)) {
+                return fail(
+                    &plan.steps[at],
+                    format!("is step {at} of one lane and comes after {:?}", plan.steps[at].after),
+                );
+            }
+        }
+        Some(lives) => {
+            for (at, needs) in branches::dependencies(plan).iter().enumerate() {
+                if let Some(need) = needs.iter().find(|need| !lives.order().before(**need, at)) {
+                    let writer = &plan.steps[*need].name;
+                    let what =
+                        format!("reads what step {need} ({writer}) writes, and does not come after it");
+                    return fail(&plan.steps[at], what);
+                }
+            }
         }
     }
     for (i, a) in plan.buffers.iter().enumerate() {
         for (j, b) in plan.buffers[..i].iter().enumerate() {
-            let together = a.lives_with(b) || (plan.lanes > 1 && lives.meet(i, j));
+            let together = lives.as_ref().map_or_else(|| a.lives_with(b), |lives| lives.meet(i, j));
             if together && a.offset < b.offset + b.capacity && b.offset < a.offset + a.capacity {
                 let what = format!("overlaps buffer {j} ({}) while both live", b.name);
                 return Err(Error::new(Stage::Plan, format!("buffer {i} ({})", a.name), what));

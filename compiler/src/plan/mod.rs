@@ -17,7 +17,7 @@ use bakelite_kernels::{Dim, Launch, Problem, Symbols, Tactic};
 use bytes::Bytes;
 
 /// A compiled model for one target.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
     /// The model's name.
     pub name: String,

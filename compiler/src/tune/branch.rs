@@ -3,7 +3,7 @@
 use super::{Chosen, Lanes, Tactics, Tuner, decide};
 use crate::error::Result;
 use crate::plan::Plan;
-use crate::plan::branches::MOST_LANES;
+use crate::plan::branches::{MOST_LANES, MOST_STEPS};
 use bakelite_kernels::Target;
 
 /// Chooses the number of lanes: what the tactics file says of this plan; where it says nothing, what is fastest, which is recorded
@@ -17,6 +17,9 @@ pub fn branch(
 ) -> Result<Chosen> {
     chosen.lanes = 1;
     let mut plans = vec![plan(&chosen)?];
+    if plans[0].steps.len() > MOST_STEPS {
+        return Ok(chosen);
+    }
     let (key, name) = (plans[0].key(), plans[0].name.replace(|c: char| c.is_control() || c == '|', " "));
     let gpu = tuner.gpu().map(str::to_owned);
     let here = |of: &&Lanes| gpu.as_ref().is_none_or(|gpu| of.gpu.is_empty() || *gpu == of.gpu);
