@@ -325,18 +325,30 @@ pub fn cuda_steps(m: &Model, target: &Cuda) -> Result<String> {
         Form::Module => (String::new(), "super"),
     };
     let mut used = String::new();
-    let signature = |k: &str| {
+    // Functions of parts of the steps share what the whole has begun.
+    let signature = |part: bool| {
+        let branches = if part && target.branches { "branches: &mut Branches<'_>, " } else { "" };
         format!(
-            "{k}: &Kernels, stream: &Stream, weights: DevicePtr, arena: DevicePtr, io: &Buffers{}",
+            "k: &Kernels, stream: &Stream, {branches}weights: DevicePtr, arena: DevicePtr, io: &Buffers{}",
             m.sizes_parameter()
         )
     };
-    let arguments = format!("k, stream, weights, arena, io{}", m.sizes_argument());
+    let arguments = |part: bool| {
+        let branches = if part && target.branches { "branches, " } else { "" };
+        format!("k, stream, {branches}weights, arena, io{}", m.sizes_argument())
+    };
+    let (begin, join) = match target.branches {
+        true => ("    let branches = &mut Branches::begin(stream)?;\n", "    branches.join()?;\n"),
+        false => ("", ""),
+    };
     let mut parts = Vec::new();
-    for chunk in target.steps.chunks(RUN) {
+    for (part, chunk) in target.steps.chunks(RUN).enumerate() {
         let (mut body, mut code) = (String::new(), String::new());
-        for step in chunk {
+        for (at, step) in chunk.iter().enumerate() {
             body += &comment("    // ", &step.doc);
+            if target.branches {
+                body += &format!("    branches.step({}, &{:?})?;\n", part * RUN + at, step.after);
+            }
             for l in &step.launches {
                 let launch = launch(l);
                 body += &statements(&launch)?;
@@ -369,11 +381,13 @@ pub fn cuda_steps(m: &Model, target: &Cuda) -> Result<String> {
     let named = |name: &str| match name {
         "Arg" => used.contains("Arg::") || parts.iter().any(|(o, _)| o.contains("Arg::")),
         "Image" | "Kernel" => !target.kernels.is_empty(),
+        "Branches" => target.branches,
         "DevicePtr" | "Gpu" | "Stream" => true,
         _ => used.contains(&format!("{name}::")) || used.contains(&format!("{name} {{")),
     };
     let imported = [
         "Arg",
+        "Branches",
         "DevicePtr",
         "Element",
         "Gpu",
@@ -421,17 +435,30 @@ pub fn cuda_steps(m: &Model, target: &Cuda) -> Result<String> {
     ))?;
     text = text.replace("load_macro!();\n", &loading(m, target));
     let whole = |name: &str, visible: &str, doc: &str, body: &str| -> Result<String> {
-        let shell =
-            items(&format!("{doc}{visible}fn {name}({}) -> Result<()> {{ body!(); }}", signature("k")))?;
+        let shell = items(&format!(
+            "{doc}{visible}fn {name}({}) -> Result<()> {{ body!(); }}",
+            signature(visible.is_empty())
+        ))?;
         Ok(format!("\n{}", shell.replace("    body!();\n", &format!("{body}    Ok(())\n"))))
     };
-    let doc = "/// Every step in order.\n";
+    let doc = match target.branches {
+        true => {
+            "/// Every step, each after those it names: in a graph, steps that need nothing of each other run side by side.\n"
+        }
+        false => "/// Every step in order.\n",
+    };
     match parts.as_slice() {
-        [] => text += &whole("enqueue", "pub(crate) ", doc, &format!("    let _ = ({arguments});\n"))?,
-        [(opening, body)] => text += &whole("enqueue", "pub(crate) ", doc, &format!("{opening}{body}"))?,
+        [] => {
+            let unused = format!("    let _ = ({});\n", arguments(false));
+            text += &whole("enqueue", "pub(crate) ", doc, &unused)?;
+        }
+        [(opening, body)] => {
+            text += &whole("enqueue", "pub(crate) ", doc, &format!("{opening}{begin}{body}{join}"))?;
+        }
         many => {
-            let calls: String = (0..many.len()).map(|i| format!("    part_{i}({arguments})?;\n")).collect();
-            text += &whole("enqueue", "pub(crate) ", doc, &calls)?;
+            let call = |i: usize| format!("    part_{i}({})?;\n", arguments(true));
+            let calls: String = (0..many.len()).map(call).collect();
+            text += &whole("enqueue", "pub(crate) ", doc, &format!("{begin}{calls}{join}"))?;
             for (i, (opening, body)) in many.iter().enumerate() {
                 text += &whole(&format!("part_{i}"), "", "", &format!("{opening}{body}"))?;
             }

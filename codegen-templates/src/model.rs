@@ -152,6 +152,8 @@ pub struct Cuda {
     pub ptx: Option<String>,
     /// In order.
     pub steps: Vec<CudaStep>,
+    /// Whether steps say which others they come after; if not, each comes after the one before it.
+    pub branches: bool,
 }
 
 /// A kernel.
@@ -170,6 +172,8 @@ pub struct Kernel {
 pub struct CudaStep {
     /// What it is: region, problem, tactic, time.
     pub doc: String,
+    /// Earlier steps that it comes after.
+    pub after: Vec<usize>,
     /// Launches in order.
     pub launches: Vec<Launch>,
     /// Name for the README.

@@ -102,6 +102,7 @@ pub fn plan(graph: Graph, target: &Target, options: &Options, tools: &mut Tools<
             };
             let chosen = tune::choose_joined(&mut stages, gpu, tools.tactics, tools.tuner, tools.warn)?;
             let chosen = tune::settle(chosen, gpu, tools.tactics, tools.tuner, &mut again)?;
+            let chosen = tune::branch(chosen, gpu, tools.tactics, tools.tuner, &mut again)?;
             plan::build_again(&chosen, target, &mut packed)?
         }
     };

@@ -28,6 +28,8 @@ pub(crate) type RawModule = sys::CUmodule;
 pub(crate) type RawFunction = sys::CUfunction;
 pub(crate) type RawGraph = sys::CUgraph;
 pub(crate) type RawGraphExec = sys::CUgraphExec;
+pub(crate) type RawGraphNode = sys::CUgraphNode;
+pub(crate) use sys::CUgraphEdgeData;
 pub(crate) use sys::{CUlaunchAttribute, CUlaunchAttributeID, CUlaunchAttributeValue, CUlaunchConfig};
 
 macro_rules! driver_calls {
@@ -89,6 +91,13 @@ driver_calls! {
     cuStreamBeginCapture_v2(stream: RawStream, mode: c_int);
     cuStreamEndCapture(stream: RawStream, graph: *mut RawGraph);
     cuStreamIsCapturing(stream: RawStream, status: *mut c_int);
+    cuStreamGetCaptureInfo_v3(
+        stream: RawStream, status: *mut c_int, id: *mut u64, graph: *mut RawGraph,
+        nodes: *mut *const RawGraphNode, edges: *mut *const CUgraphEdgeData, count: *mut usize,
+    );
+    cuStreamUpdateCaptureDependencies_v2(
+        stream: RawStream, nodes: *mut RawGraphNode, edges: *const CUgraphEdgeData, count: usize, flags: c_uint,
+    );
     cuEventCreate(event: *mut RawEvent, flags: c_uint);
     cuEventDestroy_v2(event: RawEvent);
     cuEventRecord(event: RawEvent, stream: RawStream);

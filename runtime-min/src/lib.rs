@@ -10,6 +10,7 @@
 //! decided by whoever wrote the kernel and the launch: for a generated crate, the compiler.
 #![allow(unsafe_code)]
 
+pub mod branches;
 mod driver;
 pub mod error;
 pub mod gpu;
@@ -27,6 +28,7 @@ pub use bytemuck;
 pub use half;
 pub use half::{bf16, f16};
 
+pub use branches::Branches;
 pub use error::{Error, Result};
 pub use gpu::{Event, Gpu, Stream};
 pub use graph::{Graph, GraphCache};

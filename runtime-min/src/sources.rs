@@ -8,6 +8,7 @@ macro_rules! files {
 }
 
 files! {
+    "branches.rs"
     "driver.rs"
     "error.rs"
     "gpu.rs"

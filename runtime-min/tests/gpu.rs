@@ -3,8 +3,8 @@
 #![allow(clippy::unwrap_used)]
 
 use bakelite_runtime::{
-    Arg, DeviceBuffer, Element, Error, Event, Gpu, Graph, GraphCache, Image, Kernel, Launch, Module,
-    PinnedBuffer, Stream, Swizzle, TensorMap, Tiled, memcpy_dtod, memset,
+    Arg, Branches, DeviceBuffer, Element, Error, Event, Gpu, Graph, GraphCache, Image, Kernel, Launch,
+    Module, PinnedBuffer, Stream, Swizzle, TensorMap, Tiled, memcpy_dtod, memset,
 };
 
 /// `scale`: `values[i] = values[i] * factor + 1` for `i < count`.
@@ -173,6 +173,81 @@ fn a_graph_replays_what_was_captured_and_keeps_its_module() {
         .join()
         .unwrap()
         .unwrap();
+}
+
+/// `wait`: spins until `*flag` is not 0, and for so many nanoseconds at most; then `*flag += 1`.
+const WAIT: &str = r"
+.version 7.0
+.target sm_80
+.address_size 64
+
+.visible .entry wait(.param .u64 flag, .param .u64 most)
+{
+    .reg .pred %p;
+    .reg .b32 %r<2>;
+    .reg .b64 %a<6>;
+    ld.param.u64 %a0, [flag];
+    cvta.to.global.u64 %a1, %a0;
+    ld.param.u64 %a2, [most];
+    mov.u64 %a3, %globaltimer;
+LOOP:
+    ld.volatile.global.u32 %r0, [%a1];
+    setp.ne.u32 %p, %r0, 0;
+    @%p bra DONE;
+    mov.u64 %a4, %globaltimer;
+    sub.u64 %a5, %a4, %a3;
+    setp.lt.u64 %p, %a5, %a2;
+    @%p bra LOOP;
+DONE:
+    add.u32 %r1, %r0, 1;
+    st.volatile.global.u32 [%a1], %r1;
+    ret;
+}
+";
+
+#[test]
+fn branches_run_beside_each_other_in_a_graph_and_in_order_without() {
+    let Some((gpu, stream)) = device() else { return };
+    let wait =
+        Module::load(&gpu, &[Image::new("compute_80", WAIT.as_bytes())]).unwrap().kernel("wait").unwrap();
+    let scale = scale(&gpu);
+    let flag = DeviceBuffer::alloc(&gpu, 4).unwrap();
+    let values = DeviceBuffer::alloc(&gpu, 256).unwrap();
+    let copy = DeviceBuffer::alloc(&gpu, 256).unwrap();
+    let enqueue = |stream: &Stream, patience: i64| {
+        memset(stream, flag.ptr(), 0, 4)?;
+        let mut branches = Branches::begin(stream)?;
+        branches.step(0, &[])?;
+        memset(stream, values.ptr(), 0, 256)?;
+        // It is set free by what was enqueued after it and comes before it in no order but the stream's.
+        branches.step(1, &[0])?;
+        wait.launch(stream, &Launch::linear(1, 1), &[flag.ptr().into(), Arg::I64(patience)])?;
+        branches.step(2, &[0])?;
+        launch(&scale, stream, &values, 2.0)?;
+        branches.step(3, &[2])?;
+        memset(stream, flag.ptr(), 1, 4)?;
+        branches.step(4, &[1, 3])?;
+        launch(&scale, stream, &values, 2.0)?;
+        branches.join()?;
+        memcpy_dtod(stream, copy.ptr(), values.ptr(), 256)
+    };
+    let results = || {
+        let (mut set, mut got) = ([0u32], [0f32; 64]);
+        flag.read(&stream, 0, &mut set).unwrap();
+        copy.read(&stream, 0, &mut got).unwrap();
+        assert_eq!(got, [3.0; 64]);
+        set[0]
+    };
+    let graph = Graph::capture(&stream, |stream| enqueue(stream, 2_000_000_000)).unwrap();
+    for _ in 0..3 {
+        graph.launch(&stream).unwrap();
+        assert_eq!(results(), 0x0101_0102, "the branch was set free by the one beside it");
+    }
+    // In the stream's order the wait is in vain, and the flag is set after it.
+    enqueue(&stream, 1_000_000).unwrap();
+    assert_eq!(results(), 0x0101_0101);
+    let wrong = Graph::capture(&stream, |stream| Branches::begin(stream)?.step(0, &[0])).unwrap_err();
+    assert_eq!(wrong.to_string(), "busy: step 0 is to come after step 0, and 0 steps have ended");
 }
 
 #[test]

@@ -38,6 +38,19 @@ fn cuda(graph: Graph, arch: &str, tactics: &str) -> Plan {
     plan::build(chosen, &target).unwrap()
 }
 
+/// A plan on two lanes.
+fn branched(arch: &str) -> Plan {
+    let target: Target = arch.parse().unwrap();
+    let gpu = target.gpu().unwrap().clone();
+    let regions = lowered(mir("forked"), TargetKind::Cuda);
+    let mut chosen =
+        tune::choose(regions, &gpu, &mut Tactics::default(), &mut Estimate, &mut |_| ()).unwrap();
+    chosen.lanes = 2;
+    let plan = plan::build(chosen, &target).unwrap();
+    assert_eq!(plan.lanes, 2, "{plan}");
+    plan
+}
+
 /// A plan whose images are no images: enough to compile the crate, and to be refused by a GPU.
 fn unloadable(plan: Plan) -> PlanWithImages {
     let ptx = ".version 8.0\n.target sm_80\n".to_owned();
@@ -146,6 +159,20 @@ fn crates_build_without_a_warning_and_compute_what_the_executor_computes() {
     ];
     member(&folder.join("mixed"), &emit::files(&mixed, &options("mixed")).unwrap());
     expectations(&folder.join("checks/mixed"), &mixed[0].plan, &[("batch", 3), ("seq", 7)], 4);
+
+    // Steps on two lanes for one target, and one after the other for the other.
+    let forked =
+        [host(mir("forked")), unloadable(branched("sm_90a")), unloadable(cuda(mir("forked"), "sm_80", ""))];
+    let files = emit::files(&forked, &options("forked")).unwrap();
+    let steps = |name: &str| String::from_utf8_lossy(&files[name]).into_owned();
+    let text = steps("src/steps.rs");
+    assert!(
+        text.contains("    branches.step(2, &[])?;\n    launch(") && text.contains("branches.join()?;"),
+        "{text}"
+    );
+    assert!(!steps("src/steps_sm_80.rs").contains("branches"));
+    member(&folder.join("forked"), &files);
+    expectations(&folder.join("checks/forked"), &forked[0].plan, &[], 1);
 
     // The form for build scripts, both targets; a build script that only copies stands for the compiler.
     let included = folder.join("included");

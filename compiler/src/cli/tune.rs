@@ -54,6 +54,9 @@ pub(crate) fn run(a: &Arguments, environment: &Environment) -> Outcome<()> {
     if let Some((before, after)) = settled {
         text += &format!("; all in one graph {before:.1} µs, and {after:.1} µs after settling");
     }
+    if plan.lanes > 1 {
+        text += &format!(", on {} lanes", plan.lanes);
+    }
     text += &summarize(&joins);
     say(&format!("{text}\n"))
 }

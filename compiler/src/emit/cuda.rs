@@ -43,6 +43,7 @@ pub(super) fn steps(
         let time = cuda.measured.map(|t| format!(" {t:.2} us")).unwrap_or_default();
         Ok(templates::CudaStep {
             doc: format!("{}: {} | {}{time}", step.name, step.problem, cuda.tactic),
+            after: step.after.clone(),
             launches,
             name: step.name.clone(),
             tactic: cuda.tactic.to_string(),

@@ -155,7 +155,8 @@ fn describe(plans: &[PlanWithImages], options: &EmitOptions, form: Form) -> Resu
     let mut names = Names::taken(&[
         "inputs", "outputs", "sizes", "weights", "arena", "stream", "io", "graphs", "graph", "places", "k",
         "w", "a", "p", "acc", "on_host", "files", "model", "started", "first", "times", "argument",
-        "session", "shaped", "value", "pw", "cast", "map", "read", "at", "constant", "gpu", "Gpu",
+        "session", "shaped", "branches", "value", "pw", "cast", "map", "read", "at", "constant", "gpu",
+        "Gpu",
     ]);
     let scope = Scope::new(&first.symbols, &mut names);
     let port =
@@ -225,6 +226,7 @@ fn describe(plans: &[PlanWithImages], options: &EmitOptions, form: Form) -> Resu
                     weights,
                     kernels: cuda::kernels(plan),
                     steps: cuda::steps(plan, &scope, &port)?,
+                    branches: plan.lanes > 1,
                     ptx,
                     arch,
                 });

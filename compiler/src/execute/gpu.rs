@@ -10,8 +10,8 @@ use bakelite_host::DType;
 use bakelite_kernels::tensor_map::Piece;
 use bakelite_kernels::{Arg as PlanArg, Dim, Launch as PlanLaunch, TensorMap as PlanMap};
 use bakelite_runtime::{
-    Arg, DeviceBuffer, DevicePtr, Element, Event, Gpu, Graph, GraphCache, Image, Kernel, Launch, Module,
-    PinnedBuffer, Stream, Swizzle, TensorMap, Tiled, Windows,
+    Arg, Branches, DeviceBuffer, DevicePtr, Element, Event, Gpu, Graph, GraphCache, Image, Kernel, Launch,
+    Module, PinnedBuffer, Stream, Swizzle, TensorMap, Tiled, Windows,
 };
 use std::collections::HashMap;
 
@@ -282,8 +282,21 @@ pub(crate) fn load_kernel(gpu: &Gpu, arch: &str, images: &Images) -> Result<Kern
 impl Loaded {
     fn graph<'g>(&self, graphs: &'g mut GraphCache, sizes: &Sizes) -> Result<&'g Graph> {
         let key: Vec<i64> = sizes.values().copied().collect();
-        let record = |_: &Stream| self.plan.steps.iter().try_for_each(|step| self.record(step, sizes));
-        Ok(graphs.get_or_capture(&key, &self.stream, record)?)
+        Ok(graphs.get_or_capture(&key, &self.stream, |_| self.record_all(sizes))?)
+    }
+
+    // Every step, on its lane.
+    fn record_all(&self, sizes: &Sizes) -> bakelite_runtime::Result<()> {
+        let steps = &self.plan.steps;
+        if self.plan.lanes == 1 {
+            return steps.iter().try_for_each(|step| self.record(step, sizes));
+        }
+        let mut branches = Branches::begin(&self.stream)?;
+        for (number, step) in steps.iter().enumerate() {
+            branches.step(number, &step.after)?;
+            self.record(step, sizes)?;
+        }
+        branches.join()
     }
 
     fn record(&self, step: &Step, sizes: &Sizes) -> bakelite_runtime::Result<()> {

@@ -1,6 +1,7 @@
 //! Building a plan: steps from regions, buffers for values, packed weights, kernels named and shared.
 
 use super::arena::{Buffer, capacity, pack};
+use super::branches::{self, Branch, Lives, Task};
 use super::{ALIGNMENT, CudaStep, KernelSource, Place, Plan, Port, Step, Weight, prefetch};
 use crate::error::{Error, Result, Stage};
 use crate::fuse::{Region, Regions, root};
@@ -60,10 +61,13 @@ pub fn build_again(chosen: &Chosen, target: &Target, packed: &mut Packed) -> Res
             build.kernels.iter().map(|k| planner.kernel(&choice.tactic.family, k)).collect();
         let mut launches = build.launches.clone();
         launches.iter_mut().for_each(|l| l.kernel = kernels[l.kernel]);
+        // As the tactics file has it, so that a plan from the file is the same.
+        let time = choice.measured.map(|t| format!("{t:.2}").parse().unwrap_or(t));
+        planner.times.push(time.unwrap_or(choice.estimate));
         let cuda = CudaStep { tactic: choice.tactic.clone(), measured: choice.measured, workspace, launches };
         planner.step(region, inputs, outputs, Some(cuda));
     }
-    let mut plan = planner.finish(&chosen.regions.graph)?;
+    let mut plan = planner.finish(&chosen.regions.graph, chosen.lanes)?;
     check_memory(&plan)?;
     prefetch::schedule(&mut plan, AHEAD);
     Ok(plan)
@@ -78,7 +82,7 @@ pub fn build_host(regions: Regions) -> Result<Plan> {
         let outputs = region.outputs.iter().map(|v| planner.make(*v, region)).collect::<Result<_>>()?;
         planner.step(region, inputs, outputs, None);
     }
-    planner.finish(&regions.graph)
+    planner.finish(&regions.graph, 1)
 }
 
 struct Planner<'a> {
@@ -88,6 +92,8 @@ struct Planner<'a> {
     made: HashMap<Value, usize>,
     packed: HashMap<[u8; 32], usize>,
     kernels: HashMap<String, usize>,
+    /// Of each step on a GPU, µs: measured, or estimated.
+    times: Vec<f64>,
 }
 
 impl<'a> Planner<'a> {
@@ -105,6 +111,7 @@ impl<'a> Planner<'a> {
             weight_bytes: 0,
             kernels: vec![],
             steps: vec![],
+            lanes: 1,
         };
         let mut planner = Planner {
             graph,
@@ -113,6 +120,7 @@ impl<'a> Planner<'a> {
             made: HashMap::new(),
             packed: HashMap::new(),
             kernels: HashMap::new(),
+            times: vec![],
         };
         for (name, id) in &graph.inputs {
             let ty = graph.ty((*id).into()).clone();
@@ -206,10 +214,28 @@ impl<'a> Planner<'a> {
 
     fn step(&mut self, region: &Region, inputs: Vec<Place>, outputs: Vec<Place>, cuda: Option<CudaStep>) {
         let (name, problem) = (region.name.clone(), region.placed());
-        self.plan.steps.push(Step { name, problem, inputs, outputs, cuda });
+        let after = self.plan.steps.len().checked_sub(1).into_iter().collect();
+        self.plan.steps.push(Step { name, problem, inputs, outputs, lane: 0, after, cuda });
     }
 
-    fn finish(mut self, graph: &Graph) -> Result<Plan> {
+    // Puts the steps on so many lanes, where that promises something.
+    fn branch(&mut self, lanes: usize) {
+        let plan = &mut self.plan;
+        let few = plan.steps.len() <= branches::MOST_STEPS;
+        let Some(gpu) = plan.target.gpu().filter(|_| lanes > 1 && few) else { return };
+        let fills = plan.steps.iter().map(|s| branches::fills(s, &plan.symbols, gpu.multiprocessors));
+        let tasks = branches::dependencies(plan).into_iter().zip(&self.times).zip(fills);
+        let tasks: Vec<Task> =
+            tasks.map(|((needs, time), fills)| Task { needs, time: *time, fills }).collect();
+        if let Some(all) = branches::assign(&tasks, lanes) {
+            plan.lanes = lanes;
+            for (step, Branch { lane, after }) in plan.steps.iter_mut().zip(all) {
+                (step.lane, step.after) = (lane, after);
+            }
+        }
+    }
+
+    fn finish(mut self, graph: &Graph, lanes: usize) -> Result<Plan> {
         let end = self.plan.steps.len();
         for (name, value) in &graph.outputs {
             let buffer = self.made.get(&root(graph, *value)).copied();
@@ -228,7 +254,14 @@ impl<'a> Planner<'a> {
             self.plan.buffers[input.buffer].last = end;
             check_size(&self.plan.buffers[input.buffer])?;
         }
-        (self.plan.arena, self.plan.lower_bound) = pack(&mut self.plan.buffers);
+        self.branch(lanes);
+        let (lives, buffers) =
+            ((self.plan.lanes > 1).then(|| Lives::of(&self.plan)), self.plan.buffers.clone());
+        let meet = |a: usize, b: usize| match &lives {
+            None => buffers[a].lives_with(&buffers[b]),
+            Some(lives) => lives.meet(a, b),
+        };
+        (self.plan.arena, self.plan.lower_bound) = pack(&mut self.plan.buffers, &meet);
         verify(&self.plan)?;
         Ok(self.plan)
     }
@@ -259,8 +292,8 @@ fn check_size(buffer: &Buffer) -> Result<()> {
         .help("give the symbols of the shape smaller ranges"))
 }
 
-/// Checks what executors and the emitter rely on: places exist, every buffer is written before it is read, and buffers
-/// alive together do not overlap.
+/// Checks what executors and the emitter rely on: places exist, every buffer is written before it is read, steps come after those
+/// that make what they read, and buffers alive together do not overlap.
 pub(super) fn verify(plan: &Plan) -> Result<()> {
     let fail = |step: &Step, what: String| Err(Error::new(Stage::Plan, format!("step {}", step.name), what));
     let mut written: Vec<bool> = vec![false; plan.buffers.len()];
@@ -291,9 +324,34 @@ pub(super) fn verify(plan: &Plan) -> Result<()> {
             }
         }
     }
+    if let Some((at, step)) = plan.steps.iter().enumerate().find(|(at, s)| s.after.iter().any(|a| a >= at)) {
+        return fail(step, format!("is step {at} and comes after {:?}", step.after));
+    }
+    let lives = (plan.lanes > 1).then(|| Lives::of(plan));
+    match &lives {
+        None => {
+            let chained = |at: usize| plan.steps[at].after.iter().copied().eq(at.checked_sub(1));
+            if let Some(at) = (0..plan.steps.len()).find(|at| !chained(*at)) {
+                return fail(
+                    &plan.steps[at],
+                    format!("is step {at} of one lane and comes after {:?}", plan.steps[at].after),
+                );
+            }
+        }
+        Some(lives) => {
+            for (at, needs) in branches::dependencies(plan).iter().enumerate() {
+                if let Some(need) = needs.iter().find(|need| !lives.order().before(**need, at)) {
+                    let writer = &plan.steps[*need].name;
+                    let what =
+                        format!("reads what step {need} ({writer}) writes, and does not come after it");
+                    return fail(&plan.steps[at], what);
+                }
+            }
+        }
+    }
     for (i, a) in plan.buffers.iter().enumerate() {
         for (j, b) in plan.buffers[..i].iter().enumerate() {
-            let together = a.first <= b.last && b.first <= a.last;
+            let together = lives.as_ref().map_or_else(|| a.lives_with(b), |lives| lives.meet(i, j));
             if together && a.offset < b.offset + b.capacity && b.offset < a.offset + a.capacity {
                 let what = format!("overlaps buffer {j} ({}) while both live", b.name);
                 return Err(Error::new(Stage::Plan, format!("buffer {i} ({})", a.name), what));

@@ -2,6 +2,7 @@
 //! and the executors run; nothing is decided after it.
 
 mod arena;
+pub mod branches;
 mod build;
 mod prefetch;
 mod print;
@@ -16,7 +17,7 @@ use bakelite_kernels::{Dim, Launch, Problem, Symbols, Tactic};
 use bytes::Bytes;
 
 /// A compiled model for one target.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
     /// The model's name.
     pub name: String,
@@ -40,8 +41,10 @@ pub struct Plan {
     pub weight_bytes: u64,
     /// Kernel sources by name, each once.
     pub kernels: Vec<KernelSource>,
-    /// In order.
+    /// In order: run one after the other they are right, however many lanes there are.
     pub steps: Vec<Step>,
+    /// How many of them may run beside each other ([`branches`]).
+    pub lanes: usize,
 }
 
 /// Every buffer and weight begins at a multiple of this.
@@ -113,6 +116,11 @@ pub struct Step {
     pub inputs: Vec<Place>,
     /// Results in the problem's order.
     pub outputs: Vec<Place>,
+    /// Which lane it is on; 0 where there is one.
+    pub lane: usize,
+    /// The earlier steps that must have ended when it begins, less those that come before these anyway. With one lane, the one
+    /// before it.
+    pub after: Vec<usize>,
     /// How, on a GPU; `None` on the host.
     pub cuda: Option<CudaStep>,
 }
@@ -134,6 +142,15 @@ impl Plan {
     /// Arena bytes over the lower bound: 1 is perfect.
     pub fn arena_ratio(&self) -> f64 {
         if self.lower_bound == 0 { 1.0 } else { self.arena as f64 / self.lower_bound as f64 }
+    }
+
+    /// Names what the plan computes, and what of it needs what, whatever kernels do it: the key of choices for the whole plan.
+    pub fn key(&self) -> String {
+        let mut hash = blake3::Hasher::new();
+        for (step, needs) in self.steps.iter().zip(branches::dependencies(self)) {
+            hash.update(format!("{} after {needs:?}\n", step.problem).as_bytes());
+        }
+        hash.finalize().to_hex()[..16].to_owned()
     }
 
     /// All weights in one piece, as uploaded and written to `weights.bin`.

@@ -11,13 +11,14 @@ impl fmt::Display for Plan {
         }
         writeln!(
             f,
-            "arena {} bytes, {:.2} times the lower bound; weights {} bytes in {}; kernels {}; steps {}",
+            "arena {} bytes, {:.2} times the lower bound; weights {} bytes in {}; kernels {}; steps {}{}",
             self.arena,
             self.arena_ratio(),
             self.weight_bytes,
             self.weights.len(),
             self.kernels.len(),
-            self.steps.len()
+            self.steps.len(),
+            if self.lanes > 1 { format!(" on {} lanes", self.lanes) } else { String::new() }
         )?;
         for (what, ports) in [("input", &self.inputs), ("output", &self.outputs)] {
             for p in ports {
@@ -45,7 +46,17 @@ impl fmt::Display for Plan {
         };
         for (i, step) in self.steps.iter().enumerate() {
             let list = |places: &[Place]| places.iter().map(place).collect::<Vec<_>>().join(" ");
-            writeln!(f, "{i:>4} {} <- {}   {}", list(&step.outputs), list(&step.inputs), step.name)?;
+            write!(f, "{i:>4} ")?;
+            if self.lanes > 1 {
+                let after: Vec<String> = step.after.iter().map(usize::to_string).collect();
+                write!(
+                    f,
+                    "lane {} after {}: ",
+                    step.lane,
+                    if after.is_empty() { "none".to_owned() } else { after.join(" ") }
+                )?;
+            }
+            writeln!(f, "{} <- {}   {}", list(&step.outputs), list(&step.inputs), step.name)?;
             writeln!(f, "     {}", step.problem)?;
             let Some(cuda) = &step.cuda else { continue };
             write!(f, "     {}", cuda.tactic)?;

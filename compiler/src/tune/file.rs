@@ -5,11 +5,13 @@
 //! # NVIDIA H200, driver 580.159.04, 2026-11-20
 //! sm_90a | conv n=1 ... | conv.mma/1 m64 n32 k64 stages3 | 3.41 | NVIDIA H200
 //! sm_90a | join conv n=1 ... added=256 ... | apart by conv.mma/1, not by conv.wgmma/2 | saves 1.52 | NVIDIA H200
+//! sm_90a | plan 3f0c9a52d1b7e684 resnet50 | lanes 2 | 98.10 | NVIDIA H200
 //! ```
 //!
 //! The comment says where it was last measured. A line without a GPU was measured on the comment's. A line with `join` says
 //! whether regions that can be joined are ([`fuse::join`](crate::fuse::join)), which families did it so, which the other way, and
-//! how many µs that saved in the plan in which it was settled.
+//! how many µs that saved in the plan in which it was settled. One with `plan` is a whole plan's
+//! ([`Plan::key`](crate::plan::Plan::key), and its name for people): on how many lanes it is fastest.
 
 use crate::fuse::alternative::Way;
 use bakelite_kernels::{Arch, Dim, Problem, Tactic};
@@ -73,6 +75,22 @@ impl Join {
     }
 }
 
+/// What was measured for a whole plan.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Lanes {
+    /// The plan's name, for people.
+    pub name: String,
+    /// How many lanes it is fastest on.
+    pub count: usize,
+    /// Its time.
+    pub microseconds: f64,
+    /// The GPU that it was measured on; empty where that is not known.
+    pub gpu: String,
+}
+
+const PLAN: &str = "plan ";
+const LANES: &str = "lanes ";
+
 /// The contents of a tactics file.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Tactics {
@@ -80,6 +98,8 @@ pub struct Tactics {
     pub measured_on: String,
     entries: BTreeMap<(Arch, String), Entry>,
     joins: BTreeMap<(Arch, String), Join>,
+    /// By the plan's key.
+    lanes: BTreeMap<(Arch, String), Lanes>,
 }
 
 impl Tactics {
@@ -104,6 +124,7 @@ impl Tactics {
         if let Some((gpu, _)) = tactics.measured_on.split_once(", driver ") {
             let gpus = tactics.entries.values_mut().map(|e| &mut e.gpu);
             let gpus = gpus.chain(tactics.joins.values_mut().map(|j| &mut j.gpu));
+            let gpus = gpus.chain(tactics.lanes.values_mut().map(|l| &mut l.gpu));
             gpus.filter(|g| g.is_empty()).for_each(|g| gpu.clone_into(g));
         }
         Ok(tactics)
@@ -128,6 +149,13 @@ impl Tactics {
         }
         let (microseconds, gpu) =
             (time.trim().parse().map_err(|e| format!("`{time}` is no time: {e}"))?, gpu.to_owned());
+        if let (Some(plan), Some(count)) = (problem.strip_prefix(PLAN), tactic.strip_prefix(LANES)) {
+            let (key, name) = plan.split_once(' ').unwrap_or((plan, ""));
+            let count = count.parse().map_err(|e| format!("`{count}` is no number of lanes: {e}"))?;
+            let lanes = Lanes { name: name.to_owned(), count, microseconds, gpu };
+            self.lanes.insert((arch, key.to_owned()), lanes);
+            return Ok(());
+        }
         let entry = Entry { tactic: tactic.parse()?, microseconds, gpu };
         self.entries.insert((arch, problem.to_owned()), entry);
         Ok(())
@@ -152,6 +180,10 @@ impl Tactics {
                 on(gpu)
             );
         }
+        for ((arch, key), Lanes { name, count, microseconds, gpu }) in &self.lanes {
+            let time = format!("{microseconds:.2}{}", on(gpu));
+            let _ = writeln!(text, "{arch} | {PLAN}{key} {name} | {LANES}{count} | {time}");
+        }
         text
     }
 
@@ -175,10 +207,21 @@ impl Tactics {
         self.joins.insert((arch, text.to_owned()), join);
     }
 
+    /// On how many lanes the plan with this key is fastest.
+    pub fn lanes(&self, arch: Arch, key: &str) -> Option<&Lanes> {
+        self.lanes.get(&(arch, key.to_owned()))
+    }
+
+    /// Records on how many lanes the plan with this key is fastest.
+    pub fn set_lanes(&mut self, arch: Arch, key: &str, lanes: Lanes) {
+        self.lanes.insert((arch, key.to_owned()), lanes);
+    }
+
     /// Takes over all that another file has.
     pub fn merge(&mut self, other: &Tactics) {
         self.entries.extend(other.entries.iter().map(|(key, entry)| (key.clone(), entry.clone())));
         self.joins.extend(other.joins.iter().map(|(key, join)| (key.clone(), join.clone())));
+        self.lanes.extend(other.lanes.iter().map(|(key, lanes)| (key.clone(), lanes.clone())));
         if !other.measured_on.is_empty() {
             self.measured_on.clone_from(&other.measured_on);
         }
@@ -189,18 +232,19 @@ impl Tactics {
         let mut origins = BTreeMap::new();
         let entries = self.entries.iter().map(|((arch, _), entry)| (*arch, entry.gpu.as_str()));
         let joins = self.joins.iter().map(|((arch, _), join)| (*arch, join.gpu.as_str()));
-        entries.chain(joins).for_each(|origin| *origins.entry(origin).or_insert(0) += 1);
+        let lanes = self.lanes.iter().map(|((arch, _), lanes)| (*arch, lanes.gpu.as_str()));
+        entries.chain(joins).chain(lanes).for_each(|origin| *origins.entry(origin).or_insert(0) += 1);
         origins
     }
 
     /// Number of entries.
     pub fn len(&self) -> usize {
-        self.entries.len() + self.joins.len()
+        self.entries.len() + self.joins.len() + self.lanes.len()
     }
 
     /// Whether there is no entry.
     pub fn is_empty(&self) -> bool {
-        self.entries.is_empty() && self.joins.is_empty()
+        self.len() == 0
     }
 }
 
@@ -241,6 +285,25 @@ mod tests {
             let error = Tactics::parse(&text.replace(right, wrong)).unwrap_err();
             assert!(error.starts_with("line 3: "), "{wrong}: {error}");
         }
+    }
+
+    #[test]
+    fn whole_plans_have_lines_of_their_own() {
+        let line = "sm_90a | plan 00ff resnet 50 | lanes 2 | 98.10 | NVIDIA H200\n";
+        let text =
+            format!("# bakelite tactics 1\nsm_90a | gemm m=1 | gemm.mma/1 m64 | 3.41 | NVIDIA H200\n{line}");
+        let tactics = Tactics::parse(&text).unwrap();
+        assert_eq!((tactics.len(), tactics.print()), (2, text));
+        let arch: Arch = "sm_90a".parse().unwrap();
+        let lanes = tactics.lanes(arch, "00ff").unwrap();
+        assert_eq!((lanes.count, lanes.name.as_str()), (2, "resnet 50"));
+        assert_eq!(tactics.lanes(arch, "00fe"), None);
+        let mut merged = Tactics::default();
+        merged.merge(&tactics);
+        assert_eq!(merged, tactics);
+        let wrong = line.replace("lanes 2", "lanes two");
+        let error = Tactics::parse(&format!("# bakelite tactics 1\n{wrong}")).unwrap_err();
+        assert!(error.contains("line 2") && error.contains("`two`"), "{error}");
     }
 
     #[test]

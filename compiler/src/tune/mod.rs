@@ -1,6 +1,7 @@
 //! Choice of one tactic for each region: from the tactics file where it names one, by timing where there is a GPU, else by
 //! the families' own cost models. Never changes a region, but may have regions made in another way where that is faster.
 
+mod branch;
 mod file;
 #[cfg(feature = "cuda")]
 pub mod gpu;
@@ -9,7 +10,8 @@ mod settle;
 #[cfg(feature = "cuda")]
 mod subject;
 
-pub use file::{Entry, Join, Tactics};
+pub use branch::branch;
+pub use file::{Entry, Join, Lanes, Tactics};
 pub use joins::{Stages, choose_joined};
 pub use settle::{Open, decide, settle};
 
@@ -148,6 +150,8 @@ pub struct Chosen {
     pub choices: Vec<Choice>,
     /// Problems that the whole plan may answer differently ([`settle()`]).
     pub open: Vec<Open>,
+    /// On how many lanes its plan is to run ([`crate::plan::branches`]).
+    pub lanes: usize,
 }
 
 /// What implements a region.
@@ -293,7 +297,7 @@ impl Measured {
         let choices: Vec<Choice> = regions.regions.iter().enumerate().filter_map(choice).collect();
         debug_assert_eq!(choices.len(), regions.regions.len());
         open.retain(|o| !o.regions.is_empty());
-        Chosen { regions, choices, open }
+        Chosen { regions, choices, open, lanes: 1 }
     }
 }
 

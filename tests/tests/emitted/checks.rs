@@ -79,6 +79,17 @@ fn fixed() -> Outcome {
     Ok(())
 }
 
+fn forked() -> Outcome {
+    let mut x = [[bakelite_runtime::f16::ZERO; 512]; 32];
+    for (x, bits) in x.as_flattened_mut().iter_mut().zip(u16s("forked/in0")) {
+        *x = bakelite_runtime::f16::from_bits(bits);
+    }
+    let outputs = forked::Model::host()?.infer(&forked::Inputs { x: &x })?;
+    let y: Vec<u16> = outputs.y.as_flattened().iter().map(|v| v.to_bits()).collect();
+    assert_eq!(y, u16s("forked/out0"));
+    Ok(())
+}
+
 fn mixed() -> Outcome {
     let (values, mask, ids) = (f32s("mixed/in0"), bools("mixed/in1"), i64s("mixed/in2"));
     let inputs = mixed::Inputs { type_: &values, mask: &mask, ids_1: &ids, seq: 7 };
@@ -103,6 +114,7 @@ fn mixed() -> Outcome {
 fn main() -> Outcome {
     digits()?;
     fixed()?;
+    forked()?;
     mixed()?;
     println!("all agree");
     Ok(())
