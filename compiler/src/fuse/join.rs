@@ -20,7 +20,7 @@ use bakelite_kernels::{Dim, Problem};
 /// Joins what can be joined and the judge says is.
 pub fn join(mut regions: Regions, judge: &mut Judge<'_>) -> Result<Regions> {
     let Regions { graph, regions: all } = &mut regions;
-    for find in [squeeze, scale, first, add, excited, expand] {
+    for find in [squeeze, scale, first, add, excited, expand, excited] {
         let mut at = 0;
         while at < all.len() {
             let joined =
@@ -163,7 +163,9 @@ fn excited(graph: &Graph, all: &[Region], at: usize) -> Option<Joined> {
     let depthwise = conv.groups == conv.channels && conv.filters == conv.channels;
     let known =
         [&conv.epilogue, &excite.first, &excite.epilogue].iter().any(|e| e.moments || e.rows.is_some());
-    let plain = reads_as_it_lies(conv) && !known && conv.layout == Layout::ChannelsLast;
+    // Also where another convolution makes its pixels.
+    let plain =
+        (conv.expand.is_some() || reads_as_it_lies(conv)) && !known && conv.layout == Layout::ChannelsLast;
     let fits = (conv.epilogue.out(), conv.filters) == (excite.dtype, excite.channels)
         && conv.n == excite.n
         && product(&conv.output) == excite.pixels;

@@ -14,6 +14,8 @@ constexpr int OWN = (WIDE - 1) * SW + (KW - 1) * DW + 1;    // columns and rows 
 constexpr int OWN_ROWS = (RUN - 1) * SH + (KH - 1) * DH + 1;
 constexpr int WARPS = THREADS / 32, COLUMNS = CHUNK / SPLITS, EIGHTS = COLUMNS / 8, STEPS_OF_K = DK / 16;
 constexpr bool HELD = STEPS_OF_K * EIGHTS <= 16;            // a warp's filters stay in its registers
+constexpr int COPIES = (ROOM * (DK / 8) + THREADS - 1) / THREADS;     // pieces of pixels that a thread asks for, at most
+constexpr bool FEW = COPIES <= 4;
 static_assert(WARPS % SPLITS == 0 && COLUMNS % 8 == 0 && THREADS == LANES * TEAMS && CHUNK == LANES * V, "whole shares");
 static_assert(ROOM % (16 * TILES) == 0 && TILE_W % WIDE == 0 && TILE_H % RUN == 0, "whole tiles");
 
@@ -90,18 +92,46 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     }
   }
   __syncthreads();
-  dependency_wait();
-  for (int i = thread; i < inside * (DK / 8); i += THREADS) {
-    const int m = i / (DK / 8), piece = i % (DK / 8) * 8;
-    const int place = places[m], row = place / RW, column = place % RW;
+  // Of a piece of the pixels: where it is read. Few of them are known before they may be read.
+  auto from_of = [&](int i) {
+    const int place = places[i / (DK / 8)], row = place / RW, column = place % RW;
+    return ((image * IH + y0 + row) * IW + x0 + column) * DEPTH + i % (DK / 8) * 8;
+  };
+  auto copy = [&](int i, index_t from) {
+    const int piece = i % (DK / 8) * 8;
     const bool read = DEPTH == DK || piece < DEPTH;
-    const element_t* from = x + ((image * IH + y0 + row) * IW + x0 + column) * DEPTH;
-    cp_async16(rows + m * X_PITCH + piece, from + (read ? piece : 0), read);
+    cp_async16(rows + i / (DK / 8) * X_PITCH + piece, x + (read ? from : 0), read);
+  };
+  index_t froms[FEW ? COPIES : 1];
+  if constexpr (FEW) {
+#pragma unroll
+    for (int c = 0; c < COPIES; ++c) froms[c] = from_of(min(thread + c * THREADS, max(inside, 1) * (DK / 8) - 1));
+  }
+  dependency_wait();
+  // What a chunk's epilogues read is asked for beside its pixels or filters: what is between the convolutions depends on the
+  // channel alone.
+  const auto epilogue = EPILOGUE;
+  const int quad = thread % 32 / 4, pair = thread % 4 * 2;
+  decltype(BETWEEN(made).read<2>(0)) known[EIGHTS];
+  decltype(epilogue.read<V>(0)) fixed;
+  auto read_known = [&](int channel0) {
+    const int column = channel0 + slice * COLUMNS + pair;
+#pragma unroll
+    for (int n = 0; n < EIGHTS; ++n)
+      known[n] = BETWEEN(made).read<2>(CHANNELS % CHUNK == 0 || column + n * 8 < CHANNELS ? column + n * 8 : 0);
+    if constexpr (FIXED) fixed = epilogue.read<V>(exists ? channel : 0);
+  };
+  read_known(set * CHUNKS * CHUNK);
+  if constexpr (FEW) {
+#pragma unroll
+    for (int c = 0; c < COPIES; ++c)
+      if (thread + c * THREADS < inside * (DK / 8)) copy(thread + c * THREADS, froms[c]);
+  } else {
+#pragma unroll 4
+    for (int i = thread; i < inside * (DK / 8); i += THREADS) copy(i, from_of(i));
   }
   cp_async_commit();
   launch_dependents();
-
-  const auto epilogue = EPILOGUE;
 #pragma unroll 1
   for (int turn = 0; turn < CHUNKS; ++turn) {
     const int channel0 = (set * CHUNKS + turn) * CHUNK;
@@ -109,15 +139,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     cp_async_wait<0>();
     __syncthreads();
     {
-      const int quad = thread % 32 / 4, pair = thread % 4 * 2;
       const element_t* const own = filters + slice * COLUMNS * X_PITCH;
-      // What is between the convolutions depends on the channel alone.
-      const int column = channel0 + slice * COLUMNS + pair;
-      auto known = BETWEEN(made).read<2>(0);
-      decltype(known) reads[EIGHTS];
-#pragma unroll
-      for (int n = 0; n < EIGHTS; ++n)
-        reads[n] = BETWEEN(made).read<2>(CHANNELS % CHUNK == 0 || column + n * 8 < CHANNELS ? column + n * 8 : 0);
       uint32_t b[HELD ? STEPS_OF_K : 1][EIGHTS][2];
       if constexpr (HELD) {
 #pragma unroll
@@ -148,7 +170,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 #pragma unroll
             for (int n = 0; n < EIGHTS; ++n) {
               const acc_t two[2] = {acc[t][n][2 * h], acc[t][n][2 * h + 1]};
-              BETWEEN(to + n * 8).store<2>(two, 0, reads[n]);
+              BETWEEN(to + n * 8).store<2>(two, 0, known[n]);
             }
           }
         }
@@ -162,7 +184,6 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     for (int t = 0; t < KH * KW; ++t)
 #pragma unroll
       for (int e = 0; e < V; ++e) wide[t][e] = widen(taps[t].v[e]);
-    const auto fixed = epilogue.read<V>(FIXED && exists ? channel : 0);
 #pragma unroll 1
     for (int run = team; run < STRIPS * RUNS; run += TEAMS) {
       const int strip = run % STRIPS, j0 = run / STRIPS * RUN;
@@ -203,7 +224,10 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         }
       }
     }
-    if (turn + 1 < CHUNKS && channel0 + CHUNK < CHANNELS) read_taps(channel0 + CHUNK);
+    if (turn + 1 < CHUNKS && channel0 + CHUNK < CHANNELS) {
+      read_taps(channel0 + CHUNK);
+      read_known(channel0 + CHUNK);
+    }
   }
   results.end(team, lane, OH * OW);
 }

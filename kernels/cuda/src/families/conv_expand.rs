@@ -3,14 +3,13 @@
 
 use super::conv_geometry::Geometry;
 use super::squeeze::{self, Blocks};
-use super::strips::LAUNCH;
 use crate::codegen;
 use crate::dim::{Dim, Symbols};
 use crate::family::{Arg, Build, Family, Launch, Limit, Pack};
 use crate::tactic::Tactic;
 use crate::target::Target;
 use bakelite_host::problem::{Conv, Excite, Expand};
-use bakelite_host::{Class, DType, Problem};
+use bakelite_host::{Class, DType, Instr, Problem, Program, Pw};
 use std::collections::HashMap;
 
 const KERNEL: &str = include_str!("../../cuda/conv_expand.cuh");
@@ -83,8 +82,16 @@ struct Tile {
     run: usize,
 }
 
-/// How many cycles an operation of an epilogue takes of a scheduler, about.
-const OPERATION: f64 = 1.6;
+/// Operations of a program.
+fn operations(program: &Program) -> f64 {
+    program.code.iter().filter(|i| matches!(i, Instr::Apply(..))).count() as f64
+}
+
+/// Operations of a program that are powers, quotients or longer.
+fn powers(program: &Program) -> f64 {
+    let cheap = |op: &Pw| matches!(op, Pw::Add | Pw::Sub | Pw::Mul | Pw::Min | Pw::Max | Pw::Relu | Pw::Neg);
+    program.code.iter().filter(|i| matches!(i, Instr::Apply(op, _) if !cheap(op))).count() as f64
+}
 
 impl Tile {
     fn of(tactic: &Tactic) -> Result<Tile, String> {
@@ -232,39 +239,26 @@ impl Tile {
         target: &Target,
     ) -> f64 {
         const CYCLES_PER_US: f64 = 1700.0;
+        // The share of a kernel's launch that its own time does not hide.
+        const START: f64 = 0.7;
         let g = &s.g;
         let sms = f64::from(target.multiprocessors);
         let warps = (self.threads / 32) as f64;
         let (v, wide, run) = (self.v as f64, self.wide as f64, self.run as f64);
-        let operations = |e: &bakelite_host::Program| OPERATION * e.code.len() as f64;
-        let eights = (self.chunk / self.splits / 8) as f64;
-        let steps = (s.depth() / 16) as f64;
-        let inside = self.inside(g);
-        // Of a warp, for a chunk: tiles of pixels, and what each takes in instructions and wavefronts of shared memory.
-        let own = inside.div_ceil(16 * self.tiles).div_ceil(self.threads / 32 / self.splits) as f64;
-        let held = steps * eights <= 16.0;
-        let tiles = self.tiles as f64;
-        let filters = steps * (eights / 2.0).ceil();
-        let again = if held { 0.0 } else { filters };
-        let made = 4.0 * (2.0 + operations(&s.expand.epilogue.program));
-        let product = own * (30.0 + again + tiles * (steps * (1.0 + 2.0 * eights) + 16.0 + eights * made));
-        let product_shared = own * 4.0 * (again + tiles * steps) + own * tiles * eights * 2.0;
+        // Of a warp, for a chunk.
+        let product = self.product(s) as f64;
         // Of a thread, for a chunk: runs of outputs, and what each takes.
         let runs =
             (self.high / self.run * (self.broad / self.wide)).div_ceil(self.threads / self.lanes()) as f64;
         let rows = (run - 1.0) * g.strides[1] as f64 + ((g.kernel[1] - 1) * g.dilations[1]) as f64 + 1.0;
-        let line = self.line(g) as f64;
-        let end = v * (1.5 + operations(&s.conv.epilogue.program)) + 5.0;
-        let windows = runs * (30.0 + rows * line * (1.0 + v) + run * wide * (g.taps() as f64 * v + end))
-            + g.taps() as f64 * v;
-        let windows_shared = runs * rows * line * v / 2.0 * 1.25;
+        let (line, taps) = (self.line(g) as f64, g.taps() as f64);
+        let end = v * (1.5 + 5.3 * powers(&s.conv.epilogue.program)) + 6.0;
+        let windows = runs * (30.0 + rows * line * (1.0 + v) + run * wide * (taps * v + end)) + taps * v;
         let chunks = self.chunks as f64;
+        let inside = self.inside(g);
         let copied = (inside * s.depth() / 8).div_ceil(self.threads) as f64;
         let staged = (self.chunk * s.depth() / 8).div_ceil(self.threads) as f64;
-        let instructions = 150.0
-            + 16.0 * copied
-            + chunks * (product + windows + filters + 12.0 * staged + g.taps() as f64 + 60.0);
-        let wavefronts = chunks * (product_shared + windows_shared) + 4.0 * (copied + chunks * staged);
+        let instructions = 70.0 + 16.0 * copied + chunks * (product + windows + 12.0 * staged + taps + 60.0);
 
         let blocks = self.grid(g).opt(symbols).max(1) as f64;
         let registers = (self.registers(s).next_multiple_of(8) * self.threads) as f64;
@@ -274,15 +268,18 @@ impl Tile {
             .floor()
             .max(1.0);
         let each = (blocks / sms).ceil();
+        // Cycles of so many blocks side by side: warps that wait let others issue.
+        let wave = |beside: f64| {
+            let queue = beside * warps / 4.0;
+            queue.max(1.0) * instructions * (1.0 + 1.0 / queue) + 770.0 + 230.0 * chunks
+        };
         let beside = each.min(resident);
-        let schedulers = (warps / 4.0).max(1.0);
-        // Instructions of all warps of a scheduler; one warp alone issues every third cycle.
-        let busy = each * schedulers * instructions / 0.7;
-        let alone = instructions * 2.2 / (schedulers * beside).min(2.0);
-        let shared = each * warps * wavefronts;
-        // Waits for pixels, and at barriers.
-        let fixed = 900.0 + 350.0 * chunks;
-        let waits = (each / beside).ceil() * (fixed + alone);
+        let (full, rest) = ((each / beside).floor(), each % beside);
+        let cycles = if each > 3.0 * resident {
+            each / beside * wave(beside)
+        } else {
+            full * wave(beside) + if rest > 0.0 { wave(rest) } else { 0.0 }
+        };
         let size = g.dtype.size() as f64;
         let pixels = &g.n * &g.input[1] * g.input[2].clone();
         let read = pixels.opt(symbols) as f64 * (s.expand.channels as f64) * size;
@@ -291,12 +288,24 @@ impl Tile {
         let level2 =
             (blocks * (inside * s.expand.channels) as f64 * size + written) / (target.bandwidth * 1.1e3);
         let memory = ((read + written) / (target.bandwidth * 1e3) * 1.1).max(level2);
-        let cycles = busy.max(shared).max(waits);
         let own = cycles / CYCLES_PER_US;
-        let own = LAUNCH + own.max(memory) + 0.25 * own.min(memory);
+        let own = START + own.max(memory) + 0.25 * own.min(memory);
         let (Some(p), Some(slices)) = (s.excite, slices) else { return own };
         let by = self.blocks(g);
         own + (each / beside).ceil() * by.cycles(p) / CYCLES_PER_US + by.cost(p, slices, symbols, target)
+    }
+
+    /// Cycles of a scheduler for a warp's part of a chunk's product: loads of filters and pixels, products, what becomes of them.
+    fn product(&self, s: &Shape<'_>) -> usize {
+        let eights = self.chunk / self.splits / 8;
+        let own = self.inside(&s.g).div_ceil(16 * self.tiles).div_ceil(self.threads / 32 / self.splits);
+        let steps = s.depth() / 16;
+        let filters = 11 * steps * eights.div_ceil(2);
+        let again = if steps * eights <= 16 { 0 } else { filters };
+        let program = &s.expand.epilogue.program;
+        let made = 4.0 * (2.5 + 1.5 * operations(program) + 5.3 * powers(program));
+        own * (30 + again + self.tiles * (steps * (11 + 8 * eights / 5) + 16 + eights * made as usize))
+            + filters
     }
 
     /// Every tile worth a thought.
@@ -368,14 +377,7 @@ impl Tile {
         let warps = self.threads / 32;
         let ways = (1..=warps).filter(|n| warps.is_multiple_of(*n) && self.chunk.is_multiple_of(8 * n));
         let ways = ways.flat_map(|splits| [1, 2].map(|tiles| Tile { splits, tiles, ..self }));
-        ways.filter(|t| t.tiles * t.chunk / t.splits <= 96 || t.splits == warps).min_by_key(|t| {
-            let eights = t.chunk / t.splits / 8;
-            let own = t.inside(&s.g).div_ceil(16 * t.tiles).div_ceil(warps / t.splits);
-            let steps = s.depth() / 16;
-            let filters = steps * eights.div_ceil(2);
-            let again = if steps * eights <= 16 { 0 } else { 6 * filters };
-            own * (40 + again + t.tiles * (steps * (4 + 2 * eights) + 16 + 20 * eights)) + 6 * filters
-        })
+        ways.filter(|t| t.tiles * t.chunk / t.splits <= 96 || t.splits == warps).min_by_key(|t| t.product(s))
     }
 }
 

@@ -172,8 +172,20 @@ mod tests {
             let apart = [first, plain].map(|c| estimate(&c.into(), &symbols, &target).unwrap());
             let t = std::time::Instant::now();
             let all = candidates(&problem, &symbols, &target);
-            println!("{} {:?} k{} s{} {} -> {}: apart {:.2?} joined {:.2} {} ({} in {:?})", conv.n, conv.input[0].to_string(), conv.kernel[0], conv.strides[0],
-                conv.expand.as_ref().unwrap().channels, conv.channels, apart, all[0].1, all[0].0, all.len(), t.elapsed());
+            println!(
+                "{} {:?} k{} s{} {} -> {}: apart {:.2?} joined {:.2} {} ({} in {:?})",
+                conv.n,
+                conv.input[0].to_string(),
+                conv.kernel[0],
+                conv.strides[0],
+                conv.expand.as_ref().unwrap().channels,
+                conv.channels,
+                apart,
+                all[0].1,
+                all[0].0,
+                all.len(),
+                t.elapsed()
+            );
         }
     }
 }
