@@ -3,6 +3,7 @@
 
 use super::conv_geometry::Geometry;
 use super::squeeze::{self, Blocks};
+use super::strips::LAUNCH;
 use crate::codegen;
 use crate::dim::{Dim, Symbols};
 use crate::family::{Arg, Build, Family, Launch, Limit, Pack};
@@ -239,8 +240,6 @@ impl Tile {
         target: &Target,
     ) -> f64 {
         const CYCLES_PER_US: f64 = 1700.0;
-        // The share of a kernel's launch that its own time does not hide.
-        const START: f64 = 0.7;
         let g = &s.g;
         let sms = f64::from(target.multiprocessors);
         let warps = (self.threads / 32) as f64;
@@ -289,7 +288,7 @@ impl Tile {
             (blocks * (inside * s.expand.channels) as f64 * size + written) / (target.bandwidth * 1.1e3);
         let memory = ((read + written) / (target.bandwidth * 1e3) * 1.1).max(level2);
         let own = cycles / CYCLES_PER_US;
-        let own = START + own.max(memory) + 0.25 * own.min(memory);
+        let own = LAUNCH + own.max(memory) + 0.25 * own.min(memory);
         let (Some(p), Some(slices)) = (s.excite, slices) else { return own };
         let by = self.blocks(g);
         own + (each / beside).ceil() * by.cycles(p) / CYCLES_PER_US + by.cost(p, slices, symbols, target)
