@@ -140,9 +140,10 @@ impl Literal for Option<Added<Dim>> {
     }
 }
 
-impl Literal for Option<Expand<Dim>> {
+impl Literal for Option<Box<Expand<Dim>>> {
     fn literal(&self, scope: &Scope) -> String {
-        self.as_ref().map_or_else(|| "None".to_owned(), |first| format!("Some({})", first.literal(scope)))
+        self.as_ref()
+            .map_or_else(|| "None".to_owned(), |first| format!("Some({}.into())", first.literal(scope)))
     }
 }
 

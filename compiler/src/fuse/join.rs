@@ -215,7 +215,7 @@ fn expand(graph: &Graph, all: &[Region], at: usize) -> Option<Joined> {
     for part in [before, at] {
         graph.data(all[part].inputs[1])?;
     }
-    let expand = Some(Expand { channels: first.channels, epilogue: ends.clone() });
+    let expand = Some(Expand { channels: first.channels, epilogue: ends.clone() }.into());
     let conv = Conv { expand, ..conv.clone() };
     let problem = match excite {
         None => conv.into(),

@@ -164,7 +164,7 @@ pub struct Conv<S = usize> {
     /// What is added to every sum before the epilogue.
     pub added: Option<Added<S>>,
     /// What makes the pixels that it reads.
-    pub expand: Option<Expand<S>>,
+    pub expand: Option<Box<Expand<S>>>,
     /// Element type of `x`, `w`, `s`, `x2`, `w2` and `w1`.
     pub dtype: DType,
     pub math: Math,
@@ -715,7 +715,7 @@ impl<S> Conv<S> {
             x: self.x.as_ref().map(|(d, a)| (*d, a.map(f))),
             scaled: self.scaled,
             added: self.added.as_ref().map(|a| a.map(f)),
-            expand: self.expand.as_ref().map(|e| e.map(f)),
+            expand: self.expand.as_ref().map(|e| Box::new(e.map(f))),
             dtype: self.dtype,
             math: self.math,
             epilogue: self.epilogue.map(f),
@@ -762,7 +762,7 @@ impl<S: Clone> Conv<S> {
 
     /// What makes its pixels, as a convolution of its own: of `x` by `w1`.
     pub fn expansion(&self) -> Option<Conv<S>> {
-        let Expand { channels, epilogue } = self.expand.clone()?;
+        let Expand { channels, epilogue } = *self.expand.clone()?;
         let rank = self.kernel.len();
         Some(Conv {
             channels,

@@ -273,7 +273,7 @@ mod tests {
         let (own, first) = (conv(96, 96, [28, 14], 3, 2), conv(16, 96, [28, 28], 1, 1));
         let own = Conv { groups: 96, ..own };
         let expand = Expand { channels: 16, epilogue: first.epilogue.clone() };
-        let both = Problem::from(Conv { expand: Some(expand), ..own.clone() }).work().unwrap();
+        let both = Problem::from(Conv { expand: Some(expand.into()), ..own.clone() }).work().unwrap();
         let [own, first] = [own, first].map(|c| Problem::from(c).work().unwrap());
         assert_eq!(both.flops(), own.flops() + first.flops());
         assert_eq!(both.products, own.products + first.products);

@@ -3,14 +3,13 @@
 
 use super::conv_geometry::Geometry;
 use super::squeeze::{self, Blocks};
-use super::strips::LAUNCH;
 use crate::codegen;
 use crate::dim::{Dim, Symbols};
 use crate::family::{Arg, Build, Family, Launch, Limit, Pack};
 use crate::tactic::Tactic;
 use crate::target::Target;
 use bakelite_host::problem::{Conv, Excite, Expand};
-use bakelite_host::{Class, DType, Instr, Problem, Program, Pw};
+use bakelite_host::{Class, DType, Problem};
 use std::collections::HashMap;
 
 const KERNEL: &str = include_str!("../../cuda/conv_expand.cuh");
@@ -20,12 +19,12 @@ const KERNEL: &str = include_str!("../../cuda/conv_expand.cuh");
 pub struct ConvExpand;
 
 /// What the family computes.
-struct Shape<'a> {
-    conv: &'a Conv<Dim>,
-    expand: &'a Expand<Dim>,
+pub(super) struct Shape<'a> {
+    pub(super) conv: &'a Conv<Dim>,
+    pub(super) expand: &'a Expand<Dim>,
     /// Of the depthwise convolution.
-    g: Geometry,
-    excite: Option<&'a Excite<Dim>>,
+    pub(super) g: Geometry,
+    pub(super) excite: Option<&'a Excite<Dim>>,
 }
 
 impl Shape<'_> {
@@ -62,7 +61,7 @@ impl Shape<'_> {
     }
 
     /// Channels that are read, in steps of the tensor cores.
-    const fn depth(&self) -> usize {
+    pub(super) const fn depth(&self) -> usize {
         self.expand.channels.next_multiple_of(16)
     }
 }
@@ -70,28 +69,17 @@ impl Shape<'_> {
 /// What a tactic says. Of a block: rows and columns of outputs, channels at a time and how often, threads, how many warps divide
 /// those channels, and tiles of 16 pixels that a warp multiplies at a time. Of a thread: channels, columns and rows of outputs.
 #[derive(Clone, Copy, Debug)]
-struct Tile {
-    high: usize,
-    broad: usize,
-    chunk: usize,
-    chunks: usize,
-    threads: usize,
-    splits: usize,
-    tiles: usize,
-    v: usize,
-    wide: usize,
-    run: usize,
-}
-
-/// Operations of a program.
-fn operations(program: &Program) -> f64 {
-    program.code.iter().filter(|i| matches!(i, Instr::Apply(..))).count() as f64
-}
-
-/// Operations of a program that are powers, quotients or longer.
-fn powers(program: &Program) -> f64 {
-    let cheap = |op: &Pw| matches!(op, Pw::Add | Pw::Sub | Pw::Mul | Pw::Min | Pw::Max | Pw::Relu | Pw::Neg);
-    program.code.iter().filter(|i| matches!(i, Instr::Apply(op, _) if !cheap(op))).count() as f64
+pub(super) struct Tile {
+    pub(super) high: usize,
+    pub(super) broad: usize,
+    pub(super) chunk: usize,
+    pub(super) chunks: usize,
+    pub(super) threads: usize,
+    pub(super) splits: usize,
+    pub(super) tiles: usize,
+    pub(super) v: usize,
+    pub(super) wide: usize,
+    pub(super) run: usize,
 }
 
 impl Tile {
@@ -130,7 +118,7 @@ impl Tile {
         Tactic::new(ConvExpand.name(), ConvExpand.version(), &params)
     }
 
-    const fn lanes(&self) -> usize {
+    pub(super) const fn lanes(&self) -> usize {
         self.chunk / self.v
     }
 
@@ -141,7 +129,7 @@ impl Tile {
     }
 
     /// The most pixels under a tile that are inside an image.
-    fn inside(&self, g: &Geometry) -> usize {
+    pub(super) fn inside(&self, g: &Geometry) -> usize {
         let [rows, columns] = self.region(g);
         let most = |n: usize, d: usize| {
             let size = g.input[d].as_const().and_then(|n| usize::try_from(n).ok());
@@ -164,7 +152,7 @@ impl Tile {
     }
 
     /// Registers of a thread: in the product, then in the windows.
-    fn registers(&self, s: &Shape<'_>) -> usize {
+    pub(super) fn registers(&self, s: &Shape<'_>) -> usize {
         let eights = self.chunk / self.splits / 8;
         let taps = s.g.taps() * self.v;
         let held = s.depth() / 16 * eights;
@@ -176,12 +164,12 @@ impl Tile {
     }
 
     /// Pixels of a row under a thread's outputs.
-    const fn line(&self, g: &Geometry) -> usize {
+    pub(super) const fn line(&self, g: &Geometry) -> usize {
         (self.wide - 1) * g.strides[2] + (g.kernel[2] - 1) * g.dilations[2] + 1
     }
 
     /// How blocks divide their work where an excitation follows.
-    fn blocks(&self, g: &Geometry) -> Blocks {
+    pub(super) fn blocks(&self, g: &Geometry) -> Blocks {
         let parts =
             g.output[1].ceil_div(&Dim::from(self.high)) * g.output[2].ceil_div(&Dim::from(self.broad));
         let lanes = self.lanes();
@@ -228,83 +216,8 @@ impl Tile {
         g.channels.div_ceil(self.chunk * self.chunks)
     }
 
-    fn grid(&self, g: &Geometry) -> Dim {
+    pub(super) fn grid(&self, g: &Geometry) -> Dim {
         &g.n * &self.blocks(g).parts * Dim::from(self.sets(g))
-    }
-
-    fn cost(
-        &self,
-        s: &Shape<'_>,
-        (bytes, slices): (usize, Option<usize>),
-        symbols: &Symbols,
-        target: &Target,
-    ) -> f64 {
-        const CYCLES_PER_US: f64 = 1700.0;
-        let g = &s.g;
-        let sms = f64::from(target.multiprocessors);
-        let warps = (self.threads / 32) as f64;
-        let (v, wide, run) = (self.v as f64, self.wide as f64, self.run as f64);
-        // Of a warp, for a chunk.
-        let product = self.product(s) as f64;
-        // Of a thread, for a chunk: runs of outputs, and what each takes.
-        let runs =
-            (self.high / self.run * (self.broad / self.wide)).div_ceil(self.threads / self.lanes()) as f64;
-        let rows = (run - 1.0) * g.strides[1] as f64 + ((g.kernel[1] - 1) * g.dilations[1]) as f64 + 1.0;
-        let (line, taps) = (self.line(g) as f64, g.taps() as f64);
-        let end = v * (1.5 + 5.3 * powers(&s.conv.epilogue.program)) + 6.0;
-        let windows = runs * (30.0 + rows * line * (1.0 + v) + run * wide * (taps * v + end)) + taps * v;
-        let chunks = self.chunks as f64;
-        let inside = self.inside(g);
-        let copied = (inside * s.depth() / 8).div_ceil(self.threads) as f64;
-        let staged = (self.chunk * s.depth() / 8).div_ceil(self.threads) as f64;
-        let instructions = 70.0 + 16.0 * copied + chunks * (product + windows + 12.0 * staged + taps + 60.0);
-
-        let blocks = self.grid(g).opt(symbols).max(1) as f64;
-        let registers = (self.registers(s).next_multiple_of(8) * self.threads) as f64;
-        let resident = (f64::from(target.shared_per_multiprocessor) / (bytes as f64 + 1024.0))
-            .min(65536.0 / registers)
-            .min(2048.0 / self.threads as f64)
-            .floor()
-            .max(1.0);
-        let each = (blocks / sms).ceil();
-        // Cycles of so many blocks side by side: warps that wait let others issue.
-        let wave = |beside: f64| {
-            let queue = beside * warps / 4.0;
-            queue.max(1.0) * instructions * (1.0 + 1.0 / queue) + 770.0 + 230.0 * chunks
-        };
-        let beside = each.min(resident);
-        let (full, rest) = ((each / beside).floor(), each % beside);
-        let cycles = if each > 3.0 * resident {
-            each / beside * wave(beside)
-        } else {
-            full * wave(beside) + if rest > 0.0 { wave(rest) } else { 0.0 }
-        };
-        let size = g.dtype.size() as f64;
-        let pixels = &g.n * &g.input[1] * g.input[2].clone();
-        let read = pixels.opt(symbols) as f64 * (s.expand.channels as f64) * size;
-        let written = g.out_len().opt(symbols) as f64 * s.conv.epilogue.out().size() as f64;
-        // Every block reads its pixels from L2.
-        let level2 =
-            (blocks * (inside * s.expand.channels) as f64 * size + written) / (target.bandwidth * 1.1e3);
-        let memory = ((read + written) / (target.bandwidth * 1e3) * 1.1).max(level2);
-        let own = cycles / CYCLES_PER_US;
-        let own = LAUNCH + own.max(memory) + 0.25 * own.min(memory);
-        let (Some(p), Some(slices)) = (s.excite, slices) else { return own };
-        let by = self.blocks(g);
-        own + (each / beside).ceil() * by.cycles(p) / CYCLES_PER_US + by.cost(p, slices, symbols, target)
-    }
-
-    /// Cycles of a scheduler for a warp's part of a chunk's product: loads of filters and pixels, products, what becomes of them.
-    fn product(&self, s: &Shape<'_>) -> usize {
-        let eights = self.chunk / self.splits / 8;
-        let own = self.inside(&s.g).div_ceil(16 * self.tiles).div_ceil(self.threads / 32 / self.splits);
-        let steps = s.depth() / 16;
-        let filters = 11 * steps * eights.div_ceil(2);
-        let again = if steps * eights <= 16 { 0 } else { filters };
-        let program = &s.expand.epilogue.program;
-        let made = 4.0 * (2.5 + 1.5 * operations(program) + 5.3 * powers(program));
-        own * (30 + again + self.tiles * (steps * (11 + 8 * eights / 5) + 16 + eights * made as usize))
-            + filters
     }
 
     /// Every tile worth a thought.

@@ -82,7 +82,7 @@ fn conv(
         x: None,
         scaled: false,
         added: None,
-        expand: Some(expand),
+        expand: Some(expand.into()),
         dtype,
         math: Math::Exact,
     }
@@ -154,38 +154,4 @@ pub fn layers() -> Vec<Problem<Dim>> {
         }
     }
     out
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::families::{candidates, estimate, sample_symbols};
-    use crate::target::Target;
-
-    #[test]
-    fn estimates_of_layers() {
-        let (symbols, target) = (sample_symbols(), Target::of("sm_90a".parse().unwrap()));
-        for problem in layers() {
-            let Problem::Conv(conv) = &problem else { unreachable!() };
-            let first = conv.expansion().unwrap();
-            let plain = Conv { expand: None, ..conv.clone() };
-            let apart = [first, plain].map(|c| estimate(&c.into(), &symbols, &target).unwrap());
-            let t = std::time::Instant::now();
-            let all = candidates(&problem, &symbols, &target);
-            println!(
-                "{} {:?} k{} s{} {} -> {}: apart {:.2?} joined {:.2} {} ({} in {:?})",
-                conv.n,
-                conv.input[0].to_string(),
-                conv.kernel[0],
-                conv.strides[0],
-                conv.expand.as_ref().unwrap().channels,
-                conv.channels,
-                apart,
-                all[0].1,
-                all[0].0,
-                all.len(),
-                t.elapsed()
-            );
-        }
-    }
 }

@@ -10,6 +10,7 @@ pub mod attention_whole;
 pub mod concat;
 pub mod conv_depthwise;
 pub mod conv_expand;
+mod conv_expand_cost;
 pub mod conv_expand_samples;
 mod conv_geometry;
 mod conv_maps;

@@ -455,14 +455,15 @@ fn an_expansion_is_a_convolution_before() {
         };
         let made = attempt(&one.into(), &between.inputs(&[&x, &first])).unwrap().remove(0);
         let expected = attempt(&plain.clone().into(), &last.inputs(&[&made, &w])).unwrap().remove(0);
-        let p = Conv { expand: Some(Expand { channels: own, epilogue: between.epilogue.clone() }), ..plain };
+        let expand = Expand { channels: own, epilogue: between.epilogue.clone() };
+        let p = Conv { expand: Some(expand.into()), ..plain };
         let inputs = last.inputs(&between.inputs(&[&x, &w, &first]));
         same(&eval(p.clone(), &inputs), &expected.f64(), &p);
         // It stands alone, and makes what the other convolution takes.
         let wrong = Conv { scaled: true, ..p.clone() };
         assert!(bakelite_host::Problem::from(wrong).contract().is_err());
         let mut wrong = p;
-        wrong.expand = Some(Expand { channels: own, epilogue: Epilogue::store(DType::F64) });
+        wrong.expand = Some(Expand { channels: own, epilogue: Epilogue::store(DType::F64) }.into());
         assert_eq!(bakelite_host::Problem::from(wrong).contract().is_ok(), dtype == DType::F64);
     }
 }
