@@ -144,8 +144,11 @@ fn epilogue_in_steps(epilogue: &Epilogue<Dim>, out_shape: &[Dim], steps: &Steps,
         _ => {
             let known = if matches!(steps, Steps::One) { "" } else { ", const Row& row = {}" };
             let member = format!("void store(const acc_t (&acc)[V], index_t i{more}{known})");
-            let stores =
-                if epilogue.moments { format!("if (i >= 0) {{\n{}}}\n", indent(&row.stores, 2)) } else { row.stores };
+            let stores = if epilogue.moments {
+                format!("if (i >= 0) {{\n{}}}\n", indent(&row.stores, 2))
+            } else {
+                row.stores
+            };
             (String::new(), member, body + &stores)
         }
     };

@@ -64,7 +64,7 @@ fn conv(
         (all - Dim::from(kernel)).floor_div(&Dim::from(stride)) + Dim::from(1)
     };
     let output: Vec<Dim> = input.iter().map(size).collect();
-    let shape = |pixels: &[Dim]| [&[n.clone()], pixels, &[Dim::from(channels)]].concat();
+    let shape = |pixels: &[Dim]| [std::slice::from_ref(&n), pixels, &[Dim::from(channels)]].concat();
     let expand = Expand { channels: depth, epilogue: end(dtype, &shape(&input), ends[0]) };
     Conv {
         channels,
