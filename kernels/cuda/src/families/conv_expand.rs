@@ -230,9 +230,10 @@ impl Tile {
             all.dedup();
             all
         };
-        let chunks = [16, 32, 48, 64, 80, 96, 112, 144].into_iter().filter(|c| {
-            g.channels.is_multiple_of(*c) || (g.channels.next_multiple_of(*c) * 3 <= g.channels * 4)
-        });
+        // Where none divides the channels well, the smallest.
+        let chunks = [16, 32, 48, 64, 80, 96, 112, 144]
+            .into_iter()
+            .filter(|c| *c == 16 || g.channels.next_multiple_of(*c) * 3 <= g.channels * 4);
         let mut out = Vec::new();
         for (chunk, v) in chunks.flat_map(|c| [4, 2].map(|v| (c, v))) {
             let mut together = chunk / v;
