@@ -140,6 +140,13 @@ impl Literal for Option<Added<Dim>> {
     }
 }
 
+impl Literal for Option<Box<Expand<Dim>>> {
+    fn literal(&self, scope: &Scope) -> String {
+        self.as_ref()
+            .map_or_else(|| "None".to_owned(), |first| format!("Some({}.into())", first.literal(scope)))
+    }
+}
+
 impl Literal for Epilogue<Dim> {
     fn literal(&self, _: &Scope) -> String {
         "Epilogue::apart()".to_owned()
@@ -184,8 +191,9 @@ macro_rules! literals {
 }
 literals! {
     Gemm { batch m n k dtype math a b epilogue }
-    Conv { n channels filters groups input output kernel strides dilations pads layout x scaled added dtype math epilogue }
+    Conv { n channels filters groups input output kernel strides dilations pads layout x scaled added expand dtype math epilogue }
     Added { channels input strides }
+    Expand { channels epilogue }
     ConvTranspose { n channels filters groups input output kernel strides dilations pads layout dtype epilogue }
     Pool { kind n channels input output kernel strides dilations pads pads_end layout dtype epilogue }
     Reduce { kind shape reduced dtype epilogue }

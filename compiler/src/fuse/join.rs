@@ -1,7 +1,7 @@
 //! Regions joined that each read nothing but the one before, where one kernel does it all and is faster: squeeze and excitation (a mean over pixels and two matrix products of it), the factor of each channel that a
 //! convolution reads its pixels with, the copy in another order or type that a network's first convolution would read, and the
 //! convolution by one element whose result another one's epilogue adds.
-//! And a depthwise convolution with the excitation that reads its result, which others read too. GPU plans only.
+//! And a depthwise convolution with the convolution by one element that makes its pixels, and with the excitation that reads its result, which others read too. GPU plans only.
 
 use super::access::regroup;
 use super::alternative::Judge;
@@ -11,7 +11,7 @@ use crate::error::Result;
 use crate::ir::types::dense_strides;
 use crate::ir::{Graph, NodeId, Value};
 use bakelite_host::problem::{
-    Access, Added, Conv, Epilogue, Excite, Gemm, Layout, Pointwise, Reduce, ReduceKind, Squeeze,
+    Access, Added, Conv, Epilogue, Excite, Expand, Gemm, Layout, Pointwise, Reduce, ReduceKind, Squeeze,
 };
 use bakelite_host::{Instr, Program, Pw, Reg};
 use bakelite_kernels::dim::product;
@@ -20,7 +20,7 @@ use bakelite_kernels::{Dim, Problem};
 /// Joins what can be joined and the judge says is.
 pub fn join(mut regions: Regions, judge: &mut Judge<'_>) -> Result<Regions> {
     let Regions { graph, regions: all } = &mut regions;
-    for find in [squeeze, scale, first, add, excited] {
+    for find in [squeeze, scale, first, add, excited, expand, excited] {
         let mut at = 0;
         while at < all.len() {
             let joined =
@@ -125,7 +125,7 @@ fn squeeze(graph: &Graph, all: &[Region], at: usize) -> Option<Joined> {
 /// `conv(x · s)`, where region `at` is the convolution.
 fn scale(graph: &Graph, all: &[Region], at: usize) -> Option<Joined> {
     let Problem::Conv(conv) = &all[at].problem else { return None };
-    if conv.scaled || conv.layout != Layout::ChannelsLast {
+    if conv.scaled || conv.expand.is_some() || conv.layout != Layout::ChannelsLast {
         return None;
     }
     graph.data(all[at].inputs[1])?;
@@ -163,8 +163,9 @@ fn excited(graph: &Graph, all: &[Region], at: usize) -> Option<Joined> {
     let depthwise = conv.groups == conv.channels && conv.filters == conv.channels;
     let known =
         [&conv.epilogue, &excite.first, &excite.epilogue].iter().any(|e| e.moments || e.rows.is_some());
-    let plain = !conv.scaled && conv.x.is_none() && conv.added.is_none() && !known;
-    let plain = plain && conv.layout == Layout::ChannelsLast;
+    // Also where another convolution makes its pixels.
+    let plain =
+        (conv.expand.is_some() || reads_as_it_lies(conv)) && !known && conv.layout == Layout::ChannelsLast;
     let fits = (conv.epilogue.out(), conv.filters) == (excite.dtype, excite.channels)
         && conv.n == excite.n
         && product(&conv.output) == excite.pixels;
@@ -183,6 +184,55 @@ fn excited(graph: &Graph, all: &[Region], at: usize) -> Option<Joined> {
     let main = *all[made].nodes.first()?;
     let region = region(graph, &[&all[made], &all[at]], main, problem.into(), inputs, outputs);
     Some((vec![at, made], region))
+}
+
+/// `conv(first(x))` of one filter to each channel, where region `at` is that convolution, alone or with the excitation of its result,
+/// and `first` a convolution by one element whose result nothing else reads: it is never stored.
+fn expand(graph: &Graph, all: &[Region], at: usize) -> Option<Joined> {
+    let (conv, excite) = match &all[at].problem {
+        Problem::Conv(conv) => (conv, None),
+        Problem::Squeeze(p) => (&*p.conv, Some(&p.excite)),
+        _ => return None,
+    };
+    let depthwise = conv.groups == conv.channels && conv.filters == conv.channels;
+    if !depthwise || !reads_as_it_lies(conv) || conv.layout != Layout::ChannelsLast {
+        return None;
+    }
+    let before = producer(graph, all, all[at].inputs[0], at)?;
+    let Problem::Conv(first) = &all[before].problem else { return None };
+    let one = |list: &[usize]| list.iter().all(|n| *n == 1);
+    let pointwise = one(&first.kernel)
+        && one(&first.strides)
+        && first.groups == 1
+        && first.pads.iter().all(|p| *p == 0)
+        && reads_as_it_lies(first);
+    let alike = (&first.n, &first.output, first.filters, first.layout, first.dtype, first.math)
+        == (&conv.n, &conv.input, conv.channels, conv.layout, conv.dtype, conv.math);
+    let ends = &first.epilogue;
+    if !pointwise || !alike || ends.out() != conv.dtype || ends.moments || ends.rows.is_some() {
+        return None;
+    }
+    for part in [before, at] {
+        graph.data(all[part].inputs[1])?;
+    }
+    let expand = Some(Expand { channels: first.channels, epilogue: ends.clone() }.into());
+    let conv = Conv { expand, ..conv.clone() };
+    let problem = match excite {
+        None => conv.into(),
+        Some(excite) => Squeeze { conv: conv.into(), excite: excite.clone() }.into(),
+    };
+    let (own, made) = (&all[at].inputs, &all[before].inputs);
+    let inputs = [&[made[0], own[1]], &made[1..], &own[2..]].concat();
+    let main = *all[at].nodes.first()?;
+    let outputs = all[at].outputs.clone();
+    let mut region = region(graph, &[&all[before], &all[at]], main, problem, inputs, outputs);
+    region.place = all[at].place.clone();
+    Some((vec![at, before], region))
+}
+
+/// Whether a convolution's pixels are its operand, with no factors, and nothing is added to its sums.
+fn reads_as_it_lies(conv: &Conv<Dim>) -> bool {
+    conv.x.is_none() && !conv.scaled && conv.added.is_none() && conv.expand.is_none()
 }
 
 /// The dimensions of a convolution's pixels, channels last.
@@ -248,7 +298,7 @@ fn add(graph: &Graph, all: &[Region], at: usize) -> Option<Joined> {
 /// A convolution by one element of pixels as they lie, as what is added to another.
 fn addable(conv: &Conv<Dim>) -> Option<Added<Dim>> {
     let one = conv.kernel.iter().all(|k| *k == 1) && conv.pads.iter().all(|p| *p == 0) && conv.groups == 1;
-    let plain = conv.x.is_none() && !conv.scaled && conv.added.is_none();
+    let plain = reads_as_it_lies(conv);
     let Conv { channels, input, strides, .. } = conv;
     (one && plain).then(|| Added { channels: *channels, input: input.clone(), strides: strides.clone() })
 }

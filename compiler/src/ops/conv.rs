@@ -121,6 +121,7 @@ impl Operator for Conv {
             x: None,
             scaled: false,
             added: None,
+            expand: None,
             dtype: x.dtype,
             math: self.math,
             epilogue: Epilogue::store(x.dtype),

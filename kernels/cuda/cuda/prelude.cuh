@@ -281,6 +281,21 @@ DEVICE long long pw_pow(long long a, long long b) {
 // NaN in either operand gives NaN.
 template <class T> DEVICE T pw_min(T a, T b) { return a < b || a != a ? a : b; }
 template <class T> DEVICE T pw_max(T a, T b) { return a > b || a != a ? a : b; }
+template <class T> DEVICE T pw_relu(T a) { return a < T(0) ? T(0) : a; }
+#if __CUDA_ARCH__ >= 800
+// One instruction each, where comparisons and selections are three.
+DEVICE float pw_min(float a, float b) {
+  float y;
+  asm("min.NaN.f32 %0, %1, %2;" : "=f"(y) : "f"(a), "f"(b));
+  return y;
+}
+DEVICE float pw_max(float a, float b) {
+  float y;
+  asm("max.NaN.f32 %0, %1, %2;" : "=f"(y) : "f"(a), "f"(b));
+  return y;
+}
+DEVICE float pw_relu(float a) { return pw_max(a, 0.f); }
+#endif
 
 DEVICE long long pw_shl(long long a, long long b) { return b >= 0 && b < 64 ? (unsigned long long)a << b : 0; }
 DEVICE long long pw_shr(long long a, long long b) { return b >= 0 && b < 64 ? (unsigned long long)a >> b : 0; }

@@ -285,7 +285,7 @@ struct Epilogue {
       const float x2 = widen(v2.v[j]);
       const float r3 = x0 + x1;
       const float r4 = r3 + x2;
-      const float r5 = r4 < float(0) ? float(0) : r4;
+      const float r5 = pw_relu(r4);
       result.v[j] = narrow<f16>(r5);
     }
     store_vec<V>(out + i, result);

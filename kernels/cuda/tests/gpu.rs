@@ -33,7 +33,7 @@ macro_rules! families {
     };
 }
 families! {
-    pointwise gemm attention conv conv_transpose arg_reduce cum_sum excite group_norm layer_norm lrn pool reduce softmax squeeze top_k concat pad gather gather_elements resize placed moments
+    pointwise gemm attention conv conv_transpose arg_reduce cum_sum excite expand group_norm layer_norm lrn pool reduce softmax squeeze top_k concat pad gather gather_elements resize placed moments
 }
 
 #[test]
@@ -153,6 +153,16 @@ fn attention_layers() {
         return;
     }
     check_all("attention_layers", &picked(bakelite_kernels::families::attention_samples::layers()));
+}
+
+/// Convolutions by one element in front of depthwise ones of well-known models, for `BAKELITE_TIME`; `BAKELITE_LAYERS` as above.
+#[test]
+fn expand_layers() {
+    if std::env::var_os("BAKELITE_TIME").is_none() {
+        println!("SKIPPED expand_layers: only with BAKELITE_TIME");
+        return;
+    }
+    check_all("expand_layers", &picked(bakelite_kernels::families::conv_expand_samples::layers()));
 }
 
 fn picked(mut layers: Vec<Problem<Dim>>) -> Vec<Problem<Dim>> {

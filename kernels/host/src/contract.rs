@@ -217,7 +217,8 @@ impl Problem<usize> {
                 number(p.dtype, "a convolution")?;
                 grouped(p.channels, p.filters, p.groups)?;
                 window([&p.input, &p.output, &p.kernel, &p.strides, &p.dilations, &p.pads], None)?;
-                let pixels = layout(p.n, p.channels, &p.input, p.layout);
+                let channels = p.expand.as_ref().map_or(p.channels, |e| e.channels);
+                let pixels = layout(p.n, channels, &p.input, p.layout);
                 let x = match &p.x {
                     None => exact("x", p.dtype, &pixels)?,
                     Some((dtype, access)) if dtype.class() == p.dtype.class() => {
@@ -244,6 +245,9 @@ impl Problem<usize> {
                     let w: Vec<usize> =
                         [more.filters, more.channels].into_iter().chain(more.kernel).collect();
                     inputs.push(exact("w2", p.dtype, &w)?);
+                }
+                if let Some(first) = p.expansion() {
+                    inputs.extend(expansion(p, &first)?);
                 }
                 let out = layout(p.n, p.filters, &p.output, p.layout);
                 with(inputs, p.dtype.class(), &p.epilogue, out)
@@ -417,6 +421,26 @@ fn index(dtype: DType) -> Result<(), RunError> {
         bail!("indices are integers, not {dtype}");
     }
     Ok(())
+}
+
+/// The operands of what makes a convolution's pixels, but for those.
+fn expansion(p: &Conv<usize>, first: &Conv<usize>) -> Result<Vec<Operand>, RunError> {
+    if p.x.is_some() || p.scaled || p.added.is_some() {
+        bail!(
+            "its pixels are made by another convolution, and lie otherwise, are scaled, or something is added"
+        );
+    }
+    let e = &first.epilogue;
+    if e.place.is_some() || e.moments || e.rows.is_some() {
+        bail!("the pixels that it makes are placed, or moments of them or their operands are known");
+    }
+    let Contract { mut inputs, outputs } = Problem::from(first.clone()).contract()?;
+    if outputs[0].0 != p.dtype {
+        bail!("the pixels that it makes are {}, not {}", outputs[0].0, p.dtype);
+    }
+    inputs.remove(0);
+    inputs[0].name = "w1";
+    Ok(inputs)
 }
 
 fn squeeze(p: &Squeeze<usize>) -> Outcome {

@@ -169,7 +169,7 @@ rows! {
         Erf      erf      float[math::Erf::erf(a)] int[] bool[] "erf(a)";
         Sigmoid  sigmoid  float[1.0 / (1.0 + (-a).exp())] int[] bool[] "pw_quotient(T(1), T(1) + pw_power(-a))";
         Silu     silu     float[a / (1.0 + (-a).exp())]   int[] bool[] "pw_quotient(a, T(1) + pw_power(-a))";
-        Relu     relu     float[if a < 0.0 { 0.0 } else { a }] int[a.max(0)] bool[] "(a < T(0) ? T(0) : a)";
+        Relu     relu     float[if a < 0.0 { 0.0 } else { a }] int[a.max(0)] bool[] "pw_relu(a)";
         Gelu     gelu     float[0.5 * a * (1.0 + math::Erf::erf(a * std::f64::consts::FRAC_1_SQRT_2 as T))] int[] bool[]
                           "pw_gelu(a)";
         GeluTanh gelu_tanh float[0.5 * a * (1.0 + (0.797_884_560_802_865_4 * (a + 0.044_715 * a * a * a)).tanh())] int[] bool[]

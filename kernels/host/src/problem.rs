@@ -123,12 +123,23 @@ pub struct Added<S = usize> {
     pub strides: Vec<usize>,
 }
 
+/// A convolution by one element in front of another one, whose pixels it makes: `y[n, c, p] = epilogue(Σ_k x[n, k, p] · w1[c, k])`.
+/// Its epilogue's accesses are over the dimensions of `y`, which is of the operands' type and placed nowhere.
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs)]
+pub struct Expand<S = usize> {
+    pub channels: usize,
+    pub epilogue: Epilogue<S>,
+}
+
 /// Cross-correlation: `out[n, o, p] = Σ_{c, r} x[n, g·cg + c, p·stride + r·dilation − pad] · w[o, c, r]`, reading zero
 /// outside `x`; `cg = channels / groups`, `g = o / (filters / groups)`. Any number of spatial dimensions.
-/// Operands `x`, `w`, then `s` if `scaled`, then `x2`, `w2` if something is `added`, then the epilogue's. `x` and the output in `layout`; `w` always
+/// Operands `x`, `w`, then `s` if `scaled`, then `x2`, `w2` if something is `added`, then `w1` and its epilogue's if pixels are
+/// made by an `expand`, then the epilogue's. `x` and the output in `layout`; `w` always
 /// `[filters, cg, kernel...]`. With `s` (`[n, channels]`), `x[n, c, p] · s[n, c]`, rounded to `dtype`, stands for `x[n, c, p]`.
 /// Where `x` is given, the operand is of that type and read through that access over its dimensions, rounded to `dtype`.
 /// What is `added` goes into the same accumulators: `x2` is dense in `layout`, `w2` `[filters, channels, 1...]`.
+/// With an `expand`, which stands alone, `x` has its channels, and `w1` is `[channels, its channels, 1...]`.
 /// The epilogue's accesses are over the output's dimensions in `layout`'s order.
 #[derive(Clone, Debug, PartialEq)]
 #[allow(missing_docs)]
@@ -152,7 +163,9 @@ pub struct Conv<S = usize> {
     pub scaled: bool,
     /// What is added to every sum before the epilogue.
     pub added: Option<Added<S>>,
-    /// Element type of `x`, `w`, `s`, `x2` and `w2`.
+    /// What makes the pixels that it reads.
+    pub expand: Option<Box<Expand<S>>>,
+    /// Element type of `x`, `w`, `s`, `x2`, `w2` and `w1`.
     pub dtype: DType,
     pub math: Math,
     pub epilogue: Epilogue<S>,
@@ -551,7 +564,7 @@ impl<S> Problem<S> {
             Problem::Attention(p) => 3 + usize::from(p.mask.is_some()),
             Problem::Concat(p) => p.lens.len(),
             Problem::Pad(p) => 1 + usize::from(p.mode == PadMode::Constant),
-            Problem::Conv(p) => p.added_input() + 2 * usize::from(p.added.is_some()),
+            Problem::Conv(p) => p.own_inputs(),
             Problem::Excite(p) => 3 + p.first.operands.len(),
             Problem::Squeeze(p) => p.conv_operands() + p.excite_operands(),
             Problem::Gemm(_) | Problem::ConvTranspose(_) => 2,
@@ -702,6 +715,7 @@ impl<S> Conv<S> {
             x: self.x.as_ref().map(|(d, a)| (*d, a.map(f))),
             scaled: self.scaled,
             added: self.added.as_ref().map(|a| a.map(f)),
+            expand: self.expand.as_ref().map(|e| Box::new(e.map(f))),
             dtype: self.dtype,
             math: self.math,
             epilogue: self.epilogue.map(f),
@@ -711,6 +725,16 @@ impl<S> Conv<S> {
     /// Which operand `x2` is, if something is added; `w2` follows it.
     pub fn added_input(&self) -> usize {
         2 + usize::from(self.scaled)
+    }
+
+    /// Which operand `w1` is, if pixels are made by another convolution; its epilogue's follow it.
+    pub fn expand_input(&self) -> usize {
+        self.added_input() + 2 * usize::from(self.added.is_some())
+    }
+
+    /// Number of operands that are not the epilogue's.
+    pub fn own_inputs(&self) -> usize {
+        self.expand_input() + self.expand.as_ref().map_or(0, |e| 1 + e.epilogue.operands.len())
     }
 }
 
@@ -730,7 +754,30 @@ impl<S: Clone> Conv<S> {
             x: None,
             scaled: false,
             added: None,
+            expand: None,
             epilogue: Epilogue::apart(),
+            ..self.clone()
+        })
+    }
+
+    /// What makes its pixels, as a convolution of its own: of `x` by `w1`.
+    pub fn expansion(&self) -> Option<Conv<S>> {
+        let Expand { channels, epilogue } = *self.expand.clone()?;
+        let rank = self.kernel.len();
+        Some(Conv {
+            channels,
+            filters: self.channels,
+            groups: 1,
+            output: self.input.clone(),
+            kernel: vec![1; rank],
+            strides: vec![1; rank],
+            dilations: vec![1; rank],
+            pads: vec![0; rank],
+            x: None,
+            scaled: false,
+            added: None,
+            expand: None,
+            epilogue,
             ..self.clone()
         })
     }
@@ -766,6 +813,13 @@ impl<S> Added<S> {
     }
 }
 
+impl<S> Expand<S> {
+    /// The same with every size mapped.
+    pub fn map<T>(&self, f: &mut impl FnMut(&S) -> T) -> Expand<T> {
+        Expand { channels: self.channels, epilogue: self.epilogue.map(f) }
+    }
+}
+
 impl<S> Excite<S> {
     /// The same problem with every size mapped.
     pub fn map<T>(&self, f: &mut impl FnMut(&S) -> T) -> Excite<T> {
@@ -790,9 +844,7 @@ impl<S> Squeeze<S> {
 
     /// Number of operands of the convolution, which come first.
     pub fn conv_operands(&self) -> usize {
-        self.conv.added_input()
-            + 2 * usize::from(self.conv.added.is_some())
-            + self.conv.epilogue.operands.len()
+        self.conv.own_inputs() + self.conv.epilogue.operands.len()
     }
 
     /// Number of operands of the excitation but for its first, which is the convolution's result.

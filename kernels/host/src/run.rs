@@ -25,6 +25,11 @@ pub fn run(
     if contract.outputs.iter().all(|(_, shape)| count(shape) == Some(0)) {
         return Ok(());
     }
+    if let Problem::Conv(conv) = problem
+        && let Some(first) = conv.expansion()
+    {
+        return expanded(conv, &first, inputs, outputs).map_err(named);
+    }
     if let Some(rows) = problem.epilogue().and_then(|e| e.rows) {
         return normalised(problem, &rows, inputs, outputs).map_err(named);
     }
@@ -74,6 +79,25 @@ macro_rules! real {
     ($dtype:expr, $t:ident => $body:expr) => {
         with_real!($dtype, $t => $body, _ => bail!("not defined for {}", $dtype))
     };
+}
+
+/// Makes all the pixels, then convolves them: the meaning of an expansion, not a fast way to it.
+fn expanded(
+    conv: &Conv<usize>,
+    first: &Conv<usize>,
+    inputs: &[View<'_>],
+    outputs: &mut [ViewMut<'_>],
+) -> Result<(), RunError> {
+    let own = conv.own_inputs();
+    let plain = Problem::from(Conv { expand: None, ..conv.clone() });
+    number!(conv.dtype, T => {
+        let mut pixels = vec![T::default(); count(&[conv.n, conv.channels]).and_then(|n| n.checked_mul(count(&conv.input)?)).unwrap_or(0)];
+        let from: Vec<View<'_>> = [0].into_iter().chain(conv.expand_input()..own).map(|i| inputs[i]).collect();
+        run(&first.clone().into(), &from, &mut [ViewMut::of(&mut pixels)])?;
+        let rest = inputs[1..2].iter().chain(&inputs[own..]).copied();
+        let inputs: Vec<View<'_>> = [View::of(&pixels)].into_iter().chain(rest).collect();
+        run(&plain, &inputs, outputs)
+    })
 }
 
 fn dispatch(

@@ -170,6 +170,9 @@ impl<S: Display> Display for Conv<S> {
             f.write_str(" by ")?;
             list(f, &added.strides, |f, s| write!(f, "{s}"))?;
         }
+        if let Some(expand) = &self.expand {
+            write!(f, " expand={} first {}", expand.channels, expand.epilogue)?;
+        }
         write!(f, " then {}", self.epilogue)
     }
 }

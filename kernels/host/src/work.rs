@@ -98,7 +98,7 @@ impl Problem<usize> {
                     let window = window(&p.input, &p.output, &p.strides, &p.kernel);
                     Some(window.saturating_mul(count(&[p.n, p.channels])))
                 };
-                let mut used = vec![pixels(p)];
+                let mut used = vec![if p.expand.is_some() { None } else { pixels(p) }];
                 used.resize(p.added_input(), None);
                 used.extend(p.addition().as_ref().map(pixels));
                 used
@@ -122,7 +122,12 @@ impl Problem<usize> {
             Problem::Conv(p) => {
                 let taps = p.kernel.iter().product::<usize>() * (p.channels / p.groups.max(1));
                 let taps = taps + p.added.as_ref().map_or(0, |a| a.channels);
-                (times(times(results, taps), 2), 0)
+                let own = times(times(results, taps), 2);
+                // Of pixels that another convolution makes, every one once.
+                let Some(first) = &p.expand else { return (own, 0) };
+                let pixels = times(count(&p.input), p.n * p.channels);
+                let made = times(times(pixels, first.channels), 2);
+                (own.saturating_add(made), pixels.saturating_mul(operations(&first.epilogue.program)))
             }
             Problem::Excite(p) => {
                 let products = times(count(&[p.n, p.hidden]), 2 * (p.channels + p.filters));
@@ -230,6 +235,7 @@ mod tests {
             x: None,
             scaled: false,
             added: None,
+            expand: None,
             dtype: DType::F16,
             math: Math::Exact,
             epilogue: Epilogue::new(program, vec![bias]),
@@ -259,6 +265,19 @@ mod tests {
         let [own, more] = [own, more].map(|c| Problem::from(c).work().unwrap());
         assert_eq!(both.products, own.products + more.products);
         assert_eq!(both.read, own.read + more.read - 2 * 512, "one bias");
+        assert_eq!(both.written, own.written);
+    }
+
+    #[test]
+    fn pixels_that_are_made_on_the_way_are_not_moved() {
+        let (own, first) = (conv(96, 96, [28, 14], 3, 2), conv(16, 96, [28, 28], 1, 1));
+        let own = Conv { groups: 96, ..own };
+        let expand = Expand { channels: 16, epilogue: first.epilogue.clone() };
+        let both = Problem::from(Conv { expand: Some(expand.into()), ..own.clone() }).work().unwrap();
+        let [own, first] = [own, first].map(|c| Problem::from(c).work().unwrap());
+        assert_eq!(both.flops(), own.flops() + first.flops());
+        assert_eq!(both.products, own.products + first.products);
+        assert_eq!(both.read + first.written, own.read + first.read);
         assert_eq!(both.written, own.written);
     }
 

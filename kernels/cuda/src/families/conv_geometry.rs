@@ -29,6 +29,9 @@ pub(super) struct Geometry {
 /// Why most families refuse a convolution whose pixels are not a dense tensor of its type.
 const ELSEWHERE: &str = "its pixels lie otherwise than its layout says";
 
+/// Why all families but one refuse a convolution whose pixels another one makes.
+pub(super) const MADE: &str = "its pixels are made by another convolution";
+
 /// A problem that is an implicit matrix product over pixels: rows are output pixels, columns filters.
 pub(super) struct Implicit<'a> {
     pub(super) geometry: Geometry,
@@ -47,6 +50,7 @@ impl Implicit<'_> {
     pub(super) fn of(problem: &Problem<Dim>) -> Result<Implicit<'_>, String> {
         match problem {
             Problem::Conv(conv) if conv.x.is_some() => Err(ELSEWHERE.to_owned()),
+            Problem::Conv(conv) if conv.expand.is_some() => Err(MADE.to_owned()),
             Problem::Conv(conv) => {
                 let geometry = Geometry::of_any_conv(conv)?;
                 let weights = [geometry.cg() * geometry.taps(), geometry.taps(), 1];
@@ -187,6 +191,9 @@ impl Geometry {
         }
         if p.added.is_some() {
             return Err("another convolution is added to it".to_owned());
+        }
+        if p.expand.is_some() {
+            return Err(MADE.to_owned());
         }
         Geometry::of_any_conv(p)
     }

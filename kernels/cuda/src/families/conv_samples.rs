@@ -320,6 +320,7 @@ impl Sample {
             layout: self.layout,
             x: self.pixels.map(|(dtype, apart)| (dtype, self.x(apart))),
             scaled: self.epilogue.contains("scaled"),
+            expand: None,
             dtype: self.dtype,
             math: self.math,
         })

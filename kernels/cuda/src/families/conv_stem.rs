@@ -46,7 +46,7 @@ impl Shape<'_> {
             (DType::F16, _) | (DType::BF16, 80..) => {}
             (dtype, _) => return Err(format!("no tensor cores for {dtype} on {}", target.arch)),
         }
-        let alone = !conv.scaled && conv.added.is_none();
+        let alone = !conv.scaled && conv.added.is_none() && conv.expand.is_none();
         let plain = geometry.groups == 1 && geometry.dilations == [1; 3] && alone;
         if !plain || geometry.channels > 4 || geometry.rank > 2 || !geometry.last {
             return Err("conv.stem takes 1 to 4 channels, one group, no dilation, one or two dimensions, channels last"

@@ -9,6 +9,9 @@ pub mod attention_wgmma;
 pub mod attention_whole;
 pub mod concat;
 pub mod conv_depthwise;
+pub mod conv_expand;
+mod conv_expand_cost;
+pub mod conv_expand_samples;
 mod conv_geometry;
 mod conv_maps;
 pub mod conv_mma;
@@ -67,6 +70,7 @@ pub static FAMILIES: &[&dyn Family] = &[
     &conv_wgmma::ConvWgmma,
     &conv_mma::ConvMma,
     &conv_slide::ConvSlide,
+    &conv_expand::ConvExpand,
     &conv_stem::ConvStem,
     &conv_depthwise::ConvDepthwise,
     &conv_simt::ConvSimt,
@@ -102,6 +106,7 @@ pub static SAMPLES: &[(&str, Samples)] = &[
     ("arg_reduce", arg_reduce::samples),
     ("cum_sum", cum_sum::samples),
     ("excite", excite::samples),
+    ("expand", conv_expand_samples::samples),
     ("group_norm", group_norm::samples),
     ("layer_norm", layer_norm::samples),
     ("lrn", lrn::samples),

@@ -273,6 +273,7 @@ pub fn samples() -> Vec<Problem<Dim>> {
             x: None,
             scaled: false,
             added: None,
+            expand: None,
             dtype,
             math: Math::Exact,
             epilogue: end(dtype, 4, true),

@@ -5,7 +5,7 @@
 use crate::tensor::{Random, Tensor, attempt, eval, indices, linear, same};
 use bakelite_host::DType;
 use bakelite_host::problem::{
-    Access, Added, Conv, ConvTranspose, Epilogue, Excite, Gemm, Layout, Math, Squeeze,
+    Access, Added, Conv, ConvTranspose, Epilogue, Excite, Expand, Gemm, Layout, Math, Squeeze,
 };
 
 const TYPES: [DType; 8] =
@@ -167,6 +167,7 @@ fn convolution(r: &mut Random, case: usize) {
         x: None,
         scaled: false,
         added: None,
+        expand: None,
         dtype,
         math,
         epilogue,
@@ -231,6 +232,7 @@ fn conv_tiles_meet() {
             x: None,
             scaled: false,
             added: None,
+            expand: None,
             dtype: DType::F32,
             math: Math::Exact,
             epilogue: Epilogue::store(DType::F32),
@@ -275,6 +277,7 @@ fn factors_scale_the_pixels_of_their_image_and_channel() {
             x: None,
             scaled: false,
             added: None,
+            expand: None,
             dtype,
             math: Math::Exact,
             epilogue: Epilogue::store(dtype),
@@ -331,6 +334,7 @@ fn pixels_are_read_where_they_lie() {
             x: None,
             scaled: false,
             added: None,
+            expand: None,
             dtype,
             math: Math::Exact,
             epilogue: Epilogue::store(dtype),
@@ -372,6 +376,7 @@ fn what_is_added_is_the_sum_of_two_convolutions() {
             x: None,
             scaled,
             added: None,
+            expand: None,
             dtype,
             math: Math::Exact,
             epilogue: Epilogue::store(dtype),
@@ -391,6 +396,75 @@ fn what_is_added_is_the_sum_of_two_convolutions() {
         let sum: Vec<f64> = one.iter().zip(&other).map(|(a, b)| a + b).collect();
         let both = Conv { added: Some(Added { channels: more, input, strides }), ..first };
         same(&eval(both.clone(), &[operands, &[&x2, &w2]].concat()), &sum, &both);
+    }
+}
+
+/// What is made on the way is another convolution's result, rounded, with zeros around it; in both layouts.
+#[test]
+fn an_expansion_is_a_convolution_before() {
+    let mut r = Random(22);
+    for _ in 0..60 {
+        let dtype = r.pick(&[DType::F32, DType::F64, DType::F16, DType::I32]);
+        let layout = r.pick(&[Layout::ChannelsFirst, Layout::ChannelsLast]);
+        let [n, own, channels] = [r.within(1, 3), r.within(1, 4), r.within(1, 5)];
+        let groups = r.pick(&[1, channels]);
+        let (input, kernel, pad) = (vec![r.within(3, 6), r.within(3, 6)], r.within(1, 3), r.within(0, 2));
+        let output: Vec<usize> = input.iter().map(|i| (i + 2 * pad - kernel) / 2 + 1).collect();
+        let shape = |pixels: &[usize]| match layout {
+            Layout::ChannelsFirst => [&[n, channels], pixels].concat(),
+            Layout::ChannelsLast => [&[n], pixels, &[channels]].concat(),
+        };
+        let (between, last) = (r.epilogue(dtype, &shape(&input)), r.epilogue(dtype, &shape(&output)));
+        if between.epilogue.out() != dtype {
+            continue;
+        }
+        let x = r.integers(dtype, n * own * input.iter().product::<usize>());
+        let (first, w) = (
+            r.integers(dtype, channels * own),
+            r.integers(dtype, channels * (channels / groups) * kernel * kernel),
+        );
+        let plain = Conv {
+            n,
+            channels,
+            filters: channels,
+            groups,
+            input: input.clone(),
+            output,
+            kernel: vec![kernel; 2],
+            strides: vec![2; 2],
+            dilations: vec![1; 2],
+            pads: vec![pad; 2],
+            layout,
+            x: None,
+            scaled: false,
+            added: None,
+            expand: None,
+            dtype,
+            math: Math::Exact,
+            epilogue: last.epilogue.clone(),
+        };
+        let one = Conv {
+            channels: own,
+            groups: 1,
+            output: input,
+            kernel: vec![1; 2],
+            strides: vec![1; 2],
+            pads: vec![0; 2],
+            epilogue: between.epilogue.clone(),
+            ..plain.clone()
+        };
+        let made = attempt(&one.into(), &between.inputs(&[&x, &first])).unwrap().remove(0);
+        let expected = attempt(&plain.clone().into(), &last.inputs(&[&made, &w])).unwrap().remove(0);
+        let expand = Expand { channels: own, epilogue: between.epilogue.clone() };
+        let p = Conv { expand: Some(expand.into()), ..plain };
+        let inputs = last.inputs(&between.inputs(&[&x, &w, &first]));
+        same(&eval(p.clone(), &inputs), &expected.f64(), &p);
+        // It stands alone, and makes what the other convolution takes.
+        let wrong = Conv { scaled: true, ..p.clone() };
+        assert!(bakelite_host::Problem::from(wrong).contract().is_err());
+        let mut wrong = p;
+        wrong.expand = Some(Expand { channels: own, epilogue: Epilogue::store(DType::F64) }.into());
+        assert_eq!(bakelite_host::Problem::from(wrong).contract().is_ok(), dtype == DType::F64);
     }
 }
 
@@ -470,6 +544,7 @@ fn squeeze_is_its_parts() {
             x: None,
             scaled: false,
             added: None,
+            expand: None,
             dtype,
             math: Math::Exact,
             epilogue: last.epilogue.clone(),

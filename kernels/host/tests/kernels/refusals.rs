@@ -47,6 +47,7 @@ fn conv() -> Conv {
         x: None,
         scaled: false,
         added: None,
+        expand: None,
         dtype: DType::F32,
         math: Math::Exact,
         epilogue: Epilogue::store(DType::F32),
