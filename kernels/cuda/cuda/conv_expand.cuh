@@ -17,6 +17,7 @@ constexpr bool HELD = STEPS_OF_K * EIGHTS <= 16;            // a warp's filters 
 constexpr int COPIES = (ROOM * (DK / 8) + THREADS - 1) / THREADS;     // pieces of pixels that a thread asks for, at most
 constexpr bool FEW = COPIES <= 4;
 static_assert(WARPS % SPLITS == 0 && COLUMNS % 8 == 0 && THREADS == LANES * TEAMS && CHUNK == LANES * V, "whole shares");
+static_assert(REGION * RW < 1 << 20, "quotients by multiplication");
 static_assert(ROOM % (16 * TILES) == 0 && TILE_W % WIDE == 0 && TILE_H % RUN == 0, "whole tiles");
 
 // The tap that takes input i to output o along one dimension; none if it is no whole number of 0 to taps - 1.
@@ -61,7 +62,9 @@ extern "C" __global__ void __launch_bounds__(THREADS)
   const int top = max(-y0, 0), left = max(-x0, 0);
   const int across = max(min((int)IW - x0, RW) - left, 0), inside = max(min((int)IH - y0, RH) - top, 0) * across;
 
+  // Loops stay short: a kernel that runs once in a plan fetches every instruction from afar.
   auto stage_filters = [&](int channel0) {
+#pragma unroll 1
     for (int i = thread; i < CHUNK * (DK / 8); i += THREADS) {
       const int row = i / (DK / 8), piece = i % (DK / 8) * 8;
       cp_async16(filters + row * X_PITCH + piece, first + (channel0 + row) * DK + piece, true);
@@ -80,16 +83,16 @@ extern "C" __global__ void __launch_bounds__(THREADS)
   };
   stage_filters(set * CHUNKS * CHUNK);
   read_taps(set * CHUNKS * CHUNK);
+  // Quotients by multiplication, exact as long as m * across stays below 2^20.
+  const unsigned share = (1u << 20) / max(across, 1) + 1;
+#pragma unroll 1
   for (int m = thread; m < inside; m += THREADS) {
-    const int row = across == RW ? m / RW : m / across;
+    const int row = m * share >> 20;
     places[m] = (top + row) * RW + left + m - row * across;
   }
   if (inside < REGION) {
-    for (int i = thread; i < REGION * (CHUNK / 8); i += THREADS) {
-      const int pixel = i / (CHUNK / 8), row = pixel / RW, column = pixel % RW;
-      if ((unsigned)(y0 + row) >= (unsigned)IH || (unsigned)(x0 + column) >= (unsigned)IW)
-        *reinterpret_cast<uint4*>(made + pixel * Y_PITCH + i % (CHUNK / 8) * 8) = make_uint4(0, 0, 0, 0);
-    }
+#pragma unroll 1
+    for (int i = thread; i < REGION * Y_PITCH / 8; i += THREADS) shared[i] = make_uint4(0, 0, 0, 0);
   }
   __syncthreads();
   // Of a piece of the pixels: where it is read. Few of them are known before they may be read.

@@ -206,7 +206,7 @@ impl Tile {
         }
         let bytes = self.shared(s) + s.excite.map_or(0, |p| self.blocks(&s.g).bytes(p));
         let [rows, columns] = self.region(&s.g);
-        if bytes > target.shared_per_block as usize || rows * columns > 1 << 16 {
+        if bytes > target.shared_per_block as usize || rows * columns * columns >= 1 << 20 {
             return refused(&format!("{bytes} bytes of shared memory"));
         }
         Ok(bytes)
