@@ -289,7 +289,7 @@ impl Atom {
     fn source(&self, prefix: &str, max: &str, min: &str) -> String {
         let group = |d: &Dim| {
             let text = d.source(prefix, max, min);
-            if text.contains(['+', '-', '*', '/']) { format!("({text})") } else { text }
+            if text.contains(['+', '-', '*', '/']) && !is_group(&text) { format!("({text})") } else { text }
         };
         match self {
             Atom::Symbol(s) => format!("{prefix}{s}"),
@@ -302,6 +302,16 @@ impl Atom {
             }
         }
     }
+}
+
+// Whether all of it stands between one pair of parentheses.
+fn is_group(text: &str) -> bool {
+    let mut open = 0;
+    text.ends_with(')')
+        && text.char_indices().all(|(at, c)| {
+            open += i32::from(c == '(') - i32::from(c == ')');
+            open > 0 || at + 1 == text.len()
+        })
 }
 
 fn floor_div(a: i64, b: i64) -> i64 {

@@ -13,17 +13,17 @@ pub(crate) const PLACES: Places = Places {
 
 /// Every kernel of this target.
 pub(crate) struct Kernels {
-    conv_direct_9ed3fb5d: Kernel,
+    conv_direct_878a71ba: Kernel,
     conv_simt_26e96730: Kernel,
-    conv_simt_a6d1b123: Kernel,
-    conv_simt_e7cc321f: Kernel,
-    conv_simt_25d140cd: Kernel,
-    pool_75c867f3: Kernel,
-    conv_direct_579be1fa: Kernel,
-    conv_simt_0129a91b: Kernel,
-    pool_23bcfbf2: Kernel,
+    conv_simt_9f6b4775: Kernel,
+    conv_simt_f986fa86: Kernel,
+    conv_simt_5e2f7ad8: Kernel,
+    pool_d5701907: Kernel,
+    conv_direct_045615de: Kernel,
+    conv_simt_1d7f52fe: Kernel,
+    pool_63e69d6c: Kernel,
     gemm_simt_dff9582f: Kernel,
-    gemm_simt_63bacea8: Kernel,
+    gemm_simt_361d8593: Kernel,
     gemm_simt_83339af6: Kernel,
 }
 
@@ -40,17 +40,17 @@ macro_rules! load {
 impl Kernels {
     pub(crate) fn load(gpu: &Gpu) -> Result<Kernels> {
         Ok(Kernels {
-            conv_direct_9ed3fb5d: load!(gpu, "conv_direct_9ed3fb5d", 0, false),
+            conv_direct_878a71ba: load!(gpu, "conv_direct_878a71ba", 0, false),
             conv_simt_26e96730: load!(gpu, "conv_simt_26e96730", 0, false),
-            conv_simt_a6d1b123: load!(gpu, "conv_simt_a6d1b123", 0, false),
-            conv_simt_e7cc321f: load!(gpu, "conv_simt_e7cc321f", 0, false),
-            conv_simt_25d140cd: load!(gpu, "conv_simt_25d140cd", 0, false),
-            pool_75c867f3: load!(gpu, "pool_75c867f3", 0, false),
-            conv_direct_579be1fa: load!(gpu, "conv_direct_579be1fa", 0, false),
-            conv_simt_0129a91b: load!(gpu, "conv_simt_0129a91b", 0, false),
-            pool_23bcfbf2: load!(gpu, "pool_23bcfbf2", 0, false),
+            conv_simt_9f6b4775: load!(gpu, "conv_simt_9f6b4775", 0, false),
+            conv_simt_f986fa86: load!(gpu, "conv_simt_f986fa86", 0, false),
+            conv_simt_5e2f7ad8: load!(gpu, "conv_simt_5e2f7ad8", 0, false),
+            pool_d5701907: load!(gpu, "pool_d5701907", 0, false),
+            conv_direct_045615de: load!(gpu, "conv_direct_045615de", 0, false),
+            conv_simt_1d7f52fe: load!(gpu, "conv_simt_1d7f52fe", 0, false),
+            pool_63e69d6c: load!(gpu, "pool_63e69d6c", 0, false),
             gemm_simt_dff9582f: load!(gpu, "gemm_simt_dff9582f", 0, false),
-            gemm_simt_63bacea8: load!(gpu, "gemm_simt_63bacea8", 0, false),
+            gemm_simt_361d8593: load!(gpu, "gemm_simt_361d8593", 0, false),
             gemm_simt_83339af6: load!(gpu, "gemm_simt_83339af6", 0, false),
         })
     }
@@ -74,7 +74,7 @@ pub(crate) fn enqueue(
     // conv.direct/1 1.87 us
     launch(
         stream,
-        &k.conv_direct_9ed3fb5d,
+        &k.conv_direct_878a71ba,
         early([(16 * batch) as u32, 1, 1], [128, 1, 1]),
         &[
             io.x.into(),
@@ -84,6 +84,9 @@ pub(crate) fn enqueue(
             Arg::I32(batch as i32),
             w(1536),
             Arg::I32(74240),
+            Arg::I32(
+                (256 * ((((16 * batch + 74239) / (16 * batch)) + 255) / 256)) as i32,
+            ),
         ],
     )?;
     // /b1/b1.0/Conv (Conv) +2: conv n=batch input=[8,8] output=[8,8] kernel=[3,3] strides=[1,1]
@@ -98,7 +101,7 @@ pub(crate) fn enqueue(
     )?;
     launch(
         stream,
-        &k.conv_simt_a6d1b123,
+        &k.conv_simt_9f6b4775,
         early([(4 * batch) as u32, 1, 1], [128, 1, 1]),
         &[a(0), w(38400), a(4718592), Arg::I32(batch as i32)],
     )?;
@@ -108,13 +111,21 @@ pub(crate) fn enqueue(
     // [2048,64,8,1] [0,1,0,0] | conv.simt/1 m32 n32 k16 tm4 tn4 split8 7.82 us
     launch(
         stream,
-        &k.conv_simt_e7cc321f,
+        &k.conv_simt_f986fa86,
         early([(2 * batch) as u32, 8, 1], [64, 1, 1]),
-        &[a(4718592), w(38656), a(0), Arg::I32(batch as i32), w(75776), Arg::I32(1536)],
+        &[
+            a(4718592),
+            w(38656),
+            a(0),
+            Arg::I32(batch as i32),
+            w(75776),
+            Arg::I32(1536),
+            Arg::I32((256 * ((((16 * batch + 1535) / (16 * batch)) + 255) / 256)) as i32),
+        ],
     )?;
     launch(
         stream,
-        &k.conv_simt_25d140cd,
+        &k.conv_simt_5e2f7ad8,
         early([(4 * batch) as u32, 1, 1], [128, 1, 1]),
         &[a(0), a(4194304), w(75520), a(5242880), Arg::I32(batch as i32)],
     )?;
@@ -123,9 +134,16 @@ pub(crate) fn enqueue(
     // dtype=f32 then (f32) { } -> %0:f32 | pool/1 threads256 v1 1.13 us
     launch(
         stream,
-        &k.pool_75c867f3,
+        &k.pool_d5701907,
         early([(2 * batch) as u32, 1, 1], [256, 1, 1]),
-        &[a(5242880), a(0), Arg::I32(batch as i32), w(77312), Arg::I32(8448)],
+        &[
+            a(5242880),
+            a(0),
+            Arg::I32(batch as i32),
+            w(77312),
+            Arg::I32(8448),
+            Arg::I32((256 * ((((2 * batch + 8447) / (2 * batch)) + 255) / 256)) as i32),
+        ],
     )?;
     // /dw/dw.0/Conv (Conv) +3: conv n=batch input=[4,4] output=[4,4] kernel=[3,3] strides=[1,1]
     // dilations=[1,1] pads=[1,1] channels=32 filters=32 groups=32 layout=channels_first dtype=f32
@@ -133,7 +151,7 @@ pub(crate) fn enqueue(
     // %5:f32 [0,1,0,0] | conv.direct/1 1.26 us
     launch(
         stream,
-        &k.conv_direct_579be1fa,
+        &k.conv_direct_045615de,
         early([(4 * batch) as u32, 1, 1], [128, 1, 1]),
         &[a(0), w(75776), w(77056), a(262144), Arg::I32(batch as i32)],
     )?;
@@ -143,7 +161,7 @@ pub(crate) fn enqueue(
     // conv.simt/1 m32 n64 k16 tm4 tn4 split1 2.14 us
     launch(
         stream,
-        &k.conv_simt_0129a91b,
+        &k.conv_simt_1d7f52fe,
         early([((16 * batch + 31) / 32) as u32, 1, 1], [128, 1, 1]),
         &[
             a(262144),
@@ -153,6 +171,11 @@ pub(crate) fn enqueue(
             Arg::I32(batch as i32),
             w(85760),
             Arg::I32(65792),
+            Arg::I32(
+                (256
+                    * ((((((16 * batch + 31) / 32) + 65791) / ((16 * batch + 31) / 32))
+                        + 255) / 256)) as i32,
+            ),
         ],
     )?;
     // /AveragePool (AveragePool): pool n=batch channels=64 input=[4,4] output=[2,2] kernel=[2,2]
@@ -160,9 +183,16 @@ pub(crate) fn enqueue(
     // layout=channels_first dtype=f32 then (f32) { } -> %0:f32 | pool/1 threads256 v1 0.95 us
     launch(
         stream,
-        &k.pool_23bcfbf2,
+        &k.pool_63e69d6c,
         early([batch as u32, 1, 1], [256, 1, 1]),
-        &[a(0), a(262144), Arg::I32(batch as i32), w(151552), Arg::I32(2816)],
+        &[
+            a(0),
+            a(262144),
+            Arg::I32(batch as i32),
+            w(151552),
+            Arg::I32(2816),
+            Arg::I32((256 * ((((batch + 2815) / batch) + 255) / 256)) as i32),
+        ],
     )?;
     // /fc1/Gemm (Gemm) +2: gemm batch=1 m=batch n=64 k=256 a=[0,256,1] b=[0,1,256] dtype=f32
     // math=exact then (f32, f32) { %2 = add %0 %1; %3 = relu %2 } -> %3:f32 [0,0,1] | gemm.simt/1
@@ -175,7 +205,7 @@ pub(crate) fn enqueue(
     )?;
     launch(
         stream,
-        &k.gemm_simt_63bacea8,
+        &k.gemm_simt_361d8593,
         early([((64 * batch + 1023) / 1024) as u32, 1, 1], [256, 1, 1]),
         &[a(0), w(151296), a(65536), Arg::I32(batch as i32)],
     )?;

@@ -1,4 +1,4 @@
-// conv.direct: batch x [8x8] of 1 channels -> [8x8] of 32 filters, kernel 3x3, stride 1x1, dilation 1x1, pad 1x1, 1 groups, f32 (conv.direct/1)
+// conv.simt: batch x [8x8] of 32 channels -> [8x8] of 32 filters, kernel 3x3, stride 1x1, dilation 1x1, pad 1x1, 1 groups, f32 (conv.simt/1 m32 n32 k16 tm4 tn4 split8), second kernel
 
 // prelude: types, conversions, vectors, and what else of it is used below
 
@@ -163,6 +163,106 @@ template <int V, int ALIGN, class T> DEVICE void store_row(T* p, const Vec<T, V>
 template <int V, class T> DEVICE Vec<T, V> load_vec(const T* p) { return load_row<V, V>(p); }
 template <int V, class T> DEVICE void store_vec(T* p, const Vec<T, V>& x) { store_row<V, V>(p, x); }
 
+// ---- pointwise functions (the table in kernels/host/src/pointwise.rs)
+
+DEVICE long long floor(long long a) { return a; }
+DEVICE long long ceil(long long a) { return a; }
+DEVICE long long rint(long long a) { return a; }
+DEVICE long long trunc(long long a) { return a; }
+
+DEVICE bool pw_not(bool a) { return !a; }
+DEVICE long long pw_not(long long a) { return ~a; }
+
+DEVICE float pw_div(float a, float b) { return a / b; }
+DEVICE double pw_div(double a, double b) { return a / b; }
+// Division by zero, and the one quotient that does not fit, give 0.
+DEVICE long long pw_div(long long a, long long b) { return b == 0 || (b == -1 && a == -a && a != 0) ? 0 : a / b; }
+
+// For divisors of at least 1, within 2 units in the last place, and 0 from 2^126 on.
+DEVICE float pw_quotient(float a, float b) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(b));
+  return a * y;
+}
+DEVICE double pw_quotient(double a, double b) { return a / b; }
+
+// e^a for sums with at least 1: within (2 + |a|) units in the last place, and 0 below the smallest normal number. A quarter of
+// what expf takes.
+DEVICE float pw_power(float a) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(a * 1.4426950408889634f));
+  return y;
+}
+DEVICE double pw_power(double a) { return exp(a); }
+
+// x P(x) = max(x, 0) - |x| P(-|x|), where P is the normal distribution, and the binary logarithm of P(-|x|) is nearly a polynomial:
+// within 2.5e-7, and within 1.1e-5 of P(-|x|) for |x| up to 4. One approximation of the hardware, where erf by quotient and
+// power takes two, and no branches. From 10 on, P(-|x|) is below 1e-22 and may stay what it is.
+DEVICE float pw_gelu(float a) {
+  const float x = fminf(fabsf(a), 10.f);
+  float power = fmaf(3.54744807e-05f, x, -0.000785611628f);
+  power = fmaf(fmaf(fmaf(power, x, 0.00811325666f), x, -0.0534150079f), x, -0.458818108f);
+  power = fmaf(fmaf(power, x, -1.1511656f), x, -0.999998987f);
+  float tail, positive;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(tail) : "f"(power));
+#if __CUDA_ARCH__ >= 800
+  asm("max.NaN.f32 %0, %1, 0f00000000;" : "=f"(positive) : "f"(a));
+#else
+  positive = a < 0.f ? 0.f : a;
+#endif
+  return fmaf(-x, tail, positive);
+}
+DEVICE double pw_gelu(double a) { return 0.5 * a * (1.0 + erf(a * 0.70710678118654752)); }
+
+DEVICE float pw_rem(float a, float b) { return fmodf(a, b); }
+DEVICE double pw_rem(double a, double b) { return fmod(a, b); }
+DEVICE long long pw_rem(long long a, long long b) { return b == 0 || b == -1 ? 0 : a % b; }
+
+DEVICE float pw_mod(float a, float b) { return a - floorf(a / b) * b; }
+DEVICE double pw_mod(double a, double b) { return a - floor(a / b) * b; }
+DEVICE long long pw_mod(long long a, long long b) {
+  long long r = pw_rem(a, b);
+  return r != 0 && (r < 0) != (b < 0) ? r + b : r;
+}
+
+DEVICE float pw_pow(float a, float b) { return powf(a, b); }
+DEVICE double pw_pow(double a, double b) { return pow(a, b); }
+// Wraps; a negative exponent gives 0 except for bases 1 and -1.
+DEVICE long long pw_pow(long long a, long long b) {
+  if (b < 0) return a == 1 ? 1 : a == -1 ? 1 - 2 * (b & 1) : 0;
+  if (b > 0xffffffffll) b = 0xffffffffll;
+  unsigned long long base = a, out = 1;
+  for (; b; b >>= 1, base *= base)
+    if (b & 1) out *= base;
+  return out;
+}
+
+// NaN in either operand gives NaN.
+template <class T> DEVICE T pw_min(T a, T b) { return a < b || a != a ? a : b; }
+template <class T> DEVICE T pw_max(T a, T b) { return a > b || a != a ? a : b; }
+template <class T> DEVICE T pw_relu(T a) { return a < T(0) ? T(0) : a; }
+#if __CUDA_ARCH__ >= 800
+// One instruction each, where comparisons and selections are three.
+DEVICE float pw_min(float a, float b) {
+  float y;
+  asm("min.NaN.f32 %0, %1, %2;" : "=f"(y) : "f"(a), "f"(b));
+  return y;
+}
+DEVICE float pw_max(float a, float b) {
+  float y;
+  asm("max.NaN.f32 %0, %1, %2;" : "=f"(y) : "f"(a), "f"(b));
+  return y;
+}
+DEVICE float pw_relu(float a) { return pw_max(a, 0.f); }
+#endif
+
+DEVICE long long pw_shl(long long a, long long b) { return b >= 0 && b < 64 ? (unsigned long long)a << b : 0; }
+DEVICE long long pw_shr(long long a, long long b) { return b >= 0 && b < 64 ? (unsigned long long)a >> b : 0; }
+
+DEVICE bool pw_is_inf(float a) { return fabsf(a) == INFINITY; }
+DEVICE bool pw_is_inf(double a) { return fabs(a) == (double)INFINITY; }
+DEVICE bool pw_is_inf(long long) { return false; }
+
 // ---- programmatic dependent launch: no-ops where the hardware or the launch has none
 
 DEVICE void launch_dependents() {
@@ -178,28 +278,43 @@ DEVICE void dependency_wait() {
 
 // ---- this kernel
 
-#define PREFETCH_PARAMS , const unsigned char* prefetch_from, int prefetch_bytes
-#define PREFETCH prefetch(prefetch_from, prefetch_bytes)
+#define PREFETCH_PARAMS
+#define PREFETCH
+constexpr int SPLIT = 8;
+constexpr int WIDTH = 4;
+// epilogue: (f32, f32, f32) { %3 = add %0 %2; %4 = add %1 %3; %5 = relu %4 } -> %5:f32
+typedef float acc_t;
+struct Epilogue {
+  const float* e0;
+  const float* e1;
+  float* out;
+  index_t sym_batch;
 
-// Asks the weights of a later kernel from memory into L2: `bytes`, a multiple of 16, shared among the blocks.
-DEVICE void prefetch(const unsigned char* from, int bytes) {
-#if __CUDA_ARCH__ >= 900
-  if (threadIdx.x != 0) return;
-  const unsigned blocks = gridDim.x * gridDim.y * gridDim.z;
-  const unsigned block = (blockIdx.z * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x;
-  const unsigned share = ((unsigned)bytes / blocks + 256) / 256 * 256;
-  const unsigned long long first = (unsigned long long)block * share;
-  if (first >= (unsigned)bytes) return;
-  const unsigned size = min(share, (unsigned)bytes - (unsigned)first);
-  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from + first), "r"(size) : "memory");
-#endif
-}
-#define SCALED 0
+  // Elements i to i + V - 1 of the output, from their accumulators.
+  template <int V> DEVICE void store(const acc_t (&acc)[V], index_t i) const {
+    const index_t c1 = i / 64 % 32;
+    const auto v1 = load_row<V, 16>(e0 + i);
+    const float x2 = widen(e1[c1]);
+    Vec<float, V> result;
+#pragma unroll
+    for (int j = 0; j < V; ++j) {
+      const float x0 = acc[j];
+      const float x1 = widen(v1.v[j]);
+      const float r3 = x0 + x2;
+      const float r4 = x1 + r3;
+      const float r5 = pw_relu(r4);
+      result.v[j] = narrow<float>(r5);
+    }
+    store_vec<V>(out + i, result);
+  }
+};
+#define EPILOGUE_PARAMS , const float* e0, const float* e1, float* out
+#define EPILOGUE Epilogue{e0, e1, out, sym_batch}
 typedef float element_t;
-constexpr int CHANNELS = 1;
+constexpr int CHANNELS = 32;
 constexpr int FILTERS = 32;
 constexpr int GROUPS = 1;
-constexpr int CG = 1;
+constexpr int CG = 32;
 constexpr int NG = 32;
 constexpr int LAST = 0;
 constexpr index_t ID = 1;
@@ -215,95 +330,24 @@ constexpr int KW = 3, SW = 1, DW = 1, PW = 1;
 #define M (64*sym_batch)
 #define SYMBOL_PARAMS , int sym_batch
 #define SYMBOL_NAMES , sym_batch
-#define ADDED_CHANNELS 0
-typedef float pixel_t;
-constexpr index_t OFFSET = 0;
-constexpr index_t XN = 64;
-constexpr index_t XD = 0;
-constexpr index_t XH = 8;
-constexpr index_t XW = 1;
-constexpr index_t XC = 64;
-// epilogue: (f32, f32) { %2 = add %0 %1; %3 = relu %2 } -> %3:f32
-typedef float acc_t;
-struct Epilogue {
-  const float* e0;
-  float* out;
-  index_t sym_batch;
-
-  // Elements i to i + V - 1 of the output, from their accumulators.
-  template <int V> DEVICE void store(const acc_t (&acc)[V], index_t i) const {
-    const index_t c1 = i / 64 % 32;
-    const float x1 = widen(e0[c1]);
-    Vec<float, V> result;
-#pragma unroll
-    for (int j = 0; j < V; ++j) {
-      const float x0 = acc[j];
-      const float r2 = x0 + x1;
-      const float r3 = r2 < float(0) ? float(0) : r2;
-      result.v[j] = narrow<float>(r3);
-    }
-    store_vec<V>(out + i, result);
-  }
-};
-#define EPILOGUE_PARAMS , const float* e0, float* out
-#define EPILOGUE Epilogue{e0, out, sym_batch}
-// conv.simt, direct: one thread sums one output element, with the weights as the model has them. For weights that are
-// computed at run time and for groups too small to tile. Pixels may be of any type and lie anywhere.
+// The second kernel of a convolution whose k was split: adds the SPLIT planes of partial sums in a fixed order and
+// finishes them, WIDTH elements a thread.
 
 extern "C" __global__ void __launch_bounds__(128)
-    conv_direct_9ed3fb5d(const pixel_t* x, const element_t* w
-#if SCALED
-                , const element_t* scales
-#endif
-#if ADDED_CHANNELS
-                , const element_t* added_x, const element_t* added_w
-#endif
-                EPILOGUE_PARAMS SYMBOL_PARAMS PREFETCH_PARAMS) {
+    conv_simt_5e2f7ad8(const acc_t* partial EPILOGUE_PARAMS SYMBOL_PARAMS PREFETCH_PARAMS) {
   PREFETCH;
-  const index_t i = (index_t)blockIdx.x * 128 + threadIdx.x;
-  const index_t pixels = OD * OH * OW;
   launch_dependents();
   dependency_wait();
+  const index_t i = ((index_t)blockIdx.x * 128 + threadIdx.x) * WIDTH;
   if (i >= M * FILTERS) return;
-  const int filter = LAST ? i % FILTERS : i / pixels % FILTERS;
-  const index_t pixel = LAST ? i / FILTERS % pixels : i % pixels;
-  const index_t image = i / (pixels * FILTERS);
-  const int z0 = pixel / (OH * OW) * SD - PD, y0 = pixel / OW % OH * SH - PH, x0 = pixel % OW * SW - PW;
-  const pixel_t* from = x + (OFFSET + image * XN + (index_t)(filter / NG * CG) * XC);
-  const element_t* weights = w + (index_t)filter * (CG * KD * KH * KW);
-  acc_t sum[1] = {0};
-  for (int a = 0; a < KD; ++a) {
-    const int z = z0 + a * DD;
-    if ((unsigned)z >= (unsigned)ID) continue;
-    for (int r = 0; r < KH; ++r) {
-      const int y = y0 + r * DH;
-      if ((unsigned)y >= (unsigned)IH) continue;
-      for (int s = 0; s < KW; ++s) {
-        const int column = x0 + s * DW;
-        if ((unsigned)column >= (unsigned)IW) continue;
-        const pixel_t* at = from + (z * XD + y * XH + column * XW);
-        const element_t* tap = weights + (a * KH + r) * KW + s;
-#pragma unroll 4
-        for (int c = 0; c < CG; ++c) {
-          acc_t value = widen(narrow<element_t>(widen(at[c * XC])));
-#if SCALED
-          value = widen(narrow<element_t>(value * widen(scales[image * CHANNELS + filter / NG * CG + c])));
-#endif
-          sum[0] += value * widen(tap[c * (KD * KH * KW)]);
-        }
-      }
-    }
+  acc_t sum[WIDTH];
+#pragma unroll
+  for (int e = 0; e < WIDTH; ++e) sum[e] = 0;
+#pragma unroll
+  for (int p = 0; p < SPLIT; ++p) {
+    const Vec<acc_t, WIDTH> v = load_vec<WIDTH>(partial + (long long)p * M * FILTERS + i);
+#pragma unroll
+    for (int e = 0; e < WIDTH; ++e) sum[e] += v.v[e];
   }
-#if ADDED_CHANNELS
-  const index_t z = pixel / (OH * OW) * ADDED_SD, y = pixel / OW % OH * ADDED_SH, column = pixel % OW * ADDED_SW;
-  if (z < ADDED_ID && y < ADDED_IH && column < ADDED_IW) {
-    const index_t size = ADDED_ID * ADDED_IH * ADDED_IW, at = (z * ADDED_IH + y) * ADDED_IW + column;
-    added_x += image * size * ADDED_CHANNELS + at * (LAST ? ADDED_CHANNELS : 1);
-    added_w += (index_t)filter * ADDED_CHANNELS;
-    const index_t apart = LAST ? 1 : size;
-#pragma unroll 4
-    for (int c = 0; c < ADDED_CHANNELS; ++c) sum[0] += widen(added_x[c * apart]) * widen(added_w[c]);
-  }
-#endif
-  EPILOGUE.store<1>(sum, i);
+  EPILOGUE.store<WIDTH>(sum, i);
 }

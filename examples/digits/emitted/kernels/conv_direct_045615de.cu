@@ -240,6 +240,21 @@ DEVICE long long pw_pow(long long a, long long b) {
 // NaN in either operand gives NaN.
 template <class T> DEVICE T pw_min(T a, T b) { return a < b || a != a ? a : b; }
 template <class T> DEVICE T pw_max(T a, T b) { return a > b || a != a ? a : b; }
+template <class T> DEVICE T pw_relu(T a) { return a < T(0) ? T(0) : a; }
+#if __CUDA_ARCH__ >= 800
+// One instruction each, where comparisons and selections are three.
+DEVICE float pw_min(float a, float b) {
+  float y;
+  asm("min.NaN.f32 %0, %1, %2;" : "=f"(y) : "f"(a), "f"(b));
+  return y;
+}
+DEVICE float pw_max(float a, float b) {
+  float y;
+  asm("max.NaN.f32 %0, %1, %2;" : "=f"(y) : "f"(a), "f"(b));
+  return y;
+}
+DEVICE float pw_relu(float a) { return pw_max(a, 0.f); }
+#endif
 
 DEVICE long long pw_shl(long long a, long long b) { return b >= 0 && b < 64 ? (unsigned long long)a << b : 0; }
 DEVICE long long pw_shr(long long a, long long b) { return b >= 0 && b < 64 ? (unsigned long long)a >> b : 0; }
@@ -310,7 +325,7 @@ struct Epilogue {
     for (int j = 0; j < V; ++j) {
       const float x0 = acc[j];
       const float r2 = x0 + x1;
-      const float r3 = r2 < float(0) ? float(0) : r2;
+      const float r3 = pw_relu(r2);
       const float r5 = pw_min(r3, 6.0f);
       result.v[j] = narrow<float>(r5);
     }
@@ -323,7 +338,7 @@ struct Epilogue {
 // computed at run time and for groups too small to tile. Pixels may be of any type and lie anywhere.
 
 extern "C" __global__ void __launch_bounds__(128)
-    conv_direct_579be1fa(const pixel_t* x, const element_t* w
+    conv_direct_045615de(const pixel_t* x, const element_t* w
 #if SCALED
                 , const element_t* scales
 #endif

@@ -1,4 +1,4 @@
-// pool of f32: pool/1 threads256 v1
+// conv.direct: batch x [8x8] of 1 channels -> [8x8] of 32 filters, kernel 3x3, stride 1x1, dilation 1x1, pad 1x1, 1 groups, f32 (conv.direct/1)
 
 // prelude: types, conversions, vectors, and what else of it is used below
 
@@ -240,6 +240,21 @@ DEVICE long long pw_pow(long long a, long long b) {
 // NaN in either operand gives NaN.
 template <class T> DEVICE T pw_min(T a, T b) { return a < b || a != a ? a : b; }
 template <class T> DEVICE T pw_max(T a, T b) { return a > b || a != a ? a : b; }
+template <class T> DEVICE T pw_relu(T a) { return a < T(0) ? T(0) : a; }
+#if __CUDA_ARCH__ >= 800
+// One instruction each, where comparisons and selections are three.
+DEVICE float pw_min(float a, float b) {
+  float y;
+  asm("min.NaN.f32 %0, %1, %2;" : "=f"(y) : "f"(a), "f"(b));
+  return y;
+}
+DEVICE float pw_max(float a, float b) {
+  float y;
+  asm("max.NaN.f32 %0, %1, %2;" : "=f"(y) : "f"(a), "f"(b));
+  return y;
+}
+DEVICE float pw_relu(float a) { return pw_max(a, 0.f); }
+#endif
 
 DEVICE long long pw_shl(long long a, long long b) { return b >= 0 && b < 64 ? (unsigned long long)a << b : 0; }
 DEVICE long long pw_shr(long long a, long long b) { return b >= 0 && b < 64 ? (unsigned long long)a >> b : 0; }
@@ -263,304 +278,130 @@ DEVICE void dependency_wait() {
 
 // ---- this kernel
 
-#define PREFETCH_PARAMS , const unsigned char* prefetch_from, int prefetch_bytes
-#define PREFETCH prefetch(prefetch_from, prefetch_bytes)
+#define PREFETCH_PARAMS , const unsigned char* prefetch_from, int prefetch_bytes, int prefetch_share
+#define PREFETCH prefetch(prefetch_from, prefetch_bytes, prefetch_share)
 
-// Asks the weights of a later kernel from memory into L2: `bytes`, a multiple of 16, shared among the blocks.
-DEVICE void prefetch(const unsigned char* from, int bytes) {
+// Asks the weights of a later kernel from memory into L2: `bytes`, a multiple of 16, `share` for each block.
+DEVICE void prefetch(const unsigned char* from, int bytes, int share) {
 #if __CUDA_ARCH__ >= 900
   if (threadIdx.x != 0) return;
-  const unsigned blocks = gridDim.x * gridDim.y * gridDim.z;
   const unsigned block = (blockIdx.z * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x;
-  const unsigned share = ((unsigned)bytes / blocks + 256) / 256 * 256;
   const unsigned long long first = (unsigned long long)block * share;
-  if (first >= (unsigned)bytes) return;
-  const unsigned size = min(share, (unsigned)bytes - (unsigned)first);
+  if (first >= bytes) return;
+  const int size = min(share, bytes - (int)first);
   asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from + first), "r"(size) : "memory");
 #endif
 }
-typedef float elem_t;
-#define SYMBOL_PARAMS , int sym_batch
-#define KIND AVERAGE
-constexpr int POWER = 1;
-#define COUNT_PADS 0
-#define FLOATING 1
-#define CHANNELS_LAST 0
+#define SCALED 0
+typedef float element_t;
+constexpr int CHANNELS = 1;
+constexpr int FILTERS = 32;
+constexpr int GROUPS = 1;
+constexpr int CG = 1;
+constexpr int NG = 32;
+constexpr int LAST = 0;
+constexpr index_t ID = 1;
+constexpr index_t OD = 1;
+constexpr int KD = 1, SD = 1, DD = 1, PD = 0;
+constexpr index_t IH = 8;
+constexpr index_t OH = 8;
+constexpr int KH = 3, SH = 1, DH = 1, PH = 1;
+constexpr index_t IW = 8;
+constexpr index_t OW = 8;
+constexpr int KW = 3, SW = 1, DW = 1, PW = 1;
 #define N sym_batch
-constexpr index_t CHANNELS = 64;
-#define GLOBAL 0
-constexpr int RANK = 2;
-constexpr int UNROLL = 2;
-#define INPUT_SIZES {4, 4}
-#define OUTPUT_SIZES {2, 2}
-#define WINDOW_SIZES {2, 2}
-#define STRIDES {2, 2}
-#define DILATIONS {1, 1}
-#define PADS {0, 0}
-#define PADS_END {0, 0}
-constexpr int THREADS = 256;
-constexpr int V = 1;
-// epilogue: (f32) { } -> %0:f32
+#define M (64*sym_batch)
+#define SYMBOL_PARAMS , int sym_batch
+#define SYMBOL_NAMES , sym_batch
+#define ADDED_CHANNELS 0
+typedef float pixel_t;
+constexpr index_t OFFSET = 0;
+constexpr index_t XN = 64;
+constexpr index_t XD = 0;
+constexpr index_t XH = 8;
+constexpr index_t XW = 1;
+constexpr index_t XC = 64;
+// epilogue: (f32, f32) { %2 = add %0 %1; %3 = relu %2 } -> %3:f32
 typedef float acc_t;
 struct Epilogue {
+  const float* e0;
   float* out;
   index_t sym_batch;
 
   // Elements i to i + V - 1 of the output, from their accumulators.
   template <int V> DEVICE void store(const acc_t (&acc)[V], index_t i) const {
+    const index_t c1 = i / 64 % 32;
+    const float x1 = widen(e0[c1]);
     Vec<float, V> result;
 #pragma unroll
     for (int j = 0; j < V; ++j) {
       const float x0 = acc[j];
-      result.v[j] = narrow<float>(x0);
+      const float r2 = x0 + x1;
+      const float r3 = pw_relu(r2);
+      result.v[j] = narrow<float>(r3);
     }
     store_vec<V>(out + i, result);
   }
 };
-#define EPILOGUE_PARAMS , float* out
-#define EPILOGUE Epilogue{out, sym_batch}
-// No pointer to activations is restrict-qualified: such loads count as invariant, and could move above the dependency wait.
+#define EPILOGUE_PARAMS , const float* e0, float* out
+#define EPILOGUE Epilogue{e0, out, sym_batch}
+// conv.simt, direct: one thread sums one output element, with the weights as the model has them. For weights that are
+// computed at run time and for groups too small to tile. Pixels may be of any type and lie anywhere.
 
-// Reductions over a group of threads: a power-of-two slice of a warp, or a whole block. Every thread of the group gets
-// the same bits, and the order of combination never depends on timing.
-
-constexpr unsigned ALL_LANES = 0xffffffffu;
-
-// `value` of the lane whose number differs in `mask`; any plain type, word by word.
-template <class S>
-DEVICE S shuffle_xor(const S& value, int mask) {
-  constexpr int WORDS = (sizeof(S) + 3) / 4;
-  unsigned words[WORDS] = {};
-  memcpy(words, &value, sizeof(S));
-#pragma unroll
-  for (int w = 0; w < WORDS; ++w) words[w] = __shfl_xor_sync(ALL_LANES, words[w], mask);
-  S other;
-  memcpy(&other, words, sizeof(S));
-  return other;
-}
-
-// Over aligned groups of LANES. `f` gets the lower lanes' part first, so every lane computes the same bits even where the
-// compiler contracts `f` into something that is not symmetric.
-template <int LANES, class S, class F>
-DEVICE S lanes_combine(S value, F f) {
-#pragma unroll
-  for (int mask = 1; mask < LANES; mask *= 2) {
-    const S other = shuffle_xor(value, mask);
-    const bool upper = threadIdx.x & mask;
-    value = f(upper ? other : value, upper ? value : other);
-  }
-  return value;
-}
-
-// Over the groups of GROUP consecutive threads; a GROUP above 32 is the whole block. Every thread of the block calls it.
-template <int GROUP, class S, class F>
-DEVICE S group_combine(S value, F f) {
-  static_assert(GROUP > 0 && GROUP <= 1024 && (GROUP & (GROUP - 1)) == 0, "a group is a power of two");
-  if constexpr (GROUP <= 32) {
-    return lanes_combine<GROUP>(value, f);
-  } else {
-    constexpr int WARPS = GROUP / 32;
-    __shared__ S parts[WARPS];
-    value = lanes_combine<32>(value, f);
-    __syncthreads();  // the previous call's parts have been read
-    if (threadIdx.x % 32 == 0) parts[threadIdx.x / 32] = value;
-    __syncthreads();
-    return lanes_combine<WARPS>(parts[threadIdx.x % WARPS], f);
-  }
-}
-
-template <int GROUP, class C>
-DEVICE C group_sum(C value) {
-  return group_combine<GROUP>(value, [](C a, C b) { return a + b; });
-}
-
-// NaN only where every value is NaN: what follows a maximum here brings NaN back by itself.
-template <int GROUP, class C>
-DEVICE C group_max(C value) {
-  return group_combine<GROUP>(value, [](C a, C b) { return max(a, b); });
-}
-
-// V consecutive elements in the accumulator's class.
-template <int V, class C, class E>
-DEVICE void load_wide(C (&out)[V], const E* from) {
-  const Vec<E, V> packed = load_vec<V>(from);
-#pragma unroll
-  for (int j = 0; j < V; ++j) out[j] = widen(packed.v[j]);
-}
-
-template <class C>
-DEVICE C infinity() {
-  if constexpr (sizeof(C) == 8) return C(__longlong_as_double(0x7ff0000000000000ll));
-  else return C(__int_as_float(0x7f800000));
-}
-
-// Elements of 16 bits gain nothing from the last bits of exp.
-template <class E, class C>
-DEVICE C exp_for(C x) {
-  if constexpr (sizeof(E) == 2) return __expf(x);
-  else return exp(x);
-}
-// Pooling over RANK spatial dimensions.
-
-enum Kind { MAX, AVERAGE, LP };
-
-// Below every element.
-template <class C> DEVICE C lowest() { return C(-infinity<C>()); }
-template <> DEVICE long long lowest<long long>() { return (long long)0x8000000000000000ull; }
-
-DEVICE acc_t start() { return KIND == MAX ? lowest<acc_t>() : acc_t(0); }
-DEVICE acc_t merge(acc_t a, acc_t b) { return KIND == MAX ? pw_max(a, b) : a + b; }
-DEVICE void see(acc_t& s, acc_t x) {
-  if constexpr (KIND == LP) {
-    acc_t power = 1;
-    const acc_t size = x < acc_t(0) ? -x : x;
-#pragma unroll
-    for (int p = 0; p < POWER; ++p) power *= size;
-    s += power;
-  } else {
-    s = merge(s, x);
-  }
-}
-DEVICE acc_t finish(acc_t s, index_t count) {
-  if constexpr (KIND == AVERAGE) return pw_div(s, acc_t(count));
-#if FLOATING
-  if constexpr (KIND == LP) return POWER == 1 ? s : POWER == 2 ? acc_t(sqrt(s)) : acc_t(pow(s, acc_t(1) / acc_t(POWER)));
+extern "C" __global__ void __launch_bounds__(128)
+    conv_direct_878a71ba(const pixel_t* x, const element_t* w
+#if SCALED
+                , const element_t* scales
 #endif
-  return s;
-}
-
-#if GLOBAL && CHANNELS_LAST
-// The window is the whole of [N, LEN, CHANNELS]: a thread has V neighbouring channels, DEPTH threads share the positions.
-extern "C" __global__ void __launch_bounds__(COLUMNS* DEPTH)
-    pool_23bcfbf2(const elem_t* x EPILOGUE_PARAMS SYMBOL_PARAMS PREFETCH_PARAMS) {
-  PREFETCH;
-  __shared__ acc_t shares[DEPTH][COLUMNS * V];
-  dependency_wait();
-  const index_t len = LEN, channels = CHANNELS;
-  const index_t column = (index_t(blockIdx.x) * COLUMNS + threadIdx.x) * V;
-  const bool live = column < index_t(N) * channels;
-  acc_t s[V];
-#pragma unroll
-  for (int j = 0; j < V; ++j) s[j] = start();
-  if (live) {
-    const elem_t* in = x + (column / channels * len * channels + column % channels);
-#pragma unroll 4
-    for (index_t l = threadIdx.y; l < len; l += DEPTH) {
-      acc_t v[V];
-      load_wide(v, in + l * channels);
-#pragma unroll
-      for (int j = 0; j < V; ++j) see(s[j], v[j]);
-    }
-  }
-  launch_dependents();
-#pragma unroll
-  for (int j = 0; j < V; ++j) shares[threadIdx.y][threadIdx.x * V + j] = s[j];
-  __syncthreads();
-  if (!live || threadIdx.y != 0) return;
-#pragma unroll
-  for (int j = 0; j < V; ++j) {
-#pragma unroll
-    for (int d = 1; d < DEPTH; ++d) s[j] = merge(s[j], shares[d][threadIdx.x * V + j]);
-    s[j] = finish(s[j], len);
-  }
-  const Epilogue epilogue = EPILOGUE;
-  epilogue.store(s, column);
-}
-
-#elif GLOBAL
-// The window is the whole of [N, CHANNELS, LEN]: GROUP threads for each channel, ROWS channels in a block.
-extern "C" __global__ void __launch_bounds__(GROUP* ROWS)
-    pool_23bcfbf2(const elem_t* x EPILOGUE_PARAMS SYMBOL_PARAMS PREFETCH_PARAMS) {
-  PREFETCH;
-  dependency_wait();
-  const index_t len = LEN;
-  const index_t row = index_t(blockIdx.x) * ROWS + threadIdx.x / GROUP;
-  const int lane = threadIdx.x % GROUP;
-  const bool live = row < index_t(N) * index_t(CHANNELS);
-  acc_t s = start();
-  if (live) {
-#pragma unroll 4
-    for (index_t i = lane * V; i < len; i += GROUP * V) {
-      acc_t v[V];
-      load_wide(v, x + row * len + i);
-#pragma unroll
-      for (int j = 0; j < V; ++j) see(s, v[j]);
-    }
-  }
-  launch_dependents();
-  s = group_combine<GROUP>(s, [](acc_t a, acc_t b) { return merge(a, b); });
-  if (!live || lane != 0) return;
-  acc_t result[1] = {finish(s, len)};
-  const Epilogue epilogue = EPILOGUE;
-  epilogue.store(result, row);
-}
-
-#else
-// Calls `f` with the flat position of every window element inside the input.
-template <int D, class F>
-DEVICE void walk(const index_t (&first)[RANK], const index_t (&window)[RANK], const int (&step)[RANK],
-                 const index_t (&extent)[RANK], index_t at, F& f) {
-  if constexpr (D == RANK) {
-    f(at);
-  } else {
-#pragma unroll UNROLL
-    for (index_t r = 0; r < window[D]; ++r) {
-      const index_t p = first[D] + r * step[D];
-      if (p >= 0 && p < extent[D]) walk<D + 1>(first, window, step, extent, at * extent[D] + p, f);
-    }
-  }
-}
-
-// Window positions r with 0 <= first + r * step < end.
-DEVICE index_t positions(index_t first, index_t window, int step, index_t end) {
-  const index_t below = first < 0 ? (step - 1 - first) / step : 0;
-  const index_t until = end > first ? (end - first + step - 1) / step : 0;
-  return max(min(window, until) - below, index_t(0));
-}
-
-// A thread has V neighbouring channels (or one element, channels first).
-extern "C" __global__ void __launch_bounds__(THREADS)
-    pool_23bcfbf2(const elem_t* x EPILOGUE_PARAMS SYMBOL_PARAMS PREFETCH_PARAMS) {
-  PREFETCH;
-  dependency_wait();
-  const index_t input[RANK] = INPUT_SIZES, output[RANK] = OUTPUT_SIZES, window[RANK] = WINDOW_SIZES;
-  const int stride[RANK] = STRIDES, step[RANK] = DILATIONS, pad[RANK] = PADS, pad_end[RANK] = PADS_END;
-  const index_t channels = CHANNELS;
-  const index_t at = (index_t(blockIdx.x) * THREADS + threadIdx.x) * V;
-  index_t rest = at, channel = 0;
-  if (CHANNELS_LAST) {
-    channel = rest % channels;
-    rest /= channels;
-  }
-  index_t first[RANK], count = 1, size = 1;
-#pragma unroll
-  for (int d = RANK - 1; d >= 0; --d) {
-    first[d] = rest % output[d] * stride[d] - pad[d];
-    rest /= output[d];
-    size *= input[d];
-    if (KIND == AVERAGE) {
-      // With COUNT_PADS the first position that counts is the first of the padding, which no window starts before.
-      count *= COUNT_PADS ? positions(0, window[d], step[d], input[d] + pad_end[d] - first[d])
-                          : positions(first[d], window[d], step[d], input[d]);
-    }
-  }
-  // `rest` is the image, or (channels first) the channel of an image.
-  if (rest >= (CHANNELS_LAST ? index_t(N) : index_t(N) * channels)) return;
-  const elem_t* in = x + rest * size * (CHANNELS_LAST ? channels : 1) + channel;
-  acc_t s[V];
-#pragma unroll
-  for (int j = 0; j < V; ++j) s[j] = start();
-  auto visit = [&](index_t p) {
-    acc_t v[V];
-    load_wide(v, in + (CHANNELS_LAST ? p * channels : p));
-#pragma unroll
-    for (int j = 0; j < V; ++j) see(s[j], v[j]);
-  };
-  walk<0>(first, window, step, input, 0, visit);
-  launch_dependents();
-#pragma unroll
-  for (int j = 0; j < V; ++j) s[j] = finish(s[j], count);
-  const Epilogue epilogue = EPILOGUE;
-  epilogue.store(s, at);
-}
+#if ADDED_CHANNELS
+                , const element_t* added_x, const element_t* added_w
 #endif
+                EPILOGUE_PARAMS SYMBOL_PARAMS PREFETCH_PARAMS) {
+  PREFETCH;
+  const index_t i = (index_t)blockIdx.x * 128 + threadIdx.x;
+  const index_t pixels = OD * OH * OW;
+  launch_dependents();
+  dependency_wait();
+  if (i >= M * FILTERS) return;
+  const int filter = LAST ? i % FILTERS : i / pixels % FILTERS;
+  const index_t pixel = LAST ? i / FILTERS % pixels : i % pixels;
+  const index_t image = i / (pixels * FILTERS);
+  const int z0 = pixel / (OH * OW) * SD - PD, y0 = pixel / OW % OH * SH - PH, x0 = pixel % OW * SW - PW;
+  const pixel_t* from = x + (OFFSET + image * XN + (index_t)(filter / NG * CG) * XC);
+  const element_t* weights = w + (index_t)filter * (CG * KD * KH * KW);
+  acc_t sum[1] = {0};
+  for (int a = 0; a < KD; ++a) {
+    const int z = z0 + a * DD;
+    if ((unsigned)z >= (unsigned)ID) continue;
+    for (int r = 0; r < KH; ++r) {
+      const int y = y0 + r * DH;
+      if ((unsigned)y >= (unsigned)IH) continue;
+      for (int s = 0; s < KW; ++s) {
+        const int column = x0 + s * DW;
+        if ((unsigned)column >= (unsigned)IW) continue;
+        const pixel_t* at = from + (z * XD + y * XH + column * XW);
+        const element_t* tap = weights + (a * KH + r) * KW + s;
+#pragma unroll 4
+        for (int c = 0; c < CG; ++c) {
+          acc_t value = widen(narrow<element_t>(widen(at[c * XC])));
+#if SCALED
+          value = widen(narrow<element_t>(value * widen(scales[image * CHANNELS + filter / NG * CG + c])));
+#endif
+          sum[0] += value * widen(tap[c * (KD * KH * KW)]);
+        }
+      }
+    }
+  }
+#if ADDED_CHANNELS
+  const index_t z = pixel / (OH * OW) * ADDED_SD, y = pixel / OW % OH * ADDED_SH, column = pixel % OW * ADDED_SW;
+  if (z < ADDED_ID && y < ADDED_IH && column < ADDED_IW) {
+    const index_t size = ADDED_ID * ADDED_IH * ADDED_IW, at = (z * ADDED_IH + y) * ADDED_IW + column;
+    added_x += image * size * ADDED_CHANNELS + at * (LAST ? ADDED_CHANNELS : 1);
+    added_w += (index_t)filter * ADDED_CHANNELS;
+    const index_t apart = LAST ? 1 : size;
+#pragma unroll 4
+    for (int c = 0; c < ADDED_CHANNELS; ++c) sum[0] += widen(added_x[c * apart]) * widen(added_w[c]);
+  }
+#endif
+  EPILOGUE.store<1>(sum, i);
+}

@@ -1,4 +1,4 @@
-// conv.simt: batch x [8x8] of 32 channels -> [8x8] of 32 filters, kernel 3x3, stride 1x1, dilation 1x1, pad 1x1, 1 groups, f32 (conv.simt/1 m32 n32 k16 tm4 tn4 split8)
+// conv.simt: batch x [4x4] of 32 channels -> [4x4] of 64 filters, kernel 1x1, stride 1x1, dilation 1x1, pad 0x0, 1 groups, f32 (conv.simt/1 m32 n64 k16 tm4 tn4 split1)
 
 // prelude: types, conversions, vectors, and what else of it is used below
 
@@ -178,49 +178,70 @@ DEVICE void dependency_wait() {
 
 // ---- this kernel
 
-#define PREFETCH_PARAMS , const unsigned char* prefetch_from, int prefetch_bytes
-#define PREFETCH prefetch(prefetch_from, prefetch_bytes)
+#define PREFETCH_PARAMS , const unsigned char* prefetch_from, int prefetch_bytes, int prefetch_share
+#define PREFETCH prefetch(prefetch_from, prefetch_bytes, prefetch_share)
 
-// Asks the weights of a later kernel from memory into L2: `bytes`, a multiple of 16, shared among the blocks.
-DEVICE void prefetch(const unsigned char* from, int bytes) {
+// Asks the weights of a later kernel from memory into L2: `bytes`, a multiple of 16, `share` for each block.
+DEVICE void prefetch(const unsigned char* from, int bytes, int share) {
 #if __CUDA_ARCH__ >= 900
   if (threadIdx.x != 0) return;
-  const unsigned blocks = gridDim.x * gridDim.y * gridDim.z;
   const unsigned block = (blockIdx.z * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x;
-  const unsigned share = ((unsigned)bytes / blocks + 256) / 256 * 256;
   const unsigned long long first = (unsigned long long)block * share;
-  if (first >= (unsigned)bytes) return;
-  const unsigned size = min(share, (unsigned)bytes - (unsigned)first);
+  if (first >= bytes) return;
+  const int size = min(share, bytes - (int)first);
   asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from + first), "r"(size) : "memory");
 #endif
 }
 constexpr int BM = 32;
-constexpr int BN = 32;
+constexpr int BN = 64;
 constexpr int BK = 16;
 constexpr int TM = 4;
 constexpr int TN = 4;
 constexpr int VEC = 4;
-#define SPLIT 8
+#define SPLIT 1
 #define BOUNDS THREADS
+// epilogue: (f32, f32) { %2 = add %0 %1; %3 = hard_swish %2 } -> %3:f32
 typedef float acc_t;
+struct Epilogue {
+  const float* e0;
+  float* out;
+  index_t sym_batch;
+
+  // Elements i to i + V - 1 of the output, from their accumulators.
+  template <int V> DEVICE void store(const acc_t (&acc)[V], index_t i) const {
+    const index_t c1 = i / 16 % 64;
+    const float x1 = widen(e0[c1]);
+    Vec<float, V> result;
+#pragma unroll
+    for (int j = 0; j < V; ++j) {
+      const float x0 = acc[j];
+      const float r2 = x0 + x1;
+      const float r3 = r2 * min(max(r2 + float(3), float(0)), float(6)) * float(0.16666666666666667);
+      result.v[j] = narrow<float>(r3);
+    }
+    store_vec<V>(out + i, result);
+  }
+};
+#define EPILOGUE_PARAMS , const float* e0, float* out
+#define EPILOGUE Epilogue{e0, out, sym_batch}
 typedef float element_t;
 constexpr int CHANNELS = 32;
-constexpr int FILTERS = 32;
+constexpr int FILTERS = 64;
 constexpr int GROUPS = 1;
 constexpr int CG = 32;
-constexpr int NG = 32;
+constexpr int NG = 64;
 constexpr int LAST = 0;
 constexpr index_t ID = 1;
 constexpr index_t OD = 1;
 constexpr int KD = 1, SD = 1, DD = 1, PD = 0;
-constexpr index_t IH = 8;
-constexpr index_t OH = 8;
-constexpr int KH = 3, SH = 1, DH = 1, PH = 1;
-constexpr index_t IW = 8;
-constexpr index_t OW = 8;
-constexpr int KW = 3, SW = 1, DW = 1, PW = 1;
+constexpr index_t IH = 4;
+constexpr index_t OH = 4;
+constexpr int KH = 1, SH = 1, DH = 1, PH = 0;
+constexpr index_t IW = 4;
+constexpr index_t OW = 4;
+constexpr int KW = 1, SW = 1, DW = 1, PW = 0;
 #define N sym_batch
-#define M (64*sym_batch)
+#define M (16*sym_batch)
 #define SYMBOL_PARAMS , int sym_batch
 #define SYMBOL_NAMES , sym_batch
 // conv.simt: convolution as an implicit matrix product on ordinary cores, exact in the class of the elements.
@@ -271,7 +292,7 @@ DEVICE element_t load_pixel(const element_t* x, const Window& window, int tap, i
 }
 
 extern "C" __global__ void __launch_bounds__(BOUNDS)
-    conv_simt_e7cc321f(const element_t* x, const element_t* w
+    conv_simt_1d7f52fe(const element_t* x, const element_t* w
 #if SPLIT > 1
                 , acc_t* partial SYMBOL_PARAMS PREFETCH_PARAMS) {
 #else
