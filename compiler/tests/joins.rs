@@ -112,16 +112,16 @@ fn joined(plan: &Plan) -> (usize, usize) {
     (count(" added="), count(" rows "))
 }
 
-/// Slower with what is added, faster with each LayerNorm that a product does: nothing is as estimated.
+/// Slower with what is added, and with each LayerNorm that a product does: nothing is as estimated.
 fn otherwise(plan: &Plan) -> f64 {
     let (added, rows) = joined(plan);
-    100.0 + 10.0 * added as f64 - 20.0 * rows as f64
+    100.0 + 10.0 * added as f64 + 20.0 * rows as f64
 }
 
 /// As estimated, but for what the sizes of things are.
 fn as_estimated(plan: &Plan) -> f64 {
     let (added, rows) = joined(plan);
-    100.0 - 10.0 * added as f64 + 20.0 * rows as f64
+    100.0 - 10.0 * added as f64 - 20.0 * rows as f64
 }
 
 fn joins(text: &str) -> Vec<&str> {
@@ -135,10 +135,10 @@ fn identical(a: &Plan, b: &Plan) -> bool {
 #[test]
 fn what_the_whole_plan_says_is_recorded_and_built_again_without_a_gpu() {
     let (estimated, _) = plan(&mut Tactics::default(), &mut Estimate);
-    assert_eq!(joined(&estimated), (1, 0));
+    assert_eq!(joined(&estimated), (1, 2));
     let (mut tactics, mut tuner) = (Tactics::default(), fake("A", &otherwise));
     let (tuned, warnings) = plan(&mut tactics, &mut tuner);
-    assert_eq!((joined(&tuned), warnings), ((0, 2), vec![]));
+    assert_eq!((joined(&tuned), warnings), ((0, 0), vec![]));
     assert_eq!(tuner.asked.len(), 3, "{:?}", tuner.asked);
 
     let text = tactics.print();
@@ -148,7 +148,7 @@ fn what_the_whole_plan_says_is_recorded_and_built_again_without_a_gpu() {
     assert!(lines[0].contains(" | apart by ") && lines[0].ends_with(" | saves 10.00 | A"), "{text}");
     for (line, len) in lines[1..].iter().zip([128, 256]) {
         assert!(line.contains(&format!("| join rows layer_norm rows=64 len={len} ")), "{text}");
-        assert!(line.contains(" | joined by conv.") && line.contains(", not by "), "{text}");
+        assert!(line.contains(" | apart by conv.") && line.contains(", not by "), "{text}");
         assert!(line.ends_with(" | saves 20.00 | A"), "{text}");
     }
 
@@ -172,8 +172,7 @@ fn what_was_estimated_well_stays_and_is_asked_once() {
         assert_eq!(joined(&tuned), joined(&estimated));
         let text = tactics.print();
         let lines = joins(&text);
-        assert!(lines.len() == 3 && lines[0].contains(" | joined by "), "{text}");
-        assert!(lines[1..].iter().all(|line| line.contains(" | apart by ")), "{text}");
+        assert!(lines.len() == 3 && lines.iter().all(|line| line.contains(" | joined by ")), "{text}");
         // What only the other way needs is not in the file.
         let problems: BTreeSet<String> = tuned.steps.iter().map(|s| s.problem.to_string()).collect();
         // The last line is the whole plan's, whose steps could run beside each other.
@@ -188,9 +187,9 @@ fn what_was_estimated_well_stays_and_is_asked_once() {
 #[test]
 fn what_cannot_be_done_right_another_way_ends_nothing_and_is_not_recorded() {
     let (mut tactics, mut tuner) =
-        (Tactics::default(), Fake { wrong: Some(" rows "), ..fake("A", &otherwise) });
+        (Tactics::default(), Fake { wrong: Some("layer_norm "), ..fake("A", &otherwise) });
     let (tuned, warnings) = plan(&mut tactics, &mut tuner);
-    assert_eq!(joined(&tuned), (0, 0));
+    assert_eq!(joined(&tuned), (0, 2));
     let text = tactics.print();
     assert!(joins(&text).len() == 1 && joins(&text)[0].contains(" | apart by "), "{text}");
     assert!(warnings.iter().any(|w| w.contains("is not tried: ") && w.contains("NaN")), "{warnings:?}");
@@ -203,20 +202,20 @@ fn verdicts_of_other_gpus_and_versions_are_named_and_settled_again() {
     let text = tactics.print();
     let mut here = fake("B", &as_estimated);
     let (tuned, warnings) = plan(&mut tactics, &mut here);
-    assert_eq!(joined(&tuned), (1, 0));
+    assert_eq!(joined(&tuned), (1, 2));
     let named = warnings.iter().filter(|w| w.contains("`join ") && w.contains("settled on A, this is B"));
     assert_eq!(named.count(), 3, "{warnings:?}");
     let now = tactics.print();
     assert!(joins(&now).len() == 3 && joins(&now).iter().all(|line| line.ends_with(" | B")), "{now}");
 
     let line = joins(&text)[1];
-    let family = line.split(" | joined by ").nth(1).unwrap().split([' ', ',']).next().unwrap();
+    let family = line.split(" | apart by ").nth(1).unwrap().split([' ', ',']).next().unwrap();
     let changed = line.replacen(family, &format!("{}/99", family.split('/').next().unwrap()), 1);
     let old = text.replace(line, &changed);
     assert_ne!(old, text);
     let mut tuner = fake("A", &otherwise);
     let (tuned, warnings) = plan(&mut Tactics::parse(&old).unwrap(), &mut tuner);
-    assert_eq!((joined(&tuned), tuner.asked.len()), ((0, 2), 1));
+    assert_eq!((joined(&tuned), tuner.asked.len()), ((0, 0), 1));
     assert!(
         warnings.len() == 1 && warnings[0].contains("/99`, which has changed; settled again"),
         "{warnings:?}"
@@ -241,7 +240,7 @@ fn files_from_before_and_verdicts_on_nothing_here() {
     assert!(identical(&built, &estimated) && warnings.is_empty(), "{warnings:?}");
     // The old file is asked what it does not know; the verdict on what is not here stays.
     let (tuned, _) = plan(&mut file, &mut fake("A", &otherwise));
-    assert_eq!(joined(&tuned), (0, 2));
+    assert_eq!(joined(&tuned), (0, 0));
     assert!(joins(&file.print()).len() == 4 && file.print().contains(before), "{}", file.print());
 }
 
@@ -249,7 +248,7 @@ fn files_from_before_and_verdicts_on_nothing_here() {
 fn what_is_sure_is_not_asked_and_impatience_asks_nothing() {
     let near = |near| Some(Joining { patience: Duration::from_secs(3600), near });
     let none = Some(Joining { patience: Duration::ZERO, near: ALL });
-    for (joining, asked) in [(near(ALL), 3), (near(0.0..=1.0), 1), (near(1.0..=9.0), 2), (none, 0), (None, 0)]
+    for (joining, asked) in [(near(ALL), 3), (near(0.0..=1.0), 3), (near(1.0..=9.0), 0), (none, 0), (None, 0)]
     {
         let (mut tactics, mut tuner) = (Tactics::default(), Fake { joining, ..fake("A", &otherwise) });
         let (tuned, _) = plan(&mut tactics, &mut tuner);
