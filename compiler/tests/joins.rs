@@ -196,6 +196,20 @@ fn what_cannot_be_done_right_another_way_ends_nothing_and_is_not_recorded() {
 }
 
 #[test]
+fn what_cannot_be_done_right_joined_stays_apart() {
+    for (wrong, left, named) in [(" added=", (0, 2), 1), (" rows 256 ", (1, 1), 1), (" rows ", (1, 0), 2)] {
+        let none = Some(Joining { patience: Duration::ZERO, near: ALL });
+        let tuner = Fake { wrong: Some(wrong), joining: none, ..fake("A", &as_estimated) };
+        let (mut tactics, mut tuner) = (Tactics::default(), tuner);
+        let (tuned, warnings) = plan(&mut tactics, &mut tuner);
+        assert_eq!(joined(&tuned), left, "{wrong}: {warnings:?}");
+        let apart = warnings.iter().filter(|w| w.contains("` stays apart: no tactic can be used: "));
+        assert_eq!(apart.count(), named, "{wrong}: {warnings:?}");
+        assert!(joins(&tactics.print()).is_empty(), "it was not settled by a plan's time");
+    }
+}
+
+#[test]
 fn verdicts_of_other_gpus_and_versions_are_named_and_settled_again() {
     let mut tactics = Tactics::default();
     plan(&mut tactics, &mut fake("A", &otherwise));

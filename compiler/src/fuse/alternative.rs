@@ -11,6 +11,8 @@ use std::fmt;
 pub struct Alternative {
     /// What is joined. Alternatives of one text are one, with one verdict.
     pub text: String,
+    /// The problems of the joined way, as they were when it was found.
+    pub joined: Vec<String>,
     /// Alternatives of one subject are best answered alike.
     pub subject: String,
     /// How often it was found.
@@ -83,7 +85,8 @@ impl<'a> Judge<'a> {
         let known = (self.known)(&text);
         let way = known.unwrap_or(if one < other { Way::Joined } else { Way::Apart });
         let (estimates, known) = ([one, other], known.is_some());
-        self.found.push(Alternative { text, subject, count: 1, estimates, way, known });
+        let joined = joined.iter().map(ToString::to_string).collect();
+        self.found.push(Alternative { text, joined, subject, count: 1, estimates, way, known });
         way == Way::Joined
     }
 

@@ -2,7 +2,7 @@
 //! tactic, so that a build from the tactics file needs no GPU and another model asks no question twice.
 
 use super::settle::decide;
-use super::{Chosen, Join, Joining, Measured, Search, Tactics, Tuner};
+use super::{Chosen, Join, Joining, Measured, Search, Tactics, Tuner, UNUSABLE};
 use crate::error::{Error, Result, Stage};
 use crate::fuse::alternative::{Alternative, Judge, Way};
 use crate::fuse::{Region, Regions};
@@ -36,16 +36,15 @@ pub fn choose_joined(
     warn: &mut dyn FnMut(String),
 ) -> Result<Chosen> {
     let (mut known, refused) = from_file(target, tactics, tuner.gpu());
-    let (regions, mut found) = fuse(stages, target, &known)?;
+    let mut measured = Measured::default();
+    let (regions, mut found) =
+        measure_joined(stages, target, &mut known, &mut measured, tactics, tuner, warn)?;
     let again = if tuner.joining().is_some() { "; settled again if there is time" } else { "" };
     for alternative in &found {
         if let Some(why) = refused.get(&alternative.text) {
             warn(format!("tactics file: `join {}` is not used: {why}{again}", alternative.text));
         }
     }
-    (stages.fused)(&regions);
-    let mut measured = Measured::default();
-    measured.measure(&regions, target, tactics, Search::full(tuner), tuner, warn)?;
     let mut chosen = measured.pick(regions, target, tactics, tuner);
     let Some(Joining { patience, near }) = tuner.joining() else { return Ok(chosen) };
     let (began, mut asked) = (Instant::now(), BTreeSet::new());
@@ -72,10 +71,8 @@ pub fn choose_joined(
             return first;
         }
         // Other regions, which may be joined in other ways; what is new in them is tuned as everything else is.
-        let fused = fuse(stages, target, &known)?;
+        let fused = measure_joined(stages, target, &mut known, &mut measured, tactics, tuner, warn)?;
         found = fused.1;
-        (stages.fused)(&fused.0);
-        measured.measure(&fused.0, target, tactics, Search::full(tuner), tuner, warn)?;
         chosen = measured.pick(fused.0, target, tactics, tuner);
     }
     Ok(chosen)
@@ -111,6 +108,38 @@ fn fuse(stages: &mut Stages<'_>, target: &Target, known: &Known) -> Result<(Regi
     let mut judge = Judge::new(target, &known);
     let regions = (stages.fuse)(&mut judge)?;
     Ok((regions, judge.found()))
+}
+
+// Joins regions and measures what they need. What no kernel does right joined stays apart: a plan that is slower beats none.
+fn measure_joined(
+    stages: &mut Stages<'_>,
+    target: &Target,
+    known: &mut Known,
+    measured: &mut Measured,
+    tactics: &mut Tactics,
+    tuner: &mut dyn Tuner,
+    warn: &mut dyn FnMut(String),
+) -> Result<(Regions, Vec<Alternative>)> {
+    loop {
+        let (regions, found) = fuse(stages, target, known)?;
+        (stages.fused)(&regions);
+        let search = Search::full(tuner);
+        let Err(error) = measured.measure(&regions, target, tactics, search, tuner, warn) else {
+            return Ok((regions, found));
+        };
+        // What it is about, or all that was joined, where the problem has been joined again since.
+        let mut apart: Vec<Alternative> = found.into_iter().filter(|a| a.way == Way::Joined).collect();
+        if apart.iter().any(|a| a.joined.contains(&error.at)) {
+            apart.retain(|a| a.joined.contains(&error.at));
+        }
+        if apart.is_empty() || !error.what.starts_with(UNUSABLE) {
+            return Err(error);
+        }
+        for alternative in apart {
+            warn(format!("`join {}` stays apart: {}", alternative.text, error.what));
+            known.insert(alternative.text, Way::Apart);
+        }
+    }
 }
 
 /// Alternatives that have one answer together.

@@ -301,6 +301,9 @@ impl Measured {
     }
 }
 
+/// How the error begins that no candidate of a problem is right.
+const UNUSABLE: &str = "no tactic can be used";
+
 // The candidates that may be used, fastest first and at least one: those with a time, or where there is none, the most
 // promising that was not tried. One that failed or was wrong is never among them.
 fn ranked(job: &Job, verdicts: &[Verdict], warn: &mut dyn FnMut(String)) -> Result<Vec<Choice>> {
@@ -330,7 +333,7 @@ fn ranked(job: &Job, verdicts: &[Verdict], warn: &mut dyn FnMut(String)) -> Resu
     }
     let untried = job.candidates.iter().zip(verdicts).find(|(_, v)| **v == Verdict::Untried);
     untried.map(|(candidate, _)| vec![choice(candidate, None)]).ok_or_else(|| {
-        let what = format!("no tactic can be used: {}", refused.join("; "));
+        let what = format!("{UNUSABLE}: {}", refused.join("; "));
         Error::new(Stage::Tune, job.problem.to_string(), what)
     })
 }
