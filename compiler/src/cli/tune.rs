@@ -70,11 +70,19 @@ fn summarize(joins: &[(String, Join)]) -> String {
     let (all, apart) = (joins.len(), joins.len() - joined);
     let mut text = format!("\njoined {joined} of {all} that could be joined or not, {apart} apart:");
     for (what, Join { way, saved, .. }) in joins {
-        // What comes after is what its epilogue does.
-        let what = what.split_once(" then ").map_or(what.as_str(), |(what, _)| what);
-        text += &format!("\n  {way}, saves {saved:.2} µs: {what}");
+        text += &format!("\n  {way}, saves {saved:.2} µs: {}", without_epilogue(what));
     }
     text
+}
+
+/// What is joined, without what its epilogue does; of rows, with the products around them.
+fn without_epilogue(what: &str) -> String {
+    match what.split_once(" then ") {
+        None => what.to_owned(),
+        Some((what, rest)) => {
+            rest.split_once(" of ").map_or_else(|| what.to_owned(), |(_, sizes)| format!("{what} of {sizes}"))
+        }
+    }
 }
 
 /// Entries for other GPUs stay, and are of no use here.
@@ -165,5 +173,14 @@ mod tests {
         keeper.write(&both).unwrap();
         assert_eq!(Tactics::parse(&read()).unwrap().len(), 3);
         assert!(read().contains("| a | gemm.mma/1 m32 | 1.50 | H200"), "{}", read());
+    }
+
+    #[test]
+    fn joins_are_told_apart_without_their_epilogues() {
+        let rows = "rows layer_norm rows=128 len=768 dtype=f16 then (f32) { } -> %0:f16 of 128x768x3072 for 128x2304x768";
+        let short = "rows layer_norm rows=128 len=768 dtype=f16 of 128x768x3072 for 128x2304x768";
+        assert_eq!(without_epilogue(rows), short);
+        let conv = "conv n=1 added=512 of [28,28] by [2,2] then (f32) { } -> %0:f16";
+        assert_eq!(without_epilogue(conv), "conv n=1 added=512 of [28,28] by [2,2]");
     }
 }
