@@ -263,7 +263,8 @@ pub(crate) fn tuned_plan(
         all.unwrap_or_default()
     };
     let mut now = joins(tactics);
-    now.retain(|join| !joins(&before).contains(join));
+    let old = joins(&before);
+    now.retain(|join| !old.contains(join));
     Ok(Tuned { plan, candidates: tried.load(Ordering::Relaxed), refused, joins: now, settled })
 }
 

@@ -1,7 +1,8 @@
-//! Regions joined that each read nothing but the one before, where one kernel does it all and is faster: squeeze and excitation (a mean over pixels and two matrix products of it), the factor of each channel that a
-//! convolution reads its pixels with, the copy in another order or type that a network's first convolution would read, and the
-//! convolution by one element whose result another one's epilogue adds.
-//! And a depthwise convolution with the convolution by one element that makes its pixels, and with the excitation that reads its result, which others read too. GPU plans only.
+//! Regions joined that each read nothing but the one before, where one kernel does it all and is faster: squeeze and excitation
+//! (a mean over pixels and two matrix products of it), the factor of each channel that a convolution reads its pixels with, the
+//! copy in another order or type that a network's first convolution would read, and the convolution by one element whose result
+//! another one's epilogue adds. And a depthwise convolution with the convolution by one element that makes its pixels, and with
+//! the excitation that reads its result, which others read too. GPU plans only.
 
 use super::access::regroup;
 use super::alternative::Judge;
@@ -20,6 +21,7 @@ use bakelite_kernels::{Dim, Problem};
 /// Joins what can be joined and the judge says is.
 pub fn join(mut regions: Regions, judge: &mut Judge<'_>) -> Result<Regions> {
     let Regions { graph, regions: all } = &mut regions;
+    // What is not joined with its excitation as it is may be once its pixels are made on the way.
     for find in [squeeze, scale, first, add, excited, expand, excited] {
         let mut at = 0;
         while at < all.len() {
@@ -160,7 +162,6 @@ fn excited(graph: &Graph, all: &[Region], at: usize) -> Option<Joined> {
     let y = all[at].inputs[0];
     let made = all.iter().position(|r| r.outputs == [y])?;
     let Problem::Conv(conv) = &all[made].problem else { return None };
-    let depthwise = conv.groups == conv.channels && conv.filters == conv.channels;
     let known =
         [&conv.epilogue, &excite.first, &excite.epilogue].iter().any(|e| e.moments || e.rows.is_some());
     // Also where another convolution makes its pixels.
@@ -172,7 +173,7 @@ fn excited(graph: &Graph, all: &[Region], at: usize) -> Option<Joined> {
     let later =
         readers(all, y).iter().all(|(reader, operand)| *reader > at || (*reader, *operand) == (at, 0));
     let dense = all[made].place.is_none() && all[at].place.is_none();
-    if !depthwise || !plain || !fits || !later || !dense {
+    if !conv.is_depthwise() || !plain || !fits || !later || !dense {
         return None;
     }
     for weights in [all[made].inputs[1], all[at].inputs[1], all[at].inputs[2]] {
@@ -194,18 +195,12 @@ fn expand(graph: &Graph, all: &[Region], at: usize) -> Option<Joined> {
         Problem::Squeeze(p) => (&*p.conv, Some(&p.excite)),
         _ => return None,
     };
-    let depthwise = conv.groups == conv.channels && conv.filters == conv.channels;
-    if !depthwise || !reads_as_it_lies(conv) || conv.layout != Layout::ChannelsLast {
+    if !conv.is_depthwise() || !reads_as_it_lies(conv) || conv.layout != Layout::ChannelsLast {
         return None;
     }
     let before = producer(graph, all, all[at].inputs[0], at)?;
     let Problem::Conv(first) = &all[before].problem else { return None };
-    let one = |list: &[usize]| list.iter().all(|n| *n == 1);
-    let pointwise = one(&first.kernel)
-        && one(&first.strides)
-        && first.groups == 1
-        && first.pads.iter().all(|p| *p == 0)
-        && reads_as_it_lies(first);
+    let pointwise = is_by_one_element(first) && first.strides.iter().all(|s| *s == 1);
     let alike = (&first.n, &first.output, first.filters, first.layout, first.dtype, first.math)
         == (&conv.n, &conv.input, conv.channels, conv.layout, conv.dtype, conv.math);
     let ends = &first.epilogue;
@@ -228,6 +223,12 @@ fn expand(graph: &Graph, all: &[Region], at: usize) -> Option<Joined> {
     let mut region = region(graph, &[&all[before], &all[at]], main, problem, inputs, outputs);
     region.place = all[at].place.clone();
     Some((vec![at, before], region))
+}
+
+/// Whether it is a convolution by one element of pixels as they lie.
+fn is_by_one_element(conv: &Conv<Dim>) -> bool {
+    let one = conv.kernel.iter().all(|k| *k == 1) && conv.pads.iter().all(|p| *p == 0);
+    one && conv.groups == 1 && reads_as_it_lies(conv)
 }
 
 /// Whether a convolution's pixels are its operand, with no factors, and nothing is added to its sums.
@@ -297,10 +298,12 @@ fn add(graph: &Graph, all: &[Region], at: usize) -> Option<Joined> {
 
 /// A convolution by one element of pixels as they lie, as what is added to another.
 fn addable(conv: &Conv<Dim>) -> Option<Added<Dim>> {
-    let one = conv.kernel.iter().all(|k| *k == 1) && conv.pads.iter().all(|p| *p == 0) && conv.groups == 1;
-    let plain = reads_as_it_lies(conv);
     let Conv { channels, input, strides, .. } = conv;
-    (one && plain).then(|| Added { channels: *channels, input: input.clone(), strides: strides.clone() })
+    is_by_one_element(conv).then(|| Added {
+        channels: *channels,
+        input: input.clone(),
+        strides: strides.clone(),
+    })
 }
 
 /// The epilogue over both sums in one accumulator, of a convolution whose epilogue adds, as this operand, the result of `other`; and

@@ -7,7 +7,7 @@ use crate::family::Arg;
 /// The two macros as a source has them when it is built.
 pub(crate) const NOTHING: &str = "#define PREFETCH_PARAMS\n#define PREFETCH\n";
 
-// Thread 0 of each block asks for the block's share, as nobody waits for a division. Requests do not wait, and none is remembered by the kernel.
+// Thread 0 of each block asks for the block's share, which is a parameter: a division would hold up the whole block. Requests do not wait, and none is remembered by the kernel.
 const SOMETHING: &str = r#"#define PREFETCH_PARAMS , const unsigned char* prefetch_from, int prefetch_bytes, int prefetch_share
 #define PREFETCH prefetch(prefetch_from, prefetch_bytes, prefetch_share)
 

@@ -138,39 +138,32 @@ fn large() {
 /// Layers of well-known models, for `BAKELITE_TIME`; `BAKELITE_LAYERS=2-5` picks some.
 #[test]
 fn layers() {
-    if std::env::var_os("BAKELITE_TIME").is_none() {
-        println!("SKIPPED layers: only with BAKELITE_TIME");
-        return;
-    }
-    check_all("layers", &picked(bakelite_kernels::families::conv_samples::layers()));
+    time("layers", bakelite_kernels::families::conv_samples::layers);
 }
 
 /// Attentions of well-known models, for `BAKELITE_TIME`; `BAKELITE_LAYERS` as above.
 #[test]
 fn attention_layers() {
-    if std::env::var_os("BAKELITE_TIME").is_none() {
-        println!("SKIPPED attention_layers: only with BAKELITE_TIME");
-        return;
-    }
-    check_all("attention_layers", &picked(bakelite_kernels::families::attention_samples::layers()));
+    time("attention_layers", bakelite_kernels::families::attention_samples::layers);
 }
 
 /// Convolutions by one element in front of depthwise ones of well-known models, for `BAKELITE_TIME`; `BAKELITE_LAYERS` as above.
 #[test]
 fn expand_layers() {
-    if std::env::var_os("BAKELITE_TIME").is_none() {
-        println!("SKIPPED expand_layers: only with BAKELITE_TIME");
-        return;
-    }
-    check_all("expand_layers", &picked(bakelite_kernels::families::conv_expand_samples::layers()));
+    time("expand_layers", bakelite_kernels::families::conv_expand_samples::layers);
 }
 
-fn picked(mut layers: Vec<Problem<Dim>>) -> Vec<Problem<Dim>> {
+fn time(name: &str, layers: Samples) {
+    if std::env::var_os("BAKELITE_TIME").is_none() {
+        println!("SKIPPED {name}: only with BAKELITE_TIME");
+        return;
+    }
+    let mut layers = layers();
     if let Ok(text) = std::env::var("BAKELITE_LAYERS") {
         let (first, last) = text.split_once('-').unwrap();
         layers = layers[first.parse().unwrap()..=last.parse().unwrap()].to_vec();
     }
-    layers
+    check_all(name, &layers);
 }
 
 fn check_all(file: &str, samples: &[Problem<Dim>]) {

@@ -727,6 +727,11 @@ impl<S> Conv<S> {
         2 + usize::from(self.scaled)
     }
 
+    /// Whether it has one filter for each channel.
+    pub fn is_depthwise(&self) -> bool {
+        self.groups == self.channels && self.filters == self.channels
+    }
+
     /// Which operand `w1` is, if pixels are made by another convolution; its epilogue's follow it.
     pub fn expand_input(&self) -> usize {
         self.added_input() + 2 * usize::from(self.added.is_some())
@@ -742,44 +747,33 @@ impl<S: Clone> Conv<S> {
     /// What is added, as a convolution of its own: of `x2` by `w2`, without an epilogue.
     pub fn addition(&self) -> Option<Conv<S>> {
         let Added { channels, input, strides } = self.added.clone()?;
-        let rank = self.kernel.len();
-        Some(Conv {
-            channels,
-            groups: 1,
-            input,
-            kernel: vec![1; rank],
-            strides,
-            dilations: vec![1; rank],
-            pads: vec![0; rank],
-            x: None,
-            scaled: false,
-            added: None,
-            expand: None,
-            epilogue: Epilogue::apart(),
-            ..self.clone()
-        })
+        Some(Conv { input, strides, ..self.by_one_element(channels, Epilogue::apart()) })
     }
 
     /// What makes its pixels, as a convolution of its own: of `x` by `w1`.
     pub fn expansion(&self) -> Option<Conv<S>> {
         let Expand { channels, epilogue } = *self.expand.clone()?;
-        let rank = self.kernel.len();
-        Some(Conv {
+        let (filters, output) = (self.channels, self.input.clone());
+        Some(Conv { filters, output, ..self.by_one_element(channels, epilogue) })
+    }
+
+    // The same otherwise, of so many channels at one pixel each, and with nothing before or beside it.
+    fn by_one_element(&self, channels: usize, epilogue: Epilogue<S>) -> Conv<S> {
+        let ones = vec![1; self.kernel.len()];
+        Conv {
             channels,
-            filters: self.channels,
             groups: 1,
-            output: self.input.clone(),
-            kernel: vec![1; rank],
-            strides: vec![1; rank],
-            dilations: vec![1; rank],
-            pads: vec![0; rank],
+            kernel: ones.clone(),
+            strides: ones.clone(),
+            dilations: ones,
+            pads: vec![0; self.kernel.len()],
             x: None,
             scaled: false,
             added: None,
             expand: None,
             epilogue,
             ..self.clone()
-        })
+        }
     }
 }
 

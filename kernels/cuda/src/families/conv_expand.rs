@@ -44,8 +44,7 @@ impl Shape<'_> {
         if target.arch.sm < 80 || !matches!(g.dtype, DType::F16 | DType::BF16) {
             return Err(format!("conv.expand takes f16 and bf16 from sm_80 on, not {}", g.dtype));
         }
-        let depthwise = g.groups == g.channels && g.filters == g.channels;
-        if !depthwise || !g.last || g.rank > 2 || g.taps() > 49 || !g.channels.is_multiple_of(2) {
+        if !conv.is_depthwise() || !g.last || g.rank > 2 || g.taps() > 49 || !g.channels.is_multiple_of(2) {
             return Err("expected one filter to a channel, an even number of them, channels last".to_owned());
         }
         if !expand.channels.is_multiple_of(8) || !(8..=512).contains(&expand.channels) {
@@ -113,9 +112,7 @@ impl Tile {
             ("wide", self.wide),
             ("run", self.run),
         ];
-        let params = params.into_iter().chain(slices.map(|n| ("slices", n)));
-        let params: Vec<_> = params.map(|(name, n)| (name, n as u32)).collect();
-        Tactic::new(ConvExpand.name(), ConvExpand.version(), &params)
+        squeeze::tactic(&ConvExpand, &params, slices)
     }
 
     pub(super) const fn lanes(&self) -> usize {

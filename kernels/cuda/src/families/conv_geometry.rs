@@ -174,8 +174,7 @@ impl Geometry {
             other => return Err(format!("{} is no depthwise convolution", other.name())),
         };
         let geometry = Geometry::of_conv(conv)?;
-        let depthwise = geometry.groups == geometry.channels && geometry.filters == geometry.channels;
-        if !depthwise || geometry.rank > 2 {
+        if !conv.is_depthwise() || geometry.rank > 2 {
             return Err("expected one filter to a channel, and at most two dimensions".to_owned());
         }
         Ok((conv, geometry))

@@ -86,9 +86,7 @@ impl Tile {
             ("lanes", self.lanes),
             ("strips", self.strips),
         ];
-        let params = params.into_iter().chain(slices.map(|n| ("slices", n)));
-        let params: Vec<_> = params.map(|(name, n)| (name, n as u32)).collect();
-        Tactic::new(ConvSlide.name(), ConvSlide.version(), &params)
+        squeeze::tactic(&ConvSlide, &params, slices)
     }
 
     const fn threads(&self) -> usize {

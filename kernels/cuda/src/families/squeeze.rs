@@ -7,7 +7,7 @@ use super::rows;
 use super::strips::LAUNCH;
 use crate::codegen;
 use crate::dim::{Dim, Symbols, product};
-use crate::family::{Arg, Build, Launch, Limit, Pack};
+use crate::family::{Arg, Build, Family, Launch, Limit, Pack};
 use crate::tactic::Tactic;
 use crate::target::Target;
 use bakelite_host::problem::{Access, Conv, Epilogue, Excite, Layout, Math, Squeeze};
@@ -224,6 +224,13 @@ impl Blocks {
             + ((load * beside.sqrt()).max(weights) + 8.0 * (rows / 4.0).min(30.0) + 250.0 + excite)
                 / CYCLES_PER_US
     }
+}
+
+/// A tactic of so many of each, with blocks for the filters of an image where an excitation follows.
+pub(super) fn tactic(family: &dyn Family, params: &[(&str, usize)], slices: Option<usize>) -> Tactic {
+    let params = params.iter().copied().chain(slices.map(|n| ("slices", n)));
+    let params: Vec<_> = params.map(|(name, n)| (name, n as u32)).collect();
+    Tactic::new(family.name(), family.version(), &params)
 }
 
 /// Blocks for the filters of an image: such that all images keep the machine busy.
