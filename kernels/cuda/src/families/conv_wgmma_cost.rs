@@ -45,7 +45,7 @@ impl Tile {
         let others = (operands(shape.epilogue).count() as f64 - full) / 2.0;
         // Few warps wait for themselves.
         let busy = [0.33, 0.58, 0.93][self.team().clamp(1, 3) as usize - 1];
-        let of_moments = if shape.epilogue.moments { 5.0 } else { 0.0 };
+        let of_moments = if shape.epilogue.moments { 8.0 } else { 0.0 };
         let of_runs = if shape.in_runs() { 22.0 } else { 0.0 };
         let instructions = 6.5 + of_moments + of_runs + instructions(&shape.epilogue.program);
         let computing = m * n * instructions / 128.0 / parts / busy;
@@ -59,8 +59,8 @@ impl Tile {
             let trips = (f64::from(self.batch(shape).0) / f64::from(self.ahead(shape))).ceil();
             bytes / 177.0 / parts + 48.0 * trips * full
         };
-        // What is known of rows, as measured in graphs.
-        let known = if shape.epilogue.rows.is_some() { 300.0 } else { 0.0 };
+        // What is known of rows: four operations and two operands more for each element, as measured in plans of both batches.
+        let known = if shape.epilogue.rows.is_some() { 0.11 * m * n / parts } else { 0.0 };
         let epilogue = computing + moving + finishing + known;
 
         let first = tiles * step.max(fill);
