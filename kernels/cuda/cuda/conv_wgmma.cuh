@@ -87,12 +87,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
   else
     __syncthreads();
   if (PEERS > 1 && begins) begin();
-  if (EARLY) launch_dependents();
 
   if (group == CONSUMERS) {
     if (PRODUCER_REGISTERS > 0) give_registers<PRODUCER_REGISTERS>();
     fill(shared, full, empty, x, ADDED_X, weights, warp - 4 * CONSUMERS, first, count SYMBOL_NAMES);
     __syncwarp();
+    if (EARLY) launch_dependents();
     if (SPLIT > 1 && PEERS == 1) cluster_wait();
   } else {
     if (PRODUCER_REGISTERS > 0) take_registers<CONSUMER_REGISTERS>();

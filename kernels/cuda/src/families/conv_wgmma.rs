@@ -61,6 +61,9 @@ struct Tile {
     /// Tiles of results that a team has in shared memory on their way; 0: it stores them from registers. Where results are
     /// placed so that no map finds them, this is 0 whatever a tactic says.
     through: u32,
+    /// 1: the next kernel's blocks may start once this one's last copies are asked for, and not once its last tile is multiplied. Too
+    /// early, and what they copy themselves comes between.
+    early: u32,
 }
 
 /// The problem as the kernel sees it.
@@ -179,6 +182,7 @@ impl Tile {
             ("maps", self.maps),
             ("pong", self.pong),
             ("through", self.through),
+            ("early", self.early),
         ];
         Tactic::new(ConvWgmma.name(), ConvWgmma.version(), &params)
     }
@@ -196,6 +200,7 @@ impl Tile {
             maps: tactic.get("maps")?,
             pong: tactic.get("pong")?,
             through: tactic.get("through")?,
+            early: tactic.get("early")?,
         })
     }
 
@@ -323,8 +328,8 @@ impl Tile {
     /// Why the kernel cannot be made so, if it cannot.
     fn check(&self, shape: &Shape<'_>, wide: bool, target: &Target) -> Result<(), String> {
         let fail = |what: &str| Err(format!("`{}`: {what}", self.tactic()));
-        if self.maps > 1 || self.pong > 1 || self.pong == 1 && (self.groups != 2 || self.cluster > 1) {
-            return fail("maps or not; two warpgroups that take turns, at all of k");
+        if self.maps > 1 || self.early > 1 || self.pong > 1 || self.pong == 1 && (self.groups != 2 || self.cluster > 1) {
+            return fail("maps or not, early or not; two warpgroups that take turns, at all of k");
         }
         if !matches!(self.groups, 1..=3) || self.m == 0 || !self.m.is_multiple_of(64 * self.team()) {
             return fail("1 to 3 warpgroups of whole 64 rows");
@@ -402,6 +407,18 @@ impl Tile {
         clusters.max(1) * self.blocks
     }
 
+    /// Whether all blocks run at once, each for one tile of the output.
+    fn in_one_round(&self, shape: &Shape<'_>, symbols: &Symbols, target: &Target) -> bool {
+        self.turns(shape).opt(symbols) <= i64::from(self.resident(target))
+    }
+
+    /// What clusters take turns at: tiles of the output, or rows and columns of them that peers share.
+    fn turns(&self, shape: &Shape<'_>) -> Dim {
+        let rows = shape.geometry.pixels().ceil_div(&Dim::from(i64::from(self.m)));
+        let columns = Dim::from(shape.column_tiles(self) / self.spread as usize);
+        rows.ceil_div(&Dim::from(i64::from(self.share))) * columns
+    }
+
     /// Columns of peers in a band: what runs at once is to read as few bytes as it can, so that it stays in L2.
     fn band(&self, shape: &Shape<'_>, target: &Target) -> u32 {
         let columns = shape.column_tiles(self) as u32 / self.spread;
@@ -417,7 +434,7 @@ impl Family for ConvWgmma {
     }
 
     fn version(&self) -> u32 {
-        5
+        6
     }
 
     fn takes_rows(&self) -> bool {
@@ -428,8 +445,11 @@ impl Family for ConvWgmma {
         const MOST: usize = 32;
         let Ok(shape) = Shape::of(problem, target) else { return vec![] };
         let wide = shape.geometry.is_wide(symbols);
+        // When the next kernel starts tells most where this one is short: both are tried there.
+        let short = |t: &Tile| t.in_one_round(&shape, symbols, target);
         let mut ranked: Vec<(f64, Tile)> = cost::candidates(&shape, wide, target)
             .into_iter()
+            .map(|t| Tile { early: u32::from(short(&t)), ..t })
             .map(|t| (t.cost(&shape, symbols, target), t))
             .collect();
         ranked.sort_by(|a, b| a.0.total_cmp(&b.0));
@@ -441,7 +461,8 @@ impl Family for ConvWgmma {
                 chosen.push(tile);
             }
         }
-        chosen.iter().map(Tile::tactic).collect()
+        let others = chosen.iter().filter(|t| short(t)).map(|t| Tile { early: 1 - t.early, ..*t });
+        chosen.iter().copied().chain(others).map(|t| t.tactic()).collect()
     }
 
     fn cost(&self, problem: &Problem<Dim>, tactic: &Tactic, symbols: &Symbols, target: &Target) -> f64 {
@@ -487,8 +508,7 @@ impl Family for ConvWgmma {
             ("WIDTH", finish_width(geometry.filters)),
             ("PRODUCER_REGISTERS", filling),
             ("CONSUMER_REGISTERS", multiplying),
-            // Dependents signalled early pile up behind short kernels, and overlap with long ones.
-            ("EARLY", u32::from(shape.tiles.div_ceil(tile.cluster) > 12)),
+            ("EARLY", tile.early),
             ("POINTWISE", u32::from(geometry.is_pointwise())),
             ("ADDED_POINTWISE", u32::from(shape.added.as_ref().is_some_and(Geometry::is_pointwise))),
         ]);
@@ -521,11 +541,8 @@ impl Family for ConvWgmma {
         let parts =
             [&constants, &places, &epilogue, &sizes, &step, TILE_SUMS, RING, pixels, SUMS, ending, MAINLOOP];
         let kernel = codegen::source(&title, wide, &parts);
-        let rows = geometry.pixels().ceil_div(&Dim::from(i64::from(tile.m)));
-        let share = Dim::from(i64::from(tile.share));
-        let columns = Dim::from(shape.column_tiles(&tile) / tile.spread as usize);
-        let turns = rows.ceil_div(&share) * columns;
         // As many blocks as are resident at once, each for several tiles; those that split k have one each.
+        let turns = tile.turns(&shape);
         let turns = match tile.cluster {
             1 => Dim::min(&turns, &Dim::from(i64::from(tile.resident(target)))),
             _ => turns,

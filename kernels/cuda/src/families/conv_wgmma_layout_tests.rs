@@ -32,6 +32,7 @@ fn packed_weights_meet_their_pixels_in_every_chunk() {
                 maps: 0,
                 pong: 0,
                 through: 0,
+                early: 0,
             };
             // Element i of the original is the number i % 65535 + 1, so that 0 is padding.
             let number = |i: usize| (i % 65535 + 1) as u16;
@@ -67,24 +68,25 @@ fn a_tactic_that_does_not_fit_is_an_error() {
     let problem = conv_samples::conv().remove(0);
     let symbols = sample_symbols();
     for text in [
-        "conv.wgmma/5 m96 n64 groups1 stages3 blocks1 cluster1 share1 spread1 maps0 pong0 through0",
-        "conv.wgmma/5 m64 n40 groups1 stages3 blocks1 cluster1 share1 spread1 maps0 pong0 through0",
-        "conv.wgmma/5 m64 n64 groups1 stages9 blocks1 cluster1 share1 spread1 maps0 pong0 through0",
-        "conv.wgmma/5 m64 n64 groups1 stages3 blocks1 cluster10 share1 spread1 maps0 pong0 through0",
-        "conv.wgmma/5 m256 n256 groups2 stages2 blocks1 cluster1 share1 spread1 maps0 pong0 through0",
-        "conv.wgmma/5 m128 n256 groups2 stages4 blocks2 cluster1 share1 spread1 maps0 pong0 through0",
-        "conv.wgmma/5 m64 n64 groups1 stages3 blocks1 cluster1 share3 spread1 maps0 pong0 through0",
-        "conv.wgmma/5 m64 n64 groups1 stages3 blocks1 cluster4 share4 spread1 maps0 pong0 through0",
-        "conv.wgmma/5 m128 n64 groups2 stages3 blocks1 cluster1 share1 spread1 maps2 pong0 through0",
-        "conv.wgmma/5 m64 n64 groups1 stages3 blocks1 cluster1 share1 spread2 maps1 pong0 through0",
-        "conv.wgmma/5 m64 n32 groups1 stages3 blocks1 cluster1 share1 spread2 maps0 pong0 through0",
-        "conv.wgmma/5 m64 n64 groups1 stages3 blocks1 cluster1 share1 spread1 maps1 pong1 through0",
-        "conv.wgmma/5 m64 n64 groups2 stages3 blocks1 cluster2 share1 spread1 maps1 pong1 through0",
-        "conv.wgmma/5 m64 n64 groups1 stages3 blocks1 cluster1 share1 spread1 maps1 pong0 through3",
-        "conv.wgmma/5 m64 n64 groups1 stages3 blocks1 cluster2 share1 spread1 maps1 pong0 through1",
-        "conv.wgmma/5 m64 n64 groups2 stages3 blocks1 cluster1 share1 spread1 maps1 pong1 through2",
-        "conv.wgmma/5 m64 n32 groups1 stages3 blocks1 cluster1 share1 spread1 maps1 pong0 through1",
-        "conv.wgmma/5 m64 n64",
+        "conv.wgmma/6 m96 n64 groups1 stages3 blocks1 cluster1 share1 spread1 maps0 pong0 through0 early0",
+        "conv.wgmma/6 m64 n40 groups1 stages3 blocks1 cluster1 share1 spread1 maps0 pong0 through0 early0",
+        "conv.wgmma/6 m64 n64 groups1 stages9 blocks1 cluster1 share1 spread1 maps0 pong0 through0 early0",
+        "conv.wgmma/6 m64 n64 groups1 stages3 blocks1 cluster10 share1 spread1 maps0 pong0 through0 early0",
+        "conv.wgmma/6 m256 n256 groups2 stages2 blocks1 cluster1 share1 spread1 maps0 pong0 through0 early0",
+        "conv.wgmma/6 m128 n256 groups2 stages4 blocks2 cluster1 share1 spread1 maps0 pong0 through0 early0",
+        "conv.wgmma/6 m64 n64 groups1 stages3 blocks1 cluster1 share3 spread1 maps0 pong0 through0 early0",
+        "conv.wgmma/6 m64 n64 groups1 stages3 blocks1 cluster4 share4 spread1 maps0 pong0 through0 early0",
+        "conv.wgmma/6 m128 n64 groups2 stages3 blocks1 cluster1 share1 spread1 maps2 pong0 through0 early0",
+        "conv.wgmma/6 m64 n64 groups1 stages3 blocks1 cluster1 share1 spread2 maps1 pong0 through0 early0",
+        "conv.wgmma/6 m64 n32 groups1 stages3 blocks1 cluster1 share1 spread2 maps0 pong0 through0 early0",
+        "conv.wgmma/6 m64 n64 groups1 stages3 blocks1 cluster1 share1 spread1 maps1 pong1 through0 early0",
+        "conv.wgmma/6 m64 n64 groups2 stages3 blocks1 cluster2 share1 spread1 maps1 pong1 through0 early0",
+        "conv.wgmma/6 m64 n64 groups1 stages3 blocks1 cluster1 share1 spread1 maps1 pong0 through3 early0",
+        "conv.wgmma/6 m64 n64 groups1 stages3 blocks1 cluster2 share1 spread1 maps1 pong0 through1 early0",
+        "conv.wgmma/6 m64 n64 groups2 stages3 blocks1 cluster1 share1 spread1 maps1 pong1 through2 early0",
+        "conv.wgmma/6 m64 n32 groups1 stages3 blocks1 cluster1 share1 spread1 maps1 pong0 through1 early0",
+        "conv.wgmma/6 m64 n64 groups1 stages3 blocks1 cluster1 share1 spread1 maps1 pong0 through0 early2",
+        "conv.wgmma/6 m64 n64",
     ] {
         let tactic = text.parse().unwrap();
         assert!(ConvWgmma.build(&problem, &tactic, &symbols, &target()).is_err(), "{text}");
