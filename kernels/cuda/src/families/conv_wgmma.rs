@@ -453,15 +453,15 @@ impl Family for ConvWgmma {
             .map(|t| (t.cost(&shape, symbols, target), t))
             .collect();
         ranked.sort_by(|a, b| a.0.total_cmp(&b.0));
-        // At most two that differ in stages, residency, split or how much is shared alone: the model errs alike for those.
-        let kind = |t: &Tile| (t.m, t.n, t.groups, t.maps, t.pong, t.peers() > 1, t.through > 0);
+        // At most two that differ in stages, residency or how much is shared alone: the model errs alike for those.
+        let kind = |t: &Tile| (t.m, t.n, t.groups, t.cluster, t.maps, t.pong, t.peers() > 1, t.through > 0);
         let mut chosen: Vec<Tile> = Vec::new();
         for (_, tile) in ranked {
             if chosen.len() < MOST && chosen.iter().filter(|t| kind(t) == kind(&tile)).count() < 2 {
                 chosen.push(tile);
             }
         }
-        let others = chosen.iter().filter(|t| short(t)).map(|t| Tile { early: 1 - t.early, ..*t });
+        let others = chosen.iter().filter(|t| short(t)).take(8).map(|t| Tile { early: 1 - t.early, ..*t });
         chosen.iter().copied().chain(others).map(|t| t.tactic()).collect()
     }
 

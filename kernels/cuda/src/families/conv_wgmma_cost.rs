@@ -49,7 +49,7 @@ impl Tile {
         let of_runs = if shape.in_runs() { 22.0 } else { 0.0 };
         let instructions = 6.5 + of_moments + of_runs + instructions(&shape.epilogue.program);
         let computing = m * n * instructions / 128.0 / parts / busy;
-        let moving = if self.cluster > 1 { m * n * 4.0 / 24.0 } else { 0.0 };
+        let moving = m * n * 4.0 * (parts - 1.0) / parts / 18.0;
         let bytes = (1.0 + full + others) * m * n * element;
         let finishing = if self.through > 0 {
             // In and out of shared memory, and what nobody else's work hides of the way there.
