@@ -32,6 +32,8 @@ import layers
 HERE = pathlib.Path(__file__).resolve().parent
 # Of a single layer in one graph.
 REPEATS = 20
+# Runs that the device is given ahead.
+AHEAD = 16
 PEERS = ["torch-eager", "torch-graph", "torch-compile", "onnxruntime", "tensorrt", "bakelite"]
 # Made ready beside others: the first two load, the last one builds; each then runs alone.
 TOGETHER = ["torch-eager", "torch-graph", "torch-compile"]
@@ -96,7 +98,8 @@ def relative_error(got, want):
 
 
 def event_times(run, least, stream=None):
-    """µs of single runs on the device: at least `least`, for at least a second, after some to warm up."""
+    """µs of single runs on the device: at least `least`, for at least a second, after some to warm up. The device has the next runs
+    before it ends one, so that no time is in them for which it waits for the host to launch."""
     import torch
 
     stream = stream or torch.cuda.current_stream()
@@ -105,12 +108,14 @@ def event_times(run, least, stream=None):
         run()
     torch.cuda.synchronize()
     while len(times) < least or (time.perf_counter() - began < 1.0 and len(times) < 20 * least):
-        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        begin.record(stream)
-        run()
-        end.record(stream)
-        end.synchronize()
-        times.append(begin.elapsed_time(end) * 1e3)
+        marks = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(AHEAD + 1)]
+        for begin, end in marks:
+            begin.record(stream)
+            run()
+            end.record(stream)
+        marks[-1][1].synchronize()
+        # The first waited for the host.
+        times += [begin.elapsed_time(end) * 1e3 for begin, end in marks[1:]]
     return times
 
 

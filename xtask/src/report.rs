@@ -169,8 +169,8 @@ fn page(results: &Results) -> String {
     let known = results.versions.iter().filter_map(|(name, v)| Some(format!("{name} {}", v.as_ref()?)));
     let _ = writeln!(text, "Versions: {}.\n", known.collect::<Vec<_>>().join(", "));
     text += "Every row is one network with the same random weights, from the same ONNX file where the peer takes ONNX. Times are \
-             medians of GPU time by CUDA events around single inferences with inputs on the device, µs. The ratio is the best \
-             peer's time over Bakelite's: above 1 Bakelite is faster.\n";
+             medians of GPU time by CUDA events around single inferences with inputs on the device, which has the next ones before \
+             it ends one, µs. The ratio is the best peer's time over Bakelite's: above 1 Bakelite is faster.\n";
     let measured = |peer: &&(&str, &str)| results.rows.iter().any(|row| row.peer == peer.0);
     let missing: Vec<&str> = PEERS.iter().filter(|p| !measured(p)).map(|(_, title)| *title).collect();
     if !missing.is_empty() {

@@ -40,11 +40,13 @@ struct Loaded {
 
 /// Replays before the first that counts.
 const WARM_UP: usize = 5;
+/// Replays that the GPU is given ahead: between the events of one it would otherwise wait for the host to launch it.
+const AHEAD: usize = 16;
 
 /// Times of repeated runs, µs.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Timing {
-    /// GPU time of each replay, by events.
+    /// GPU time of each replay, by events; the GPU has the next replays before it ends one.
     pub gpu: Vec<f64>,
     /// Host-to-host time of each call: pinned copies in, replay, pinned copies out, synchronised.
     pub host: Vec<f64>,
@@ -139,7 +141,6 @@ impl Session {
     /// Times `iterations` runs on `inputs` after some to warm up.
     pub fn time(&mut self, inputs: &[Tensor], iterations: usize) -> Result<Timing> {
         let sizes = bind(&self.loaded.plan, inputs)?;
-        let watch = Stopwatch::new(&self.loaded.stream)?;
         let mut timing = Timing { gpu: vec![], host: vec![] };
         for i in 0..iterations + 10 {
             let began = std::time::Instant::now();
@@ -148,14 +149,8 @@ impl Session {
                 timing.host.push(began.elapsed().as_secs_f64() * 1e6);
             }
         }
-        for i in 0..iterations + 10 {
-            let Session { loaded, graphs, .. } = self;
-            let graph = loaded.graph(graphs, &sizes)?;
-            let time = watch.time(&loaded.stream, || graph.launch(&loaded.stream))?;
-            if i >= 10 {
-                timing.gpu.push(time);
-            }
-        }
+        timing.gpu = self.replay(&sizes, iterations, std::time::Duration::ZERO)?;
+        timing.gpu.truncate(iterations);
         Ok(timing)
     }
 
@@ -168,11 +163,20 @@ impl Session {
     ) -> Result<Vec<f64>> {
         let sizes = bind(&self.loaded.plan, inputs)?;
         self.run(inputs, &sizes)?;
+        self.replay(&sizes, least, patience)
+    }
+
+    fn replay(&mut self, sizes: &Sizes, least: usize, patience: std::time::Duration) -> Result<Vec<f64>> {
         let Session { loaded, graphs, .. } = self;
-        let (graph, watch) = (loaded.graph(graphs, &sizes)?, Stopwatch::new(&loaded.stream)?);
+        let graph = loaded.graph(graphs, sizes)?;
         let (mut times, began) = (Vec::new(), std::time::Instant::now());
         while times.len() < least + WARM_UP || began.elapsed() < patience {
-            times.push(watch.time(&loaded.stream, || graph.launch(&loaded.stream))?);
+            let mut marks = Marks::default();
+            for _ in 0..=AHEAD {
+                marks.around(&loaded.stream, || graph.launch(&loaded.stream))?;
+            }
+            // The first waited for the host.
+            times.extend(marks.times(&loaded.stream)?.split_off(1));
         }
         Ok(times.split_off(WARM_UP))
     }
@@ -191,19 +195,15 @@ impl Session {
         let sizes = bind(&self.loaded.plan, inputs)?;
         self.run(inputs, &sizes)?;
         let Loaded { plan, stream, .. } = &self.loaded;
-        let watch = Stopwatch::new(stream)?;
         let part = |of: &[Step]| -> Result<Option<Graph>> {
             let record = |_: &Stream| of.iter().try_for_each(|s| self.loaded.record(s, &sizes));
             Ok(if of.is_empty() { None } else { Some(Graph::capture(stream, record)?) })
         };
         // The steps so far, and the rest: those weights come and go between the runs as they do in the whole.
-        let time = |(first, rest): &(Option<Graph>, Option<Graph>)| -> Result<f64> {
-            let time = first.as_ref().map_or(Ok(0.0), |g| watch.time(stream, || g.launch(stream)))?;
-            if let Some(rest) = rest {
-                rest.launch(stream)?;
-                stream.synchronize()?;
-            }
-            Ok(time)
+        let launch = |graph: &Option<Graph>| graph.as_ref().map_or(Ok(()), |g| g.launch(stream));
+        let time = |marks: &mut Marks, (first, rest): &(Option<Graph>, Option<Graph>)| -> Result<()> {
+            marks.around(stream, || launch(first))?;
+            Ok(launch(rest)?)
         };
         let split = |count: usize| -> Result<(Option<Graph>, Option<Graph>)> {
             let (first, rest) = plan.steps.split_at(count);
@@ -213,15 +213,44 @@ impl Session {
         for count in 1..=plan.steps.len() {
             let with = split(count)?;
             // With and without it in turns: clocks that sink by 3 % between the two would be 25 µs of 800.
-            let mut differences = Vec::new();
-            for _ in 0..9 {
-                differences.push(-time(&without)? + time(&with)?);
+            let mut marks = Marks::default();
+            for _ in 0..10 {
+                time(&mut marks, &without)?;
+                time(&mut marks, &with)?;
             }
+            let taken = marks.times(stream)?;
+            // The first waited for the host.
+            let mut differences: Vec<f64> = taken.chunks_exact(2).skip(1).map(|t| t[1] - t[0]).collect();
             differences.sort_by(f64::total_cmp);
             times.push(differences[differences.len() / 2]);
             without = with;
         }
         Ok(times)
+    }
+}
+
+/// Events around each of several things that a stream is given to do one after the other.
+#[derive(Default)]
+struct Marks(Vec<(Event, Event)>);
+
+impl Marks {
+    fn around(
+        &mut self,
+        stream: &Stream,
+        enqueue: impl FnOnce() -> bakelite_runtime::Result<()>,
+    ) -> bakelite_runtime::Result<()> {
+        let (start, end) = (Event::new(stream.gpu())?, Event::new(stream.gpu())?);
+        start.record(stream)?;
+        enqueue()?;
+        end.record(stream)?;
+        self.0.push((start, end));
+        Ok(())
+    }
+
+    /// GPU time of each, µs; all have ended when this returns.
+    fn times(&self, stream: &Stream) -> bakelite_runtime::Result<Vec<f64>> {
+        stream.synchronize()?;
+        self.0.iter().map(|(start, end)| Ok(f64::from(start.elapsed_us(end)?))).collect()
     }
 }
 

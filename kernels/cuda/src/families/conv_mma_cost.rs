@@ -174,6 +174,6 @@ mod tests {
 
     #[test]
     fn estimates_rank_as_measured() {
-        conv_samples::assert_ranked(&ConvMma, MEASURED);
+        conv_samples::assert_ranked(&ConvMma, MEASURED, "");
     }
 }

@@ -216,15 +216,15 @@ pub fn layers() -> Vec<Problem<Dim>> {
 }
 
 /// Asserts that a family's estimates rank tactics on the H200 as measured times do, wherever these are 12 % apart. For each sample,
-/// times in µs and tactics without the family's name, the fastest first.
+/// times in µs and tactics without the family's name and what `all` have in common, the fastest first.
 #[cfg(test)]
-pub(super) fn assert_ranked(family: &dyn crate::Family, measured: &[(&str, &[(f64, &str)])]) {
+pub(super) fn assert_ranked(family: &dyn crate::Family, measured: &[(&str, &[(f64, &str)])], all: &str) {
     let symbols = super::sample_symbols();
     let target = crate::Target::of("sm_90a".parse().unwrap());
     for (text, times) in measured {
         let problem = Sample::of(text).conv();
         let cost = |tactic: &str| {
-            let tactic = format!("{}/{} {tactic}", family.name(), family.version());
+            let tactic = format!("{}/{} {tactic}{all}", family.name(), family.version());
             family.cost(&problem, &tactic.parse().unwrap(), &symbols, &target)
         };
         for (i, (fast, one)) in times.iter().enumerate() {

@@ -328,7 +328,11 @@ impl Tile {
     /// Why the kernel cannot be made so, if it cannot.
     fn check(&self, shape: &Shape<'_>, wide: bool, target: &Target) -> Result<(), String> {
         let fail = |what: &str| Err(format!("`{}`: {what}", self.tactic()));
-        if self.maps > 1 || self.early > 1 || self.pong > 1 || self.pong == 1 && (self.groups != 2 || self.cluster > 1) {
+        if self.maps > 1
+            || self.early > 1
+            || self.pong > 1
+            || self.pong == 1 && (self.groups != 2 || self.cluster > 1)
+        {
             return fail("maps or not, early or not; two warpgroups that take turns, at all of k");
         }
         if !matches!(self.groups, 1..=3) || self.m == 0 || !self.m.is_multiple_of(64 * self.team()) {
