@@ -147,6 +147,12 @@ impl Literal for Option<Box<Expand<Dim>>> {
     }
 }
 
+impl Literal for Option<Pooled<Dim>> {
+    fn literal(&self, scope: &Scope) -> String {
+        self.as_ref().map_or_else(|| "None".to_owned(), |pooled| format!("Some({})", pooled.literal(scope)))
+    }
+}
+
 impl Literal for Epilogue<Dim> {
     fn literal(&self, _: &Scope) -> String {
         "Epilogue::apart()".to_owned()
@@ -191,9 +197,10 @@ macro_rules! literals {
 }
 literals! {
     Gemm { batch m n k dtype math a b epilogue }
-    Conv { n channels filters groups input output kernel strides dilations pads layout x scaled added expand dtype math epilogue }
+    Conv { n channels filters groups input output kernel strides dilations pads layout x scaled added expand pooled dtype math epilogue }
     Added { channels input strides }
     Expand { channels epilogue }
+    Pooled { output kernel strides pads }
     ConvTranspose { n channels filters groups input output kernel strides dilations pads layout dtype epilogue }
     Pool { kind n channels input output kernel strides dilations pads pads_end layout dtype epilogue }
     Reduce { kind shape reduced dtype epilogue }

@@ -136,8 +136,10 @@ impl Writer<'_> {
                 self.map(&p.program, &p.shape, &operands)
             }
             Problem::Gemm(p) => anchor(p.dtype, "gemm", &format!("{x}, {x1}")),
-            Problem::Conv(p) if p.scaled || p.x.is_some() || p.added.is_some() || p.expand.is_some() => {
-                Err("a convolution of scaled channels, of pixels that lie otherwise or are made on the way, or with another added is not written out for the host"
+            Problem::Conv(p)
+                if p.scaled || p.x.is_some() || p.added.is_some() || p.expand.is_some() || p.pooled.is_some() =>
+            {
+                Err("a convolution of scaled channels, of pixels that lie otherwise or are made on the way, with another added or pooled is not written out for the host"
                     .to_owned())
             }
             Problem::Conv(p) => anchor(p.dtype, "conv", &format!("{x}, {x1}")),

@@ -2,7 +2,8 @@
 //! (a mean over pixels and two matrix products of it), the factor of each channel that a convolution reads its pixels with, the
 //! copy in another order or type that a network's first convolution would read, and the convolution by one element whose result
 //! another one's epilogue adds. And a depthwise convolution with the convolution by one element that makes its pixels, and with
-//! the excitation that reads its result, which others read too. GPU plans only.
+//! the excitation that reads its result, which others read too. And a convolution with the maxima over windows that are all that
+//! reads it. GPU plans only.
 
 use super::access::regroup;
 use super::alternative::Judge;
@@ -12,7 +13,8 @@ use crate::error::Result;
 use crate::ir::types::dense_strides;
 use crate::ir::{Graph, NodeId, Value};
 use bakelite_host::problem::{
-    Access, Added, Conv, Epilogue, Excite, Expand, Gemm, Layout, Pointwise, Reduce, ReduceKind, Squeeze,
+    Access, Added, Conv, Epilogue, Excite, Expand, Gemm, Layout, Pointwise, PoolKind, Pooled, Reduce,
+    ReduceKind, Squeeze,
 };
 use bakelite_host::{Instr, Program, Pw, Reg};
 use bakelite_kernels::dim::product;
@@ -22,7 +24,7 @@ use bakelite_kernels::{Dim, Problem};
 pub fn join(mut regions: Regions, judge: &mut Judge<'_>) -> Result<Regions> {
     let Regions { graph, regions: all } = &mut regions;
     // What is not joined with its excitation as it is may be once its pixels are made on the way.
-    for find in [squeeze, scale, first, add, excited, expand, excited] {
+    for find in [squeeze, scale, first, add, excited, expand, excited, pooled] {
         let mut at = 0;
         while at < all.len() {
             let joined =
@@ -225,6 +227,36 @@ fn expand(graph: &Graph, all: &[Region], at: usize) -> Option<Joined> {
     Some((vec![at, before], region))
 }
 
+/// Maxima over windows of `conv(x)`, which nothing else reads, where region `at` finds them: what the convolution makes is never
+/// stored.
+fn pooled(graph: &Graph, all: &[Region], at: usize) -> Option<Joined> {
+    let Problem::Pool(pool) = &all[at].problem else { return None };
+    let before = producer(graph, all, *all[at].inputs.first()?, at)?;
+    let Problem::Conv(conv) = &all[before].problem else { return None };
+    let maxima = pool.kind == PoolKind::Max && pool.dilations.iter().all(|d| *d == 1);
+    let alike = (&pool.n, &pool.channels, &pool.input, pool.layout, pool.dtype)
+        == (&conv.n, &Dim::from(conv.filters), &conv.output, conv.layout, conv.epilogue.out());
+    let plain = pool.epilogue.stores(pool.dtype) && pool.epilogue.operands.is_empty();
+    let known = conv.epilogue.moments || conv.epilogue.rows.is_some();
+    if !maxima || !alike || !plain || known || conv.pooled.is_some() {
+        return None;
+    }
+    graph.data(all[before].inputs[1])?;
+    let pooled = Some(Pooled {
+        output: pool.output.clone(),
+        kernel: pool.kernel.iter().map(number).collect::<Option<_>>()?,
+        strides: pool.strides.clone(),
+        pads: pool.pads.clone(),
+    });
+    let parts = [&all[before], &all[at]];
+    let (inputs, outputs) = (all[before].inputs.clone(), all[at].outputs.clone());
+    let main = *all[before].nodes.first()?;
+    let problem = Conv { pooled, ..conv.clone() }.into();
+    let mut region = region(graph, &parts, main, problem, inputs, outputs);
+    region.place = all[at].place.clone();
+    Some((vec![at, before], region))
+}
+
 /// Whether it is a convolution by one element of pixels as they lie.
 fn is_by_one_element(conv: &Conv<Dim>) -> bool {
     let one = conv.kernel.iter().all(|k| *k == 1) && conv.pads.iter().all(|p| *p == 0);
@@ -233,7 +265,7 @@ fn is_by_one_element(conv: &Conv<Dim>) -> bool {
 
 /// Whether a convolution's pixels are its operand, with no factors, and nothing is added to its sums.
 fn reads_as_it_lies(conv: &Conv<Dim>) -> bool {
-    conv.x.is_none() && !conv.scaled && conv.added.is_none() && conv.expand.is_none()
+    conv.x.is_none() && !conv.scaled && conv.added.is_none() && conv.expand.is_none() && conv.pooled.is_none()
 }
 
 /// The dimensions of a convolution's pixels, channels last.

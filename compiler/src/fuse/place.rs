@@ -4,7 +4,7 @@
 //! Only for producers whose kernels store through an epilogue, and only where rows of some length stay together. What else
 //! reads such a part reads it in the whole, through its access.
 
-use super::shape::of_output;
+use super::shape::{of_output, of_result};
 use super::{Region, Regions, root};
 use crate::error::Result;
 use crate::ir::types::dense_strides;
@@ -173,7 +173,7 @@ impl Window {
         let (shape, access) = match &region.place {
             Some(place) => (place.shape.clone(), place.access.clone()),
             None => {
-                let shape = of_output(&region.problem)?;
+                let shape = of_result(&region.problem)?;
                 let strides = dense_strides(&shape);
                 (shape, Access { offset: Dim::from(0), strides })
             }

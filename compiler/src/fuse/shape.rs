@@ -1,9 +1,17 @@
-//! The shape that a problem's epilogue is written over: its output, as the problem's doc gives it.
+//! The shape that a problem's epilogue is written over, its output but where that is pooled, as the problem's doc gives it.
 
 use bakelite_host::problem::Layout;
 use bakelite_kernels::{Dim, Problem};
 
-/// Shape of the output of a problem that takes an epilogue.
+/// Shape of the result of a problem that takes an epilogue.
+pub(crate) fn of_result(problem: &Problem<Dim>) -> Option<Vec<Dim>> {
+    match problem {
+        Problem::Conv(p) => p.pool().map_or_else(|| of_output(problem), |pool| of_output(&pool.into())),
+        _ => of_output(problem),
+    }
+}
+
+/// Shape of what the epilogue of a problem that takes one makes.
 pub(crate) fn of_output(problem: &Problem<Dim>) -> Option<Vec<Dim>> {
     let channels = |n: &Dim, c: Dim, spatial: &[Dim], layout: Layout| {
         let (n, c) = (std::iter::once(n.clone()), std::iter::once(c));

@@ -122,6 +122,7 @@ impl Operator for Conv {
             scaled: false,
             added: None,
             expand: None,
+            pooled: None,
             dtype: x.dtype,
             math: self.math,
             epilogue: Epilogue::store(x.dtype),

@@ -9,7 +9,13 @@
 // (for odd strides every other pixel's halves come of two), line by line at addresses that the compiler knows.
 // Columns outside the window are cleared in registers, for what is not finite there to stay out of sums.
 //
-// Blocks stay: each takes every gridDim.x-th patch, and asks for the next one's input before it multiplies.
+// Blocks stay: each takes every gridDim.x-th strip of TURNS patches, one below the other, and asks for the next patch's input
+// before it multiplies.
+//
+// POOLED, maxima over windows of the results are the result. Then a strip is of WINDOWS columns of these, and of so many rows as
+// lie in its patches; their windows overlap the next strip's, which computes what both read. A patch's results stay in shared
+// memory, -inf where there are none, as [row % RING][column][BN] with every other column's halves of 128 bytes exchanged; its last
+// KEPT rows until the next patch completes their windows.
 //
 // Weights come packed as [column tile][step][BN / 16][lane][16 bytes]: the operand registers of a lane for 16 filters. The
 // order of filters gives a thread 2 * TOGETHER neighbours: in each 8 * TOGETHER columns of a tile, place 8 j + 2 q + e is
@@ -28,6 +34,19 @@ constexpr int FIRST = LEAD % 2;                         // column of a line that
 constexpr bool ODD = SW % 2 != 0;
 constexpr int TOGETHER = BN % 32 == 0 ? 4 : 2;
 constexpr int SETS = NI / TOGETHER, PARTS = 2 * TOGETHER / WIDTH;
+#if POOLED
+// Rows and columns of maxima: what the first patch of a strip completes, what every further one does.
+constexpr int FIRST_ROWS = (TH - POOL_KH) / POOL_SH + 1, MORE_ROWS = TH / POOL_SH;
+constexpr int STRIP = FIRST_ROWS + (TURNS - 1) * MORE_ROWS, WINDOWS = (TW - POOL_KW) / POOL_SW + 1;
+constexpr int KEPT = TURNS > 1 ? TH - FIRST_ROWS * POOL_SH : 0, RING = TH + KEPT;
+constexpr int UNITS = BN / 8;                           // of 16 bytes
+
+static_assert(TH >= POOL_KH && TW >= POOL_KW && POOL_KH >= POOL_SH && POOL_KW >= POOL_SW, "windows in patches, nothing between");
+static_assert(TH % POOL_SH == 0 || TURNS == 1, "patches of a strip begin alike");
+static_assert(WIDTH == 8 && BN % 32 == 0, "a thread has 16 bytes of a pixel's results");
+#else
+constexpr int STRIP = TH;
+#endif
 
 static_assert(TH * TW % (16 * WARPS) == 0 && TW % 8 == 0 && BN % 16 == 0, "warps take whole 16x16 blocks");
 static_assert(2 * MI % (TW / 8) == 0 || TW / 8 % (2 * MI) == 0, "a warp's eights lie alike in every warp");
@@ -113,6 +132,53 @@ DEVICE void load_step(uint32_t (&a)[MI][4], const uint32_t* pixels, int step, ui
   }
 }
 
+#if POOLED
+// Where in shared memory 8 filters of a result are.
+DEVICE int place_of(int row, int column, int unit) {
+  return ((row % RING * TW + column) * UNITS + (UNITS % 8 == 0 ? unit ^ column % 2 * 4 : unit)) * 16;
+}
+
+// The larger ones of two pairs of halves; NaN in either gives NaN.
+DEVICE uint32_t larger(uint32_t a, uint32_t b) {
+#if __CUDA_ARCH__ >= 800
+  uint32_t y;
+  if constexpr (BRAIN) {
+    asm("max.NaN.bf16x2 %0, %1, %2;" : "=r"(y) : "r"(a), "r"(b));
+  } else {
+    asm("max.NaN.f16x2 %0, %1, %2;" : "=r"(y) : "r"(a), "r"(b));
+  }
+  return y;
+#else
+  const auto one = [](uint32_t a, uint32_t b) {
+    result_t x, y;
+    x.bits = a;
+    y.bits = b;
+    return pw_max(to_float(x), to_float(y));
+  };
+  return pack2<result_t>(one(a & 0xffff, b & 0xffff), one(a >> 16, b >> 16));
+#endif
+}
+
+// Calls `store` with the maxima that a patch completes: of `rows` rows from row `from` on of a strip that begins at (y, x).
+template <class Store> DEVICE void store_maxima(const unsigned char* results, int from, int rows, int y, int x, const Store& store) {
+  for (int item = threadIdx.x; item < rows * (WINDOWS * UNITS); item += THREADS) {
+    const int unit = item % UNITS, window = item / UNITS % WINDOWS, row = from + item / (WINDOWS * UNITS);
+    if (y + row >= POOL_OH || x + window >= POOL_OW) continue;
+    uint4 most;
+#pragma unroll
+    for (int i = 0; i < POOL_KH; ++i) {
+#pragma unroll
+      for (int j = 0; j < POOL_KW; ++j) {
+        const uint4 v =
+            *reinterpret_cast<const uint4*>(results + place_of(row * POOL_SH + i, window * POOL_SW + j, unit));
+        most = i + j == 0 ? v : make_uint4(larger(most.x, v.x), larger(most.y, v.y), larger(most.z, v.z), larger(most.w, v.w));
+      }
+    }
+    store(most, y + row, x + window, unit);
+  }
+}
+#endif
+
 extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT)
     KERNEL_NAME(const pixel_t* x, const unsigned char* w EPILOGUE_PARAMS SYMBOL_PARAMS PREFETCH_PARAMS) {
   PREFETCH;
@@ -123,11 +189,30 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT)
   w += (long long)blockIdx.y * WEIGHT_BYTES;
   for (int i = threadIdx.x * 16; i < WEIGHT_BYTES; i += THREADS * 16) cp_async16(shared + i, w + i, true);
 
+#if POOLED
+  const int across = (POOL_OW + WINDOWS - 1) / WINDOWS, down = (POOL_OH + STRIP - 1) / STRIP;
+#else
   const int across = (OW + TW - 1) / TW, down = (OH + TH - 1) / TH;
-  const int patches = N * across * down;
-  const auto load = [&](int patch, int slot) {
-    const int y0 = patch / across % down * (TH * SH) - PH, x0 = patch % across * (TW * SW) - PW - LEAD;
-    load_patch(shared + WEIGHT_BYTES + slot * PATCH_BYTES, x, patch / (across * down), y0, x0 SYMBOL_NAMES);
+#endif
+  const int strips = N * across * down;
+  // The first output pixel of a patch.
+  const auto y_of = [&](int strip, int turn) {
+#if POOLED
+    return strip / across % down * (STRIP * POOL_SH) - POOL_PH + turn * TH;
+#else
+    return strip / across % down * TH;
+#endif
+  };
+  const auto x_of = [&](int strip) {
+#if POOLED
+    return strip % across * (WINDOWS * POOL_SW) - POOL_PW;
+#else
+    return strip % across * TW;
+#endif
+  };
+  const auto load = [&](int strip, int turn, int slot) {
+    const int y0 = y_of(strip, turn) * SH - PH, x0 = x_of(strip) * SW - PW - LEAD;
+    load_patch(shared + WEIGHT_BYTES + slot * PATCH_BYTES, x, strip / (across * down), y0, x0 SYMBOL_NAMES);
   };
   // The first of the warp's eights of pixels in its patch, and the lane's word in line 0 of the input under it.
   const int row0 = warp * 2 * MI / (TW / 8), x0 = warp * 2 * MI % (TW / 8) * 8;
@@ -136,19 +221,29 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT)
                      (PAIRS >= 4 ? quad : PAIRS == 2 ? quad / 2 * PITCH + quad % 2 : quad * PITCH);
   const uint32_t mask = mask_of(quad % PAIRS);
   const Epilogue epilogue = EPILOGUE;
+#if POOLED
+  unsigned char* const results = shared + WEIGHT_BYTES + 2 * PATCH_BYTES;
+#endif
 
-  int patch = blockIdx.x;
+  int strip = blockIdx.x, turn = 0;
   dependency_wait();
-  if (patch < patches) load(patch, 0);
+  if (strip < strips) load(strip, 0, 0);
   cp_async_commit();
-  for (int slot = 0; patch < patches; patch += gridDim.x, slot ^= 1) {
+  for (int slot = 0; strip < strips; slot ^= 1) {
     cp_async_wait<0>();
 #if WGMMA
-    if (patch == blockIdx.x) fence_async_shared();   // the weights
+    if (strip == blockIdx.x && turn == 0) fence_async_shared();   // the weights
 #endif
     __syncthreads();   // and everybody is done with the other slot
-    if (patch + (int)gridDim.x < patches) {
-      load(patch + gridDim.x, slot ^ 1);
+    int next = strip, then = turn + 1;
+#if POOLED
+    // Patches below the last window are left out.
+    if (then == TURNS || strip / across % down * STRIP + (FIRST_ROWS + turn * MORE_ROWS) >= POOL_OH) next += gridDim.x, then = 0;
+#else
+    next += gridDim.x, then = 0;
+#endif
+    if (next < strips) {
+      load(next, then, slot ^ 1);
       cp_async_commit();
     } else {
       launch_dependents();
@@ -189,14 +284,15 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT)
     }
 #endif
 
-    const int y = patch / across % down * TH + row0, column = patch % across * TW + x0 + group;
-    const index_t row = (index_t)(patch / (across * down)) * OH + y;
+    const int y = y_of(strip, turn) + row0, column = x_of(strip) + x0 + group;
+    const int image = strip / (across * down);
+    const index_t row = (index_t)image * OH + y;
     index_t to[2];
     typename Epilogue::template Reads<WIDTH> reads[2][SETS][PARTS];
     // What an eight of pixels reads besides is under way while the one before is stored.
     const auto ask = [&](int eight) {
       const int dy = eight / (TW / 8), dx = eight % (TW / 8) * 8;
-      const bool exists = y + dy < OH && column + dx < OW;
+      const bool exists = (unsigned)(y + dy) < (unsigned)OH && (unsigned)(column + dx) < (unsigned)OW;
       to[eight % 2] = exists ? ((row + dy) * OW + column + dx) * FILTERS + column0 + quad * (2 * TOGETHER) : -1;
 #pragma unroll
       for (int s = 0; s < SETS; ++s) {
@@ -212,7 +308,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT)
 #pragma unroll
     for (int eight = 0; eight < 2 * MI; ++eight) {
       if (eight + 1 < 2 * MI) ask(eight + 1);
+#if !POOLED
       if (to[eight % 2] < 0) continue;
+#endif
 #pragma unroll
       for (int s = 0; s < SETS; ++s) {
 #pragma unroll
@@ -224,10 +322,43 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT)
             const int at = p * WIDTH + i;
             sum[i] = acc[eight / 2][(s * TOGETHER + at / 2) * 4 + eight % 2 * 2 + at % 2];
           }
-          if (FILTERS % BN == 0 || column0 + quad * (2 * TOGETHER) + n < FILTERS)
-            epilogue.template store<WIDTH>(sum, to[eight % 2] + n, reads[eight % 2][s][p]);
+          const bool is_filter = FILTERS % BN == 0 || column0 + quad * (2 * TOGETHER) + n < FILTERS;
+#if POOLED
+          // -inf where there is no result.
+          Vec<result_t, WIDTH> result;
+#pragma unroll
+          for (int i = 0; i < WIDTH; ++i) result.v[i].bits = BRAIN ? 0xff80 : 0xfc00;
+          if (to[eight % 2] >= 0 && is_filter)
+            result = epilogue.template result<WIDTH>(sum, to[eight % 2] + n, reads[eight % 2][s][p], {});
+          const int place = place_of(turn * TH + row0 + eight / (TW / 8), x0 + group + eight % (TW / 8) * 8, s * 4 + quad);
+          store_vec<WIDTH>(reinterpret_cast<result_t*>(results + place), result);
+#else
+          if (is_filter) epilogue.template store<WIDTH>(sum, to[eight % 2] + n, reads[eight % 2][s][p]);
+#endif
         }
       }
     }
+#if POOLED
+    __syncthreads();
+    const int first = strip / across % down * STRIP;
+    store_maxima(results, turn == 0 ? 0 : FIRST_ROWS + (turn - 1) * MORE_ROWS, turn == 0 ? FIRST_ROWS : MORE_ROWS, first,
+                 strip % across * WINDOWS, [&](const uint4& most, int y, int x, int unit) {
+      const index_t at = (((index_t)image * POOL_OH + y) * POOL_OW + x) * FILTERS + column0 + unit * 8;
+      if (FILTERS % BN != 0 && column0 + unit * 8 >= FILTERS) return;
+#if PLACED
+      Vec<result_t, 8> halves;
+      *reinterpret_cast<uint4*>(halves.v) = most;
+      float values[8];
+#pragma unroll
+      for (int i = 0; i < 8; ++i) values[i] = to_float(halves.v[i]);
+      const Between maxima = BETWEEN(epilogue.out);
+      maxima.store<8>(values, at, {});
+#else
+      *reinterpret_cast<uint4*>(epilogue.out + at) = most;
+#endif
+    });
+#endif
+    strip = next;
+    turn = then;
   }
 }

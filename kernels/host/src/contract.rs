@@ -250,6 +250,9 @@ impl Problem<usize> {
                     inputs.extend(expansion(p, &first)?);
                 }
                 let out = layout(p.n, p.filters, &p.output, p.layout);
+                if p.pooled.is_some() {
+                    return pooled(p, inputs, out);
+                }
                 with(inputs, p.dtype.class(), &p.epilogue, out)
             }
             Problem::ConvTranspose(p) => {
@@ -443,11 +446,31 @@ fn expansion(p: &Conv<usize>, first: &Conv<usize>) -> Result<Vec<Operand>, RunEr
     Ok(inputs)
 }
 
+/// The contract of a convolution of results of `shape`, of which maxima are the result.
+fn pooled(p: &Conv<usize>, inputs: Vec<Operand>, shape: Vec<usize>) -> Outcome {
+    let e = &p.epilogue;
+    if e.moments || e.rows.is_some() {
+        bail!("what it pools are rows whose moments, or whose operands' moments, are known");
+    }
+    let Contract { inputs, mut outputs } =
+        with(inputs, p.dtype.class(), &Epilogue { place: None, ..e.clone() }, shape)?;
+    if let Some(pool) = p.pool() {
+        outputs = Problem::from(pool).contract()?.outputs;
+    }
+    if let (Some(place), [(_, shape)]) = (&e.place, &mut outputs[..]) {
+        *shape = vec![placed(place, shape)?];
+    }
+    Ok(Contract { inputs, outputs })
+}
+
 fn squeeze(p: &Squeeze<usize>) -> Outcome {
     let Squeeze { conv, excite } = p;
     let first = Problem::from(Conv::clone(conv)).contract()?;
     let second = Problem::from(excite.clone()).contract()?;
     let ends = [&conv.epilogue, &excite.first, &excite.epilogue];
+    if conv.pooled.is_some() {
+        bail!("its pixels are pooled");
+    }
     if ends.iter().any(|e| e.moments || e.rows.is_some()) {
         bail!("its results' or operands' moments are known");
     }

@@ -132,6 +132,17 @@ pub struct Expand<S = usize> {
     pub epilogue: Epilogue<S>,
 }
 
+/// Maxima over windows of a convolution's results `y`, which are stored nowhere: `max_r y[n, o, p·stride + r − pad]` over what lies
+/// inside `y`, or -inf (an integer's least) where nothing does.
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs)]
+pub struct Pooled<S = usize> {
+    pub output: Vec<S>,
+    pub kernel: Vec<usize>,
+    pub strides: Vec<usize>,
+    pub pads: Vec<usize>,
+}
+
 /// Cross-correlation: `out[n, o, p] = Σ_{c, r} x[n, g·cg + c, p·stride + r·dilation − pad] · w[o, c, r]`, reading zero
 /// outside `x`; `cg = channels / groups`, `g = o / (filters / groups)`. Any number of spatial dimensions.
 /// Operands `x`, `w`, then `s` if `scaled`, then `x2`, `w2` if something is `added`, then `w1` and its epilogue's if pixels are
@@ -141,6 +152,8 @@ pub struct Expand<S = usize> {
 /// What is `added` goes into the same accumulators: `x2` is dense in `layout`, `w2` `[filters, channels, 1...]`.
 /// With an `expand`, which stands alone, `x` has its channels, and `w1` is `[channels, its channels, 1...]`.
 /// The epilogue's accesses are over the output's dimensions in `layout`'s order.
+/// Where it is `pooled`, maxima of what the epilogue makes are the result, in `layout`: they are what is placed, of `output` remains
+/// nothing, and no moments are known.
 #[derive(Clone, Debug, PartialEq)]
 #[allow(missing_docs)]
 pub struct Conv<S = usize> {
@@ -165,6 +178,8 @@ pub struct Conv<S = usize> {
     pub added: Option<Added<S>>,
     /// What makes the pixels that it reads.
     pub expand: Option<Box<Expand<S>>>,
+    /// What of its results is the result.
+    pub pooled: Option<Pooled<S>>,
     /// Element type of `x`, `w`, `s`, `x2`, `w2` and `w1`.
     pub dtype: DType,
     pub math: Math,
@@ -716,6 +731,7 @@ impl<S> Conv<S> {
             scaled: self.scaled,
             added: self.added.as_ref().map(|a| a.map(f)),
             expand: self.expand.as_ref().map(|e| Box::new(e.map(f))),
+            pooled: self.pooled.as_ref().map(|p| p.map(f)),
             dtype: self.dtype,
             math: self.math,
             epilogue: self.epilogue.map(f),
@@ -771,9 +787,33 @@ impl<S: Clone> Conv<S> {
             scaled: false,
             added: None,
             expand: None,
+            pooled: None,
             epilogue,
             ..self.clone()
         }
+    }
+}
+
+impl<S: Clone + From<usize>> Conv<S> {
+    /// The maxima of its results, as a pool of its own.
+    pub fn pool(&self) -> Option<Pool<S>> {
+        let Pooled { output, kernel, strides, pads } = self.pooled.clone()?;
+        let (ones, zeros) = (vec![1; kernel.len()], vec![0; kernel.len()]);
+        Some(Pool {
+            kind: PoolKind::Max,
+            n: self.n.clone(),
+            channels: self.filters.into(),
+            input: self.output.clone(),
+            output,
+            kernel: kernel.into_iter().map(S::from).collect(),
+            strides,
+            dilations: ones,
+            pads,
+            pads_end: zeros,
+            layout: self.layout,
+            dtype: self.epilogue.out(),
+            epilogue: Epilogue::store(self.epilogue.out()),
+        })
     }
 }
 
@@ -811,6 +851,15 @@ impl<S> Expand<S> {
     /// The same with every size mapped.
     pub fn map<T>(&self, f: &mut impl FnMut(&S) -> T) -> Expand<T> {
         Expand { channels: self.channels, epilogue: self.epilogue.map(f) }
+    }
+}
+
+impl<S> Pooled<S> {
+    /// The same with every size mapped.
+    pub fn map<T>(&self, f: &mut impl FnMut(&S) -> T) -> Pooled<T> {
+        let Pooled { output, kernel, strides, pads } = self;
+        let (kernel, strides, pads) = (kernel.clone(), strides.clone(), pads.clone());
+        Pooled { output: each(output, f), kernel, strides, pads }
     }
 }
 

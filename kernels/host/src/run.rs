@@ -39,6 +39,11 @@ pub fn run(
     if let Some(place) = problem.epilogue().and_then(|e| e.place.as_ref()) {
         return placed(problem, place, inputs, &mut outputs[0]).map_err(named);
     }
+    if let Problem::Conv(conv) = problem
+        && let Some(pool) = conv.pool()
+    {
+        return pooled(conv, pool, inputs, outputs).map_err(named);
+    }
     dispatch(problem, &contract.outputs[0].1, inputs, outputs).map_err(named)
 }
 
@@ -97,6 +102,22 @@ fn expanded(
         let rest = inputs[1..2].iter().chain(&inputs[own..]).copied();
         let inputs: Vec<View<'_>> = [View::of(&pixels)].into_iter().chain(rest).collect();
         run(&plain, &inputs, outputs)
+    })
+}
+
+/// Makes all results, then pools them: the meaning of it, not a fast way to it.
+fn pooled(
+    conv: &Conv<usize>,
+    pool: Pool<usize>,
+    inputs: &[View<'_>],
+    outputs: &mut [ViewMut<'_>],
+) -> Result<(), RunError> {
+    let plain = Problem::from(Conv { pooled: None, ..conv.clone() });
+    let elements: usize = plain.output_lens()?.iter().sum();
+    number!(pool.dtype, T => {
+        let mut results = vec![T::default(); elements];
+        run(&plain, inputs, &mut [ViewMut::of(&mut results)])?;
+        run(&pool.into(), &[View::of(&results)], outputs)
     })
 }
 

@@ -173,7 +173,15 @@ impl<S: Display> Display for Conv<S> {
         if let Some(expand) = &self.expand {
             write!(f, " expand={} first {}", expand.channels, expand.epilogue)?;
         }
-        write!(f, " then {}", self.epilogue)
+        write!(f, " then {}", self.epilogue)?;
+        let Some(pooled) = &self.pooled else { return Ok(()) };
+        f.write_str(" pooled=")?;
+        list(f, &pooled.output, |f, s| write!(f, "{s}"))?;
+        let lists = [("of", &pooled.kernel), ("by", &pooled.strides), ("from", &pooled.pads)];
+        lists.into_iter().try_for_each(|(name, numbers)| {
+            write!(f, " {name} ")?;
+            list(f, numbers, |f, n| write!(f, "{n}"))
+        })
     }
 }
 

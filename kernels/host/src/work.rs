@@ -50,6 +50,15 @@ impl Problem<usize> {
                 written: a.written.saturating_add(b.written),
             });
         }
+        // So is what is pooled, which is not written either.
+        if let Problem::Conv(p) = self
+            && let Some(pool) = p.pool()
+        {
+            let plain = Problem::from(Conv { pooled: None, ..p.clone() }).work()?;
+            let pool = Problem::from(pool).work()?;
+            let others = plain.others.saturating_add(pool.others);
+            return Ok(Work { others, written: pool.written, ..plain });
+        }
         let results: u64 = contract.outputs.iter().map(|(_, shape)| count(shape)).sum();
         let written = contract.outputs.iter().map(|(dtype, shape)| bytes(count(shape), *dtype)).sum();
         let used = self.used();
@@ -236,6 +245,7 @@ mod tests {
             scaled: false,
             added: None,
             expand: None,
+            pooled: None,
             dtype: DType::F16,
             math: Math::Exact,
             epilogue: Epilogue::new(program, vec![bias]),
@@ -279,6 +289,19 @@ mod tests {
         assert_eq!(both.products, own.products + first.products);
         assert_eq!(both.read + first.written, own.read + first.read);
         assert_eq!(both.written, own.written);
+    }
+
+    #[test]
+    fn what_is_pooled_is_not_moved() {
+        let own = conv(3, 64, [224, 112], 7, 2);
+        let pooled =
+            Pooled { output: vec![56; 2], kernel: vec![3; 2], strides: vec![2; 2], pads: vec![1; 2] };
+        let both = Conv { pooled: Some(pooled), ..own.clone() };
+        let pool = Problem::from(both.pool().unwrap()).work().unwrap();
+        let [own, both] = [own, both].map(|c| Problem::from(c).work().unwrap());
+        assert_eq!(both.flops(), own.flops() + pool.flops());
+        assert_eq!((both.products, both.read), (own.products, own.read));
+        assert_eq!(both.written, 2 * 56 * 56 * 64);
     }
 
     #[test]

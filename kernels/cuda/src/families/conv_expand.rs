@@ -37,8 +37,8 @@ impl Shape<'_> {
         let Some(expand) = &conv.expand else {
             return Err("conv.expand makes the pixels that it convolves".to_owned());
         };
-        if conv.x.is_some() || conv.scaled || conv.added.is_some() {
-            return Err("its pixels lie otherwise, are scaled, or something is added".to_owned());
+        if conv.x.is_some() || conv.scaled || conv.added.is_some() || conv.pooled.is_some() {
+            return Err("its pixels lie otherwise, are scaled or pooled, or something is added".to_owned());
         }
         let g = Geometry::of_any_conv(conv)?;
         if target.arch.sm < 80 || !matches!(g.dtype, DType::F16 | DType::BF16) {

@@ -83,6 +83,7 @@ fn conv(
         scaled: false,
         added: None,
         expand: Some(expand.into()),
+        pooled: None,
         dtype,
         math: Math::Exact,
     }

@@ -32,6 +32,9 @@ const ELSEWHERE: &str = "its pixels lie otherwise than its layout says";
 /// Why all families but one refuse a convolution whose pixels another one makes.
 pub(super) const MADE: &str = "its pixels are made by another convolution";
 
+/// Why all families but one refuse a convolution of whose results maxima are wanted.
+pub(super) const POOLED: &str = "its results are pooled";
+
 /// A problem that is an implicit matrix product over pixels: rows are output pixels, columns filters.
 pub(super) struct Implicit<'a> {
     pub(super) geometry: Geometry,
@@ -51,6 +54,7 @@ impl Implicit<'_> {
         match problem {
             Problem::Conv(conv) if conv.x.is_some() => Err(ELSEWHERE.to_owned()),
             Problem::Conv(conv) if conv.expand.is_some() => Err(MADE.to_owned()),
+            Problem::Conv(conv) if conv.pooled.is_some() => Err(POOLED.to_owned()),
             Problem::Conv(conv) => {
                 let geometry = Geometry::of_any_conv(conv)?;
                 let weights = [geometry.cg() * geometry.taps(), geometry.taps(), 1];
@@ -193,6 +197,9 @@ impl Geometry {
         }
         if p.expand.is_some() {
             return Err(MADE.to_owned());
+        }
+        if p.pooled.is_some() {
+            return Err(POOLED.to_owned());
         }
         Geometry::of_any_conv(p)
     }

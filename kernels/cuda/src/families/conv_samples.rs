@@ -2,10 +2,10 @@
 
 use crate::codegen;
 use crate::dim::Dim;
-use bakelite_host::problem::{Access, Added, Conv, ConvTranspose, Epilogue, Layout, Math};
+use bakelite_host::problem::{Access, Added, Conv, ConvTranspose, Epilogue, Layout, Math, Pooled};
 use bakelite_host::{DType, Instr, Problem, Program, Pw};
 
-// type layout [type of pixels that lie channels first all the same [with rows apart]], images channels filters groups, input, kernel, stride, dilation, pads (all first, then all last), epilogue[, channels that are added, stride of their pixels]
+// type layout [type of pixels that lie channels first all the same [with rows apart]], images channels filters groups, input, kernel, stride, dilation, pads (all first, then all last), epilogue[, channels that are added, stride of their pixels][, window, stride, pad before and behind of a max pool]
 const CONV: &[&str] = &[
     // ResNet: 3x3, strided, 1x1 wide and narrow, strided 1x1, every epilogue, dynamic batch
     "f16 last | batch 64 64 1 | 14 14 | 3 3 | 1 1 | 1 1 | 1 1 1 1 | bias_relu",
@@ -107,6 +107,15 @@ const CONV: &[&str] = &[
     "f16 last f16 | 1 3 24 1 | 16 18 | 1 1 | 1 1 | 1 1 | 0 0 0 0 | bias",
     "f16 last f16 | 1 3 24 1 | 16 18 | 3 3 | 2 2 | 2 2 | 1 1 1 1 | bias",
     "f16 last f32 apart | batch 6 24 1 | 9 10 | 3 3 | 1 1 | 1 1 | 1 1 1 1 | scaled_bias",
+    // the same with maxima over windows of their results: 3x3 by 2 and 2x2 by 2, padding and none, windows that hang over, 3x3 by 1,
+    // one dimension, tails of filters, sizes that change
+    "f16 last f16 | batch 3 64 1 | 60 72 | 7 7 | 2 2 | 1 1 | 3 3 3 3 | bias_relu | pooled 3 2 1 1",
+    "f16 last f16 | 2 3 64 1 | 63 61 | 7 7 | 2 2 | 1 1 | 3 3 3 3 | bias_residual_relu | pooled 3 2 1 1",
+    "bf16 last f32 | 1 3 96 1 | 41 46 | 3 3 | 2 2 | 1 1 | 0 0 0 0 | bias | pooled 3 2 0 1",
+    "f16 last f16 | 2 1 40 1 | 28 28 | 5 5 | 1 1 | 1 1 | 2 2 2 2 | bias_relu | pooled 2 2 0 0",
+    "bf16 last bf16 | batch 3 32 1 | seq 36 | 3 3 | 1 1 | 1 1 | 1 1 1 1 | plain | pooled 3 2 1 1",
+    "f16 last | 1 4 32 1 | 19 24 | 3 3 | 1 1 | 1 1 | 1 1 1 1 | bias_silu | pooled 3 1 1 1",
+    "f16 last f16 | batch 2 32 1 | 200 | 9 | 3 | 1 | 4 4 | bias_gelu | pooled 3 2 1 0",
     "f32 first bf16 | 1 3 5 1 | 6 7 | 3 3 | 1 1 | 1 1 | 1 1 1 1 | bias",
     // one channel to a group
     "f16 last | batch 32 32 32 | 14 14 | 3 3 | 1 1 | 1 1 | 1 1 1 1 | bias_relu",
@@ -191,6 +200,10 @@ const LAYERS: &[&str] = &[
     "f16 last | 32 512 2048 1 | 7 7 | 1 1 | 1 1 | 1 1 | 0 0 0 0 | bias_bias_relu | 1024 2",
     "f16 last | 1 64 256 1 | 56 56 | 1 1 | 1 1 | 1 1 | 0 0 0 0 | bias_bias_relu | 64 1",
     "f16 last | 1 512 2048 1 | 7 7 | 1 1 | 1 1 | 1 1 | 0 0 0 0 | bias_bias_relu | 1024 2",
+    // First layers with their max pools, from 54 on: ResNet-50 in batches of 32 and of one, GoogLeNet.
+    "f16 last f16 | 32 3 64 1 | 224 224 | 7 7 | 2 2 | 1 1 | 3 3 3 3 | bias_relu | pooled 3 2 1 1",
+    "f16 last f16 | 1 3 64 1 | 224 224 | 7 7 | 2 2 | 1 1 | 3 3 3 3 | bias_relu | pooled 3 2 1 1",
+    "f16 last f16 | 32 3 64 1 | 224 224 | 7 7 | 2 2 | 1 1 | 3 3 3 3 | bias_relu | pooled 3 2 0 1",
 ];
 
 const TRANSPOSE: &[&str] = &[
@@ -262,6 +275,8 @@ struct Sample {
     epilogue: String,
     /// Channels and stride of what is added.
     added: Option<(usize, usize)>,
+    /// Window, stride, pad before and behind of a max pool, in every dimension.
+    pooled: Option<[usize; 4]>,
 }
 
 impl Sample {
@@ -292,7 +307,11 @@ impl Sample {
             dilations: numbers(5),
             pads: numbers(6),
             epilogue: words[7][0].to_owned(),
-            added: words.get(8).map(|w| (number(&w[0]), number(&w[1]))),
+            added: words.get(8).filter(|w| w[0] != "pooled").map(|w| (number(&w[0]), number(&w[1]))),
+            pooled: words
+                .get(8)
+                .filter(|w| w[0] == "pooled")
+                .map(|w| std::array::from_fn(|i| number(&w[i + 1]))),
         }
     }
 
@@ -312,6 +331,7 @@ impl Sample {
             input: self.input.clone(),
             epilogue: self.epilogue(&output),
             added: self.added(&output),
+            pooled: self.pooled(&output),
             output,
             kernel: self.kernel.clone(),
             strides: self.strides.clone(),
@@ -323,6 +343,20 @@ impl Sample {
             expand: None,
             dtype: self.dtype,
             math: self.math,
+        })
+    }
+
+    fn pooled(&self, output: &[Dim]) -> Option<Pooled<Dim>> {
+        let [kernel, stride, pad, behind] = self.pooled?;
+        let all = |of: usize| vec![of; output.len()];
+        let positions = output.iter().map(|o| {
+            (o + &Dim::from(pad + behind) - Dim::from(kernel)).floor_div(&Dim::from(stride)) + Dim::from(1)
+        });
+        Some(Pooled {
+            output: positions.collect(),
+            kernel: all(kernel),
+            strides: all(stride),
+            pads: all(pad),
         })
     }
 

@@ -1,7 +1,7 @@
 //! `conv.direct`: one thread for each output element, weights as the model has them, so they need not be constant.
 //! The general kernel that every convolution has.
 
-use super::conv_geometry::{Geometry, MADE};
+use super::conv_geometry::{Geometry, MADE, POOLED};
 use super::strips::LAUNCH;
 use crate::codegen;
 use crate::dim::{Dim, Symbols};
@@ -21,6 +21,9 @@ pub struct ConvDirect;
 fn geometries(conv: &Conv<Dim>) -> Result<(Geometry, Option<Geometry>), String> {
     if conv.expand.is_some() {
         return Err(MADE.to_owned());
+    }
+    if conv.pooled.is_some() {
+        return Err(POOLED.to_owned());
     }
     Ok((Geometry::of_any_conv(conv)?, Geometry::of_added(conv)?))
 }

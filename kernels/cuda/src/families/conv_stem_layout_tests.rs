@@ -83,12 +83,9 @@ fn every_column_that_is_read_lies_in_its_line() {
     each(|shape, tile| {
         let (wide, stride) = (tile.wide as usize, shape.geometry.strides[2]);
         let (vec, pitch) = (shape.vec as usize, tile.pitch(shape) as usize);
-        assert_eq!((wide * stride % vec, pitch % 4), (0, 0), "lines begin aligned");
-        assert_eq!(
-            (shape.lead + shape.geometry.pads[2]) % vec.max(2),
-            0,
-            "a patch's first column is aligned"
-        );
+        let apart = shape.windows.as_ref().map_or(wide, |w| w.across(tile.wide).1 as usize);
+        assert_eq!((apart * stride % vec, pitch % 4), (0, 0), "lines begin aligned");
+        assert_eq!((shape.lead + shape.before) % vec.max(2), 0, "a patch's first column is aligned");
         let loaded = ((wide - 1) * stride + shape.geometry.kernel[2] + shape.lead).next_multiple_of(vec);
         assert!(loaded <= 2 * pitch, "{loaded} columns in {pitch} words");
         // Of the last pixel, the last pair of a line, and for an odd stride the word behind it.
@@ -124,13 +121,13 @@ fn a_tactic_that_does_not_fit_is_an_error() {
     let symbols = sample_symbols();
     assert!(!ConvStem.tactics(&problem, &symbols, &target()).is_empty());
     for text in [
-        "conv.stem/1 tall8 wide12 n16 warps4 wgmma0",
-        "conv.stem/1 tall4 wide16 n24 warps4 wgmma0",
-        "conv.stem/1 tall4 wide8 n16 warps4 wgmma0",
-        "conv.stem/1 tall32 wide64 n16 warps4 wgmma0",
-        "conv.stem/1 tall8 wide16 n0 warps4 wgmma0",
-        "conv.stem/1 tall8 wide16 n16 warps4 wgmma1",
-        "conv.stem/1 tall8 wide16",
+        "conv.stem/2 tall8 wide12 n16 warps4 turns1 wgmma0",
+        "conv.stem/2 tall4 wide16 n24 warps4 turns1 wgmma0",
+        "conv.stem/2 tall4 wide8 n16 warps4 turns1 wgmma0",
+        "conv.stem/2 tall32 wide64 n16 warps4 turns1 wgmma0",
+        "conv.stem/2 tall8 wide16 n0 warps4 turns1 wgmma0",
+        "conv.stem/2 tall8 wide16 n16 warps4 turns1 wgmma1",
+        "conv.stem/2 tall8 wide16",
     ] {
         let tactic = text.parse().unwrap();
         assert!(ConvStem.build(&problem, &tactic, &symbols, &target()).is_err(), "{text}");

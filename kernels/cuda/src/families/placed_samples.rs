@@ -17,6 +17,7 @@ fn output(problem: &Problem<Dim>) -> Option<Vec<Dim>> {
     };
     match problem {
         Problem::Gemm(p) => Some(vec![p.batch.clone(), p.m.clone(), p.n.clone()]),
+        Problem::Conv(p) if p.pooled.is_some() => p.pool().and_then(|pool| output(&pool.into())),
         Problem::Conv(p) => last(&p.n, &p.output, p.filters.into(), p.layout),
         Problem::Pool(p) => last(&p.n, &p.output, p.channels.clone(), p.layout),
         Problem::Resize(p) => Some(p.output.clone()),

@@ -281,6 +281,7 @@ pub fn samples() -> Vec<Problem<Dim>> {
             scaled: false,
             added: None,
             expand: None,
+            pooled: None,
             dtype,
             math: Math::Exact,
             epilogue: end(dtype, 4, true),

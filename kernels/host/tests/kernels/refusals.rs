@@ -48,6 +48,7 @@ fn conv() -> Conv {
         scaled: false,
         added: None,
         expand: None,
+        pooled: None,
         dtype: DType::F32,
         math: Math::Exact,
         epilogue: Epilogue::store(DType::F32),
