@@ -160,7 +160,9 @@ DEVICE uint32_t larger(uint32_t a, uint32_t b) {
 }
 
 // Calls `store` with the maxima that a patch completes: of `rows` rows from row `from` on of a strip that begins at (y, x).
-template <class Store> DEVICE void store_maxima(const unsigned char* results, int from, int rows, int y, int x, const Store& store) {
+template <class Store>
+DEVICE void store_maxima(const unsigned char* results, int from, int rows, int y, int x, const Store& store SYMBOL_PARAMS) {
+#pragma unroll 1
   for (int item = threadIdx.x; item < rows * (WINDOWS * UNITS); item += THREADS) {
     const int unit = item % UNITS, window = item / UNITS % WINDOWS, row = from + item / (WINDOWS * UNITS);
     if (y + row >= POOL_OH || x + window >= POOL_OW) continue;
@@ -356,7 +358,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT)
 #else
       *reinterpret_cast<uint4*>(epilogue.out + at) = most;
 #endif
-    });
+    } SYMBOL_NAMES);
 #endif
     strip = next;
     turn = then;

@@ -259,5 +259,31 @@ mod tests {
         }
         .into();
         assert!(pool.to_string().contains("kind=average{count_pads:true} layout=channels_last"), "{pool}");
+        let pooled =
+            Pooled { output: vec![28, 28], kernel: vec![3, 3], strides: vec![2, 2], pads: vec![1, 1] };
+        let conv: Problem<usize> = Conv {
+            n: 1,
+            channels: 3,
+            filters: 8,
+            groups: 1,
+            input: vec![56, 56],
+            output: vec![56, 56],
+            kernel: vec![1, 1],
+            strides: vec![1, 1],
+            dilations: vec![1, 1],
+            pads: vec![0, 0],
+            layout: Layout::ChannelsLast,
+            x: None,
+            scaled: false,
+            added: None,
+            expand: None,
+            pooled: Some(pooled),
+            dtype: DType::F16,
+            math: Math::Exact,
+            epilogue: Epilogue::store(DType::F16),
+        }
+        .into();
+        let end = "math=exact then (f32) { } -> %0:f16 pooled=[28,28] of [3,3] by [2,2] from [1,1]";
+        assert!(conv.to_string().ends_with(end), "{conv}");
     }
 }

@@ -344,7 +344,13 @@ impl Tile {
         let width = self.width(shape);
         let reads = 2 * (self.n / 4 / width) * finish_registers(&shape.conv.epilogue, width);
         let operands = (4 + 4 * u32::from(self.wgmma)) * self.blocks_of_rows() + 12;
-        (self.accumulators() + operands.max(reads) + 64).max(104)
+        // Where a strip is, and what is stored of it. Warps unroll their steps over that, and ask for all at once.
+        let (more, least) = match shape.windows {
+            Some(_) if self.wgmma => (0, 128),
+            Some(_) => (72, 128),
+            None => (0, 104),
+        };
+        (self.accumulators() + operands.max(reads) + 64 + more).max(least)
     }
 
     /// Blocks that a multiprocessor is to hold.

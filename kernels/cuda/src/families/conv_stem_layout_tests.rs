@@ -95,6 +95,46 @@ fn every_column_that_is_read_lies_in_its_line() {
     });
 }
 
+/// What strips of patches complete, by the kernel's numbers: every maximum once, of results that are in shared memory then.
+#[test]
+fn every_maximum_is_taken_once_of_all_its_results() {
+    let (symbols, mut taken) = (sample_symbols(), 0);
+    each(|shape, tile| {
+        let Some(windows) = &shape.windows else { return };
+        taken += 1;
+        let (tall, (first, more)) = (tile.tall, tile.rows(windows));
+        let ([kernel, _], [stride, _]) = (windows.kernel, windows.strides);
+        let ring = tile.results(shape) / (tile.wide * tile.n * 2);
+        let rows = windows.output[0].opt(&symbols).max(1) as u32;
+        let strip = first + (tile.turns - 1) * more;
+        let mut patches = 0;
+        for begin in (0..rows).step_by(strip as usize) {
+            // Rows of results by their place in the ring, counted from the strip's first.
+            let (mut held, mut done) = (vec![None; ring as usize], 0);
+            for turn in 0..tile.turns {
+                (turn * tall..(turn + 1) * tall).for_each(|row| held[(row % ring) as usize] = Some(row));
+                let (from, completed) =
+                    if turn == 0 { (0, first) } else { (first + (turn - 1) * more, more) };
+                assert_eq!(from, done, "{}", tile.tactic());
+                for row in (from..from + completed).flat_map(|r| r * stride..r * stride + kernel) {
+                    assert_eq!(held[(row % ring) as usize], Some(row), "{} row {row}", tile.tactic());
+                }
+                done = from + completed;
+                patches += 1;
+                if begin + done >= rows {
+                    break;
+                }
+            }
+            assert!(done == strip || begin + done >= rows, "{}", tile.tactic());
+        }
+        let columns = windows.output[1].ceil_div(&Dim::from(i64::from(windows.across(tile.wide).0)));
+        let images = (&shape.geometry.n * &columns).opt(&symbols).max(1);
+        let all = f64::from(patches) * images as f64;
+        assert_eq!(tile.patches(shape, &symbols), all, "{}", tile.tactic());
+    });
+    assert!(taken > 500, "{taken} tiles");
+}
+
 #[test]
 fn strides_of_two_read_shared_memory_without_conflicts() {
     each(|shape, tile| {

@@ -5,7 +5,8 @@
 use crate::tensor::{Random, Tensor, attempt, eval, indices, linear, same};
 use bakelite_host::DType;
 use bakelite_host::problem::{
-    Access, Added, Conv, ConvTranspose, Epilogue, Excite, Expand, Gemm, Layout, Math, Squeeze,
+    Access, Added, Conv, ConvTranspose, Epilogue, Excite, Expand, Gemm, Layout, Math, Placement, Pool,
+    PoolKind, Pooled, Squeeze,
 };
 
 const TYPES: [DType; 8] =
@@ -471,6 +472,91 @@ fn an_expansion_is_a_convolution_before() {
         let mut wrong = p;
         wrong.expand = Some(Expand { channels: own, epilogue: Epilogue::store(DType::F64) }.into());
         assert_eq!(bakelite_host::Problem::from(wrong).contract().is_ok(), dtype == DType::F64);
+    }
+}
+
+/// What is pooled is a pool's result over the convolution's, epilogue and all; windows may hang over. It may be placed.
+#[test]
+fn what_is_pooled_is_a_pool_behind() {
+    let mut r = Random(31);
+    for _ in 0..60 {
+        let dtype = r.pick(&[DType::F32, DType::F64, DType::F16, DType::I32]);
+        let layout = r.pick(&[Layout::ChannelsFirst, Layout::ChannelsLast]);
+        let [n, channels, filters] = [r.within(1, 3), r.within(1, 3), r.within(1, 5)];
+        let side = [r.within(3, 8), r.within(3, 8)];
+        let shape = |pixels: &[usize]| match layout {
+            Layout::ChannelsFirst => [&[n, filters], pixels].concat(),
+            Layout::ChannelsLast => [&[n], pixels, &[filters]].concat(),
+        };
+        let last = r.epilogue(dtype, &shape(&side));
+        let out = last.epilogue.out();
+        if out == DType::Bool || last.epilogue.place.is_some() {
+            continue;
+        }
+        let x = r.integers(dtype, n * channels * side[0] * side[1]);
+        let w = r.integers(dtype, filters * channels * 9);
+        let plain = Conv {
+            n,
+            channels,
+            filters,
+            groups: 1,
+            input: side.to_vec(),
+            output: side.to_vec(),
+            kernel: vec![3; 2],
+            strides: vec![1; 2],
+            dilations: vec![1; 2],
+            pads: vec![1; 2],
+            layout,
+            x: None,
+            scaled: false,
+            added: None,
+            expand: None,
+            pooled: None,
+            dtype,
+            math: Math::Exact,
+            epilogue: last.epilogue.clone(),
+        };
+        let (kernel, stride, pad) = (r.within(2, 3), r.within(1, 2), r.below(2));
+        let hanging = r.below(2);
+        let output: Vec<usize> = side.iter().map(|i| (i + 2 * pad + hanging - kernel) / stride + 1).collect();
+        let pool = Pool {
+            kind: PoolKind::Max,
+            n,
+            channels: filters,
+            input: side.to_vec(),
+            output: output.clone(),
+            kernel: vec![kernel; 2],
+            strides: vec![stride; 2],
+            dilations: vec![1; 2],
+            pads: vec![pad; 2],
+            pads_end: vec![pad; 2],
+            layout,
+            dtype: out,
+            epilogue: Epilogue::store(out),
+        };
+        let inputs = last.inputs(&[&x, &w]);
+        let made = attempt(&plain.clone().into(), &inputs).unwrap().remove(0);
+        let expected = attempt(&pool.into(), &[&made]).unwrap().remove(0).f64();
+        let pooled = Pooled {
+            output: output.clone(),
+            kernel: vec![kernel; 2],
+            strides: vec![stride; 2],
+            pads: vec![pad; 2],
+        };
+        let p = Conv { pooled: Some(pooled), ..plain };
+        same(&eval(p.clone(), &inputs), &expected, &p);
+        // Placed one behind the other, from the fourth element on.
+        let mut placed = p.clone();
+        let dense = shape(&output);
+        let len: usize = dense.iter().product();
+        let access = Access { offset: 3, strides: vec![1] };
+        placed.epilogue.place = Some(Placement { shape: vec![len], access, elements: len + 3 });
+        let all = eval(placed.clone(), &inputs);
+        same(&all[3..], &expected, &placed);
+        // Of its windows, nothing but their maxima is known.
+        let mut wrong = p;
+        wrong.epilogue.moments = true;
+        assert!(bakelite_host::Problem::from(wrong).contract().is_err());
     }
 }
 
