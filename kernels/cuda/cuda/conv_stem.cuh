@@ -57,6 +57,27 @@ static_assert(CHUNKS * VEC <= 2 * PITCH, "a line holds its columns");
 // Asks for the input under a patch.
 DEVICE void load_patch(unsigned char* to, const pixel_t* x, index_t image, int y0, int x0 SYMBOL_PARAMS) {
   const pixel_t* const corner = x + (OFFSET + image * XN + (index_t)y0 * XH + (index_t)x0 * XW);
+  // Where several rows are asked for at once, a thread has one place in all of them.
+  constexpr int LINE = CHANNELS * CHUNKS, AT_ONCE = THREADS / LINE;
+  if constexpr (ASYNC && AT_ONCE * LINE * 3 >= THREADS * 2) {
+    const int item = threadIdx.x % LINE, first = threadIdx.x / LINE, c = item / CHUNKS, chunk = item % CHUNKS;
+    const bool across = (unsigned)(x0 + chunk * VEC) < (unsigned)IW;
+    const pixel_t* const from = corner + (first * XH + c * XC + chunk * VEC * XW);
+    to += (first * CHANNELS + c) * PITCH * 4 + chunk * VEC * 2;
+    if (first >= AT_ONCE) return;
+#pragma unroll
+    for (int row = 0; row < ROWS; row += AT_ONCE) {
+      // Where it is not inside, nothing is read.
+      const bool inside = across && (unsigned)(y0 + first + row) < (unsigned)IH;
+      if (row + AT_ONCE > ROWS && first >= ROWS - row) break;
+      if constexpr (VEC == 8) {
+        cp_async16(to + row * CHANNELS * PITCH * 4, from + row * XH, inside);
+      } else {
+        cp_async<2 * VEC>(to + row * CHANNELS * PITCH * 4, from + row * XH, inside);
+      }
+    }
+    return;
+  }
   constexpr int TURNS = (ITEMS + THREADS - 1) / THREADS, BATCH = ASYNC ? 1 : TURNS < 4 ? TURNS : 4;
 #pragma unroll(TURNS <= 12 ? TURNS : 4)
   for (int turn = 0; turn < TURNS; turn += BATCH) {
@@ -134,8 +155,8 @@ DEVICE void load_step(uint32_t (&a)[MI][4], const uint32_t* pixels, int step, ui
 
 #if POOLED
 // Where in shared memory 8 filters of a result are.
-DEVICE int place_of(int row, int column, int unit) {
-  return ((row % RING * TW + column) * UNITS + (UNITS % 8 == 0 ? unit ^ column % 2 * 4 : unit)) * 16;
+DEVICE int place_of(int slot, int column, int unit) {
+  return ((slot * TW + column) * UNITS + (UNITS % 8 == 0 ? unit ^ column % 2 * 4 : unit)) * 16;
 }
 
 // The larger ones of two pairs of halves; NaN in either gives NaN.
@@ -167,12 +188,12 @@ DEVICE void store_maxima(const unsigned char* results, int from, int rows, int y
     const int unit = item % UNITS, window = item / UNITS % WINDOWS, row = from + item / (WINDOWS * UNITS);
     if (y + row >= POOL_OH || x + window >= POOL_OW) continue;
     uint4 most;
+    int slot = row * POOL_SH % RING;
 #pragma unroll
-    for (int i = 0; i < POOL_KH; ++i) {
+    for (int i = 0; i < POOL_KH; ++i, slot = slot + 1 == RING ? 0 : slot + 1) {
 #pragma unroll
       for (int j = 0; j < POOL_KW; ++j) {
-        const uint4 v =
-            *reinterpret_cast<const uint4*>(results + place_of(row * POOL_SH + i, window * POOL_SW + j, unit));
+        const uint4 v = *reinterpret_cast<const uint4*>(results + place_of(slot, window * POOL_SW + j, unit));
         most = i + j == 0 ? v : make_uint4(larger(most.x, v.x), larger(most.y, v.y), larger(most.z, v.z), larger(most.w, v.w));
       }
     }
@@ -253,19 +274,21 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT)
     const uint32_t* const pixels = reinterpret_cast<const uint32_t*>(shared + WEIGHT_BYTES + slot * PATCH_BYTES) + pixel0;
     float acc[MI][NI * 4] = {};
 #if WGMMA
-    // The next step's pixels are read while this one's are multiplied.
+    // Pixels of AHEAD steps are read before the first of them is multiplied, and further ones where half of them are done.
     const uint64_t weights = wgmma_operand(shared_address(shared));
-    uint32_t a[2][MI][4];
-    load_step(a[0], pixels, 0, mask, parity * 16);
+    constexpr int DONE = AHEAD / 2;
+    uint32_t a[AHEAD][MI][4];
+#pragma unroll
+    for (int step = 0; step < AHEAD; ++step) load_step(a[step], pixels, step, mask, parity * 16);
 #pragma unroll
     for (int step = 0; step < STEPS; ++step) {
-      wgmma_fence();
+      if (step == 0 || AHEAD < STEPS) wgmma_fence();
 #pragma unroll
-      for (int i = 0; i < MI; ++i) wgmma_values(acc[i], a[step % 2][i], weights + step * 128, step > 0);
+      for (int i = 0; i < MI; ++i) wgmma_values(acc[i], a[step % AHEAD][i], weights + step * 128, step > 0);
       wgmma_commit();
-      if (step + 1 < STEPS) {
-        wgmma_wait<1>();
-        load_step(a[(step + 1) % 2], pixels, step + 1, mask, parity * 16);
+      if (step >= DONE && step - DONE + AHEAD < STEPS) {
+        wgmma_wait<DONE>();
+        load_step(a[(step - DONE) % AHEAD], pixels, step - DONE + AHEAD, mask, parity * 16);
       }
     }
     wgmma_wait<0>();
@@ -301,8 +324,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT)
 #pragma unroll
         for (int p = 0; p < PARTS; ++p) {
           const int n = s * (8 * TOGETHER) + p * WIDTH;
-          if (exists && (FILTERS % BN == 0 || column0 + quad * (2 * TOGETHER) + n < FILTERS))
-            reads[eight % 2][s][p] = epilogue.template read<WIDTH>(to[eight % 2] + n);
+          // The first elements in the place of those that do not exist: a branch would cost more.
+          const bool read = exists && (FILTERS % BN == 0 || column0 + quad * (2 * TOGETHER) + n < FILTERS);
+          reads[eight % 2][s][p] = epilogue.template read<WIDTH>(read ? to[eight % 2] + n : 0);
         }
       }
     };
@@ -327,13 +351,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT)
           const bool is_filter = FILTERS % BN == 0 || column0 + quad * (2 * TOGETHER) + n < FILTERS;
 #if POOLED
           // -inf where there is no result.
-          Vec<result_t, WIDTH> result;
-#pragma unroll
-          for (int i = 0; i < WIDTH; ++i) result.v[i].bits = BRAIN ? 0xff80 : 0xfc00;
-          if (to[eight % 2] >= 0 && is_filter)
-            result = epilogue.template result<WIDTH>(sum, to[eight % 2] + n, reads[eight % 2][s][p], {});
-          const int place = place_of(turn * TH + row0 + eight / (TW / 8), x0 + group + eight % (TW / 8) * 8, s * 4 + quad);
-          store_vec<WIDTH>(reinterpret_cast<result_t*>(results + place), result);
+          constexpr uint32_t LEAST = BRAIN ? 0xff80ff80 : 0xfc00fc00;
+          uint4 halves = make_uint4(LEAST, LEAST, LEAST, LEAST);
+          if (to[eight % 2] >= 0 && is_filter) {
+            const auto result = epilogue.template result<WIDTH>(sum, to[eight % 2] + n, reads[eight % 2][s][p], {});
+            halves = *reinterpret_cast<const uint4*>(result.v);
+          }
+          const int slot = (turn * TH + row0 + eight / (TW / 8)) % RING;
+          *reinterpret_cast<uint4*>(results + place_of(slot, x0 + group + eight % (TW / 8) * 8, s * 4 + quad)) = halves;
 #else
           if (is_filter) epilogue.template store<WIDTH>(sum, to[eight % 2] + n, reads[eight % 2][s][p]);
 #endif

@@ -339,11 +339,26 @@ impl Tile {
         self.blocks_of_rows() * self.n / 2
     }
 
+    /// Steps whose pixels warpgroups have in registers.
+    fn ahead(&self, shape: &Shape) -> u32 {
+        match self.blocks_of_rows() {
+            _ if !self.wgmma => 1,
+            1 => 12.min(shape.steps as u32),
+            2 => 4.min(shape.steps as u32),
+            _ => 2.min(shape.steps as u32),
+        }
+    }
+
     /// Registers of a thread, estimated to be enough.
     fn registers(&self, shape: &Shape) -> u32 {
         let width = self.width(shape);
         let reads = 2 * (self.n / 4 / width) * finish_registers(&shape.conv.epilogue, width);
-        let operands = (4 + 4 * u32::from(self.wgmma)) * self.blocks_of_rows() + 12;
+        let operands = if self.wgmma {
+            // Where nothing else is in registers.
+            (4 * self.ahead(shape) * self.blocks_of_rows()).saturating_sub(4)
+        } else {
+            4 * self.blocks_of_rows() + 12
+        };
         // Where a strip is, and what is stored of it. Warps unroll their steps over that, and ask for all at once.
         let (more, least) = match shape.windows {
             Some(_) if self.wgmma => (0, 128),
@@ -575,6 +590,7 @@ impl Family for ConvStem {
             ("TURNS", tile.turns),
             ("RESIDENT", resident),
             ("STEPS", shape.steps as u32),
+            ("AHEAD", tile.ahead(&shape)),
             ("PAIRS", shape.pairs as u32),
             ("LEAD", shape.lead as u32),
             ("PITCH", tile.pitch(&shape)),
