@@ -274,7 +274,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT)
     const uint32_t* const pixels = reinterpret_cast<const uint32_t*>(shared + WEIGHT_BYTES + slot * PATCH_BYTES) + pixel0;
     float acc[MI][NI * 4] = {};
 #if WGMMA
-    // Pixels of AHEAD steps are read before the first of them is multiplied, and further ones where half of them are done.
+    // Pixels of AHEAD steps are read before the first is multiplied, further ones where half of these are done.
     const uint64_t weights = wgmma_operand(shared_address(shared));
     constexpr int DONE = AHEAD / 2;
     uint32_t a[AHEAD][MI][4];

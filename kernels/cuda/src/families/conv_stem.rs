@@ -354,8 +354,8 @@ impl Tile {
         let width = self.width(shape);
         let reads = 2 * (self.n / 4 / width) * finish_registers(&shape.conv.epilogue, width);
         let operands = if self.wgmma {
-            // Where nothing else is in registers.
-            (4 * self.ahead(shape) * self.blocks_of_rows()).saturating_sub(4)
+            // Where little else is in registers.
+            (4 * self.ahead(shape) * self.blocks_of_rows()).saturating_sub(24)
         } else {
             4 * self.blocks_of_rows() + 12
         };
@@ -506,7 +506,8 @@ impl Tile {
         let issued = loading + storing + multiplying + taking;
         let busy = 0.9 * tensor + 0.8 * (fragments + through) + 0.3 * issued + 150.0;
         // Less so by fewer than 12 warps: 7 x 7 x 3 -> 64 at batch 32 takes 27 µs with 12 or 16 of them, 34 with 8.
-        let busy = busy / (resident * warps / 12.0).min(1.0).sqrt();
+        let beside = if shape.windows.is_some() { per_sm } else { resident };
+        let busy = busy / (beside * warps / 12.0).min(1.0).sqrt();
         // What one block takes with nothing beside it.
         let alone = 700.0 + steps * (40.0 + rows * n / 8.0 * 8.0) + (storing + taking) * 4.0 / warps + 500.0;
         let main = rounds * (per_sm * busy).max(alone);

@@ -199,3 +199,32 @@ fn the_model_keeps_filters_together_where_stores_take_the_time() {
     best(3);
     best(4);
 }
+
+#[test]
+fn the_model_ranks_pooled_layers_as_measured() {
+    let measured: [(&str, &[(f64, &str)]); 2] = [
+        (
+            "f16 last f16 | 32 3 64 1 | 224 224 | 7 7 | 2 2 | 1 1 | 3 3 3 3 | bias_relu | pooled 3 2 1 1",
+            &[
+                (33.27, "tall8 wide16 n64 warps4 turns5 wgmma1"),
+                (35.37, "tall8 wide16 n64 warps4 turns2 wgmma1"),
+                (37.21, "tall8 wide16 n64 warps4 turns4 wgmma1"),
+                (38.16, "tall8 wide32 n64 warps4 turns8 wgmma1"),
+                (38.46, "tall4 wide32 n64 warps4 turns3 wgmma1"),
+                (39.17, "tall8 wide64 n64 warps8 turns4 wgmma1"),
+                (40.25, "tall8 wide32 n64 warps8 turns5 wgmma1"),
+            ],
+        ),
+        (
+            "f16 last f16 | 1 3 64 1 | 224 224 | 7 7 | 2 2 | 1 1 | 3 3 3 3 | bias_relu | pooled 3 2 1 1",
+            &[
+                (2.82, "tall16 wide16 n32 warps8 turns1 wgmma0"),
+                (3.02, "tall8 wide8 n64 warps4 turns1 wgmma1"),
+                (3.43, "tall8 wide16 n32 warps4 turns2 wgmma0"),
+                (3.44, "tall16 wide8 n64 warps4 turns1 wgmma1"),
+                (3.81, "tall4 wide32 n64 warps4 turns1 wgmma1"),
+            ],
+        ),
+    ];
+    conv_samples::assert_ranked(&ConvStem, &measured);
+}
