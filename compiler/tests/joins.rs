@@ -163,6 +163,41 @@ fn what_the_whole_plan_says_is_recorded_and_built_again_without_a_gpu() {
     assert_eq!((again.measured, again.plans), (0, 0));
 }
 
+/// Maxima that a convolution stores itself go where a concatenation wants them.
+#[test]
+fn what_is_pooled_is_placed() {
+    let graph: Graph = r#"graph "first" {
+  %0 = input "x": f16[1,64,64,3]
+  %1 = const "w": f16[64,3,7,7] random:1
+  %2 = conv(%0, %1) {strides=[2,2] dilations=[1,1] pads=[3,3] pads_end=[3,3] groups=1 layout=last math=exact}
+  %3 = relu(%2)
+  %4 = pool(%3) {kind=max kernel=[3,3] strides=[2,2] dilations=[1,1] pads=[1,1] pads_end=[1,1] ceil=false layout=last}
+  %5 = input "other": f16[1,16,16,32]
+  %6 = const "v": f16[64,32,1,1] random:2
+  %7 = conv(%5, %6) {strides=[1,1] dilations=[1,1] pads=[0,0] pads_end=[0,0] groups=1 layout=last math=exact}
+  %8 = concat(%4, %7) {axis=3}
+  output "y" = %8
+}
+"#
+    .parse()
+    .unwrap();
+    let mut tactics = Tactics::default();
+    let mut tools = Tools {
+        tactics: &mut tactics,
+        tuner: &mut Estimate,
+        nvrtc: None,
+        trace: &mut (),
+        warn: &mut |warning| panic!("{warning}"),
+        compiled: &|_| (),
+    };
+    let target = "sm_90a".parse().unwrap();
+    let plan = pipeline::plan(graph, &target, &Options::default(), &mut tools).unwrap();
+    let placed = |s: &&bakelite::plan::Step| s.problem.epilogue().is_some_and(|e| e.place.is_some());
+    let pooled = |s: &&bakelite::plan::Step| s.problem.to_string().contains(" pooled=[16,16] ");
+    assert_eq!(plan.steps.len(), 2, "{plan}");
+    assert_eq!((plan.steps.iter().filter(placed).count(), plan.steps.iter().filter(pooled).count()), (2, 1));
+}
+
 #[test]
 fn what_was_estimated_well_stays_and_is_asked_once() {
     let (estimated, _) = plan(&mut Tactics::default(), &mut Estimate);

@@ -35,8 +35,6 @@ struct Shape<'a> {
     pixels: Pixels,
     /// Columns that are read at a time: as many as always lie aligned, all inside the image or all outside.
     vec: u32,
-    /// Columns of padding before the first patch's first window, whose results only a pool's padding may be.
-    before: usize,
     /// Columns that are read before the first window's.
     lead: usize,
     /// Pairs of columns in a line of k.
@@ -165,6 +163,7 @@ impl Shape<'_> {
         } else {
             1
         };
+        // Columns of padding before the first patch, whose first results may be a pool's padding.
         let over = windows.as_ref().map_or(0, |w| w.pads[1] as usize);
         let (before, width) = (over * geometry.strides[2] + geometry.pads[2], geometry.kernel[2]);
         let lead = before.next_multiple_of(vec.max(2) as usize) - before;
@@ -179,7 +178,7 @@ impl Shape<'_> {
                 geometry.kernel
             ));
         }
-        Ok(Shape { conv, geometry, pixels, vec, before, lead, pairs, steps, windows })
+        Ok(Shape { conv, geometry, pixels, vec, lead, pairs, steps, windows })
     }
 
     /// Whether pixels are copied as they are.

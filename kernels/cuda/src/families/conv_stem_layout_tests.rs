@@ -84,8 +84,10 @@ fn every_column_that_is_read_lies_in_its_line() {
         let (wide, stride) = (tile.wide as usize, shape.geometry.strides[2]);
         let (vec, pitch) = (shape.vec as usize, tile.pitch(shape) as usize);
         let apart = shape.windows.as_ref().map_or(wide, |w| w.across(tile.wide).1 as usize);
+        let over = shape.windows.as_ref().map_or(0, |w| w.pads[1] as usize);
+        let before = shape.geometry.pads[2] + over * stride;
         assert_eq!((apart * stride % vec, pitch % 4), (0, 0), "lines begin aligned");
-        assert_eq!((shape.lead + shape.before) % vec.max(2), 0, "a patch's first column is aligned");
+        assert_eq!((shape.lead + before) % vec.max(2), 0, "a patch's first column is aligned");
         let loaded = ((wide - 1) * stride + shape.geometry.kernel[2] + shape.lead).next_multiple_of(vec);
         assert!(loaded <= 2 * pitch, "{loaded} columns in {pitch} words");
         // Of the last pixel, the last pair of a line, and for an odd stride the word behind it.
