@@ -3,14 +3,14 @@
 //! maxima over windows of its results is wanted, it stores these alone.
 
 use super::conv_geometry::{Geometry, Pixels};
-use super::strips::LAUNCH;
+use super::conv_stem_windows::Windows;
 use super::tile_sums::{finish_registers, finish_width};
 use crate::codegen;
-use crate::dim::{Dim, Symbols, product};
+use crate::dim::{Dim, Symbols};
 use crate::family::{Arg, Build, Family, Launch, Limit, Pack, Table};
 use crate::tactic::Tactic;
 use crate::target::Target;
-use bakelite_host::problem::{Conv, Epilogue};
+use bakelite_host::problem::Conv;
 use bakelite_host::{DType, Problem};
 
 const KERNEL: &str = include_str!("../../cuda/conv_stem.cuh");
@@ -29,105 +29,20 @@ const WIDTHS: [u32; 4] = [16, 8, 32, 64];
 pub struct ConvStem;
 
 /// The problem as the kernel sees it.
-struct Shape<'a> {
-    conv: &'a Conv<Dim>,
-    geometry: Geometry,
-    pixels: Pixels,
+pub(super) struct Shape<'a> {
+    pub(super) conv: &'a Conv<Dim>,
+    pub(super) geometry: Geometry,
+    pub(super) pixels: Pixels,
     /// Columns that are read at a time: as many as always lie aligned, all inside the image or all outside.
-    vec: u32,
+    pub(super) vec: u32,
     /// Columns that are read before the first window's.
     lead: usize,
     /// Pairs of columns in a line of k.
     pairs: usize,
     /// Steps of k.
-    steps: usize,
+    pub(super) steps: usize,
     /// Windows of results of which maxima are stored.
-    windows: Option<Windows>,
-}
-
-/// A pool over results, in two dimensions.
-#[derive(Clone, Debug)]
-struct Windows {
-    output: [Dim; 2],
-    kernel: [u32; 2],
-    strides: [u32; 2],
-    pads: [u32; 2],
-}
-
-impl Windows {
-    fn of(conv: &Conv<Dim>) -> Result<Option<Windows>, String> {
-        let Some(pooled) = &conv.pooled else { return Ok(None) };
-        let lists = [&pooled.kernel, &pooled.strides, &pooled.pads];
-        let rank = pooled.output.len();
-        if !(1..=2).contains(&rank) || lists.iter().any(|l| l.len() != rank) {
-            return Err(format!("windows of results in {rank} dimensions; expected one or two"));
-        }
-        let numbers = |of: &[usize], missing: u32| -> Result<[u32; 2], String> {
-            let known = of.iter().map(|n| u32::try_from(*n).ok().filter(|n| *n <= 64));
-            let known = known.collect::<Option<Vec<u32>>>().ok_or_else(|| format!("windows of {of:?}"))?;
-            Ok(std::array::from_fn(|d| (d + known.len()).checked_sub(2).map_or(missing, |d| known[d])))
-        };
-        let output = |d: usize| (d + rank).checked_sub(2).map_or(Dim::from(1), |d| pooled.output[d].clone());
-        let windows = Windows {
-            output: [0, 1].map(output),
-            kernel: numbers(&pooled.kernel, 1)?,
-            strides: numbers(&pooled.strides, 1)?,
-            pads: numbers(&pooled.pads, 0)?,
-        };
-        let each = |d: usize| (windows.kernel[d], windows.strides[d], windows.pads[d]);
-        if [0, 1].map(each).iter().any(|(k, s, p)| *s == 0 || k < s || p >= k) {
-            return Err(format!("windows {windows:?} that leave results out, or lie in padding"));
-        }
-        let e = &conv.epilogue;
-        let whole = matches!(e.out(), DType::F16 | DType::BF16) && conv.filters.is_multiple_of(8);
-        if !whole || e.moments || e.rows.is_some() {
-            return Err("it pools halves of whole eights of filters, and knows no moments of them".to_owned());
-        }
-        Ok(Some(windows))
-    }
-
-    /// Maxima in a row of a patch `wide` columns wide, and the columns between two patches.
-    fn across(&self, wide: u32) -> (u32, u32) {
-        let windows = wide.checked_sub(self.kernel[1]).map_or(0, |rest| rest / self.strides[1] + 1);
-        (windows, windows * self.strides[1])
-    }
-}
-
-impl Windows {
-    /// Sizes and strides, the type of results, and whether maxima are placed.
-    fn constants(&self, epilogue: &Epilogue<Dim>) -> String {
-        let sizes: String = ["H", "W"]
-            .iter()
-            .zip(&self.output)
-            .map(|(d, size)| codegen::size(&format!("POOL_O{d}"), size))
-            .collect();
-        let numbers: Vec<(String, u32)> = ["H", "W"]
-            .iter()
-            .enumerate()
-            .flat_map(|(d, axis)| {
-                let of = [("K", self.kernel[d]), ("S", self.strides[d]), ("P", self.pads[d])];
-                of.map(|(name, value)| (format!("POOL_{name}{axis}"), value))
-            })
-            .chain([("BRAIN".to_owned(), u32::from(epilogue.out() == DType::BF16))])
-            .collect();
-        let numbers: Vec<(&str, u32)> = numbers.iter().map(|(name, value)| (name.as_str(), *value)).collect();
-        let placed = u32::from(epilogue.place.is_some());
-        format!("#define POOLED 1\n#define PLACED {placed}\n{sizes}{}", codegen::constants(&numbers))
-    }
-
-    /// What becomes of sums, and where maxima go.
-    fn epilogues(&self, epilogue: &Epilogue<Dim>, geometry: &Geometry) -> String {
-        let carried = Epilogue { place: None, ..epilogue.clone() };
-        let text = codegen::epilogue_carried(&carried, &geometry.out_shape(), None);
-        if epilogue.place.is_none() {
-            return text;
-        }
-        let [height, width] = self.output.clone();
-        let one = Dim::from(1);
-        let shape = Geometry { output: [one, height, width], ..geometry.clone() }.out_shape();
-        let stored = Epilogue { place: epilogue.place.clone(), ..Epilogue::store(epilogue.out()) };
-        text + &codegen::between(&stored, &shape)
-    }
+    pub(super) windows: Option<Windows>,
 }
 
 impl Shape<'_> {
@@ -182,7 +97,7 @@ impl Shape<'_> {
     }
 
     /// Whether pixels are copied as they are.
-    fn is_async(&self) -> bool {
+    pub(super) fn is_async(&self) -> bool {
         self.pixels.dtype == self.conv.dtype && self.vec > 1
     }
 
@@ -236,17 +151,17 @@ impl Shape<'_> {
 
 /// What a tactic says.
 #[derive(Clone, Copy, Debug, PartialEq)]
-struct Tile {
+pub(super) struct Tile {
     /// Rows and columns of output pixels of a patch, and filters of a block.
-    tall: u32,
-    wide: u32,
-    n: u32,
-    warps: u32,
+    pub(super) tall: u32,
+    pub(super) wide: u32,
+    pub(super) n: u32,
+    pub(super) warps: u32,
     /// Patches, one below the other, that a block takes before it goes elsewhere: more than one where windows overlap from one to
     /// the next.
     turns: u32,
     /// Whether warpgroups multiply, not warps.
-    wgmma: bool,
+    pub(super) wgmma: bool,
 }
 
 impl Tile {
@@ -279,13 +194,13 @@ impl Tile {
     }
 
     /// 16 pixels' rows of a warp.
-    const fn blocks_of_rows(&self) -> u32 {
+    pub(super) const fn blocks_of_rows(&self) -> u32 {
         self.tall * self.wide / (16 * self.warps)
     }
 
     /// Words of a line of input in shared memory: whole 16 bytes, and the fewest for which the lanes of a load meet least in
     /// banks.
-    fn pitch(&self, shape: &Shape) -> u32 {
+    pub(super) fn pitch(&self, shape: &Shape) -> u32 {
         let geometry = &shape.geometry;
         let stride = geometry.strides[2] as u32;
         // Loaded ones, and those that are read and cleared.
@@ -311,7 +226,7 @@ impl Tile {
     }
 
     /// Rows of maxima that a strip's first patch completes, and that every further one does.
-    fn rows(&self, windows: &Windows) -> (u32, u32) {
+    pub(super) fn rows(&self, windows: &Windows) -> (u32, u32) {
         let ([kernel, _], [stride, _]) = (windows.kernel, windows.strides);
         (self.tall.checked_sub(kernel).map_or(0, |rest| rest / stride + 1), self.tall / stride)
     }
@@ -368,7 +283,7 @@ impl Tile {
     }
 
     /// Blocks that a multiprocessor is to hold.
-    fn resident(&self, shape: &Shape, target: &Target) -> u32 {
+    pub(super) fn resident(&self, shape: &Shape, target: &Target) -> u32 {
         let threads = match target.arch.sm {
             // What others copy asynchronously goes through registers there: leave some.
             75 => 512,
@@ -382,13 +297,13 @@ impl Tile {
     }
 
     /// Filters that a thread stores at a time.
-    fn width(&self, shape: &Shape) -> u32 {
+    pub(super) fn width(&self, shape: &Shape) -> u32 {
         let most = if self.n.is_multiple_of(32) { 8 } else { 4 };
         finish_width(shape.geometry.filters).min(most)
     }
 
     /// Strips of all images.
-    fn strips(&self, shape: &Shape) -> Dim {
+    pub(super) fn strips(&self, shape: &Shape) -> Dim {
         let tiles = |size: &Dim, by: u32| size.ceil_div(&Dim::from(i64::from(by)));
         let Shape { geometry, windows, .. } = shape;
         let [_, height, width] = &geometry.output;
@@ -402,7 +317,7 @@ impl Tile {
     }
 
     /// Patches of all strips, with symbols at their optimum.
-    fn patches(&self, shape: &Shape, symbols: &Symbols) -> f64 {
+    pub(super) fn patches(&self, shape: &Shape, symbols: &Symbols) -> f64 {
         let strips = self.strips(shape).opt(symbols).max(1) as f64;
         let Some(windows) = &shape.windows else { return strips };
         // Those below an image's last row of maxima are left out.
@@ -463,65 +378,6 @@ impl Tile {
             ));
         }
         Ok(())
-    }
-
-    /// Estimated µs.
-    fn cost(&self, shape: &Shape, symbols: &Symbols, target: &Target) -> f64 {
-        const CYCLES_PER_US: f64 = 1700.0;
-        let geometry = &shape.geometry;
-        let sms = f64::from(target.multiprocessors);
-        let columns = geometry.filters.div_ceil(self.n as usize) as f64;
-        let patches = self.patches(shape, symbols) * columns;
-        let strips = self.strips(shape).opt(symbols).max(1) as f64 * columns;
-        let resident = f64::from(self.resident(shape, target));
-        let per_sm = (strips / sms).ceil().min(resident);
-        // Blocks of a multiprocessor even out where there are many.
-        let rounds = strips / (sms * per_sm);
-        let rounds = if rounds > 3.0 { rounds } else { rounds.ceil() } * patches / strips;
-        let (m, n, steps) = (f64::from(self.tall * self.wide), f64::from(self.n), shape.steps as f64);
-        let (warps, rows) = (f64::from(self.warps), f64::from(self.blocks_of_rows()));
-        let flops_per_cycle = target.tensor_tflops * 1e6 / CYCLES_PER_US / sms;
-        // Warpgroups reach the rate that mma.sync does not, and share what they read of weights.
-        let tensor = 2.0 * m * n * 16.0 * steps / flops_per_cycle * if self.wgmma { 0.7 } else { 1.0 };
-        let reads = if geometry.strides[2] % 2 == 1 { 8.0 } else { 4.0 };
-        let fragments = warps * steps * (rows * reads + if self.wgmma { rows * 4.0 } else { n / 4.0 });
-        let tall = (self.tall as usize - 1) * geometry.strides[1] + geometry.kernel[1];
-        let items = (tall * geometry.channels) as f64 * f64::from(self.pitch(shape) * 2 / shape.vec);
-        // Instructions of all warps over four schedulers.
-        let loading =
-            items / 32.0 * if shape.is_async() { 14.0 } else { 16.0 + 4.0 * f64::from(shape.vec) } / 4.0;
-        let width = f64::from(self.width(shape));
-        let storing = m * n / width / 32.0 * (16.0 + 6.0 * width) / 4.0;
-        let multiplying = warps * steps * (rows * (reads + 4.0) + n / 16.0 + rows * n / 8.0) / 4.0;
-        // Results go through shared memory, of which windows read each several times.
-        let (mut through, mut taking) = (0.0, 0.0);
-        if let Some(windows) = &shape.windows {
-            let taps = f64::from(windows.kernel[0] * windows.kernel[1]);
-            let maxima = f64::from(self.rows(windows).1.max(1) * windows.across(self.wide).0) * n / 8.0;
-            through = (m * n + maxima * 8.0 * taps) * 2.0 / 128.0;
-            taking = maxima / 32.0 * (taps * 7.0 + 24.0) / 4.0;
-        }
-        // Overlapped in part: as measured on an H200.
-        let issued = loading + storing + multiplying + taking;
-        let busy = 0.9 * tensor + 0.8 * (fragments + through) + 0.3 * issued + 150.0;
-        // Less so by fewer than 12 warps: 7 x 7 x 3 -> 64 at batch 32 takes 27 µs with 12 or 16 of them, 34 with 8.
-        let beside = if shape.windows.is_some() { per_sm } else { resident };
-        let busy = busy / (beside * warps / 12.0).min(1.0).sqrt();
-        // What one block takes with nothing beside it.
-        let alone = 700.0 + steps * (40.0 + rows * n / 8.0 * 8.0) + (storing + taking) * 4.0 / warps + 500.0;
-        let main = rounds * (per_sm * busy).max(alone);
-        let size = geometry.dtype.size() as f64;
-        let weights = steps * n * 32.0 / 64.0 + 600.0;
-        let out = shape.conv.epilogue.out().size();
-        let written = shape.windows.as_ref().map_or(geometry.pixels(), |w| &geometry.n * &product(&w.output));
-        let bytes = geometry.bytes(0, symbols)
-            + written.opt(symbols) as f64 * (geometry.filters * out) as f64
-            + geometry.x_len().opt(symbols) as f64 * (shape.pixels.dtype.size() as f64 - size);
-        // Blocks that store parts of pixels leave the memory half busy.
-        let parts = if columns > 1.0 { 1.5 } else { 1.1 };
-        let (busy, memory) = ((main + weights) / CYCLES_PER_US, parts * bytes / target.bandwidth / 1e3);
-        // They overlap, not wholly.
-        LAUNCH + (busy.powi(3) + memory.powi(3)).cbrt()
     }
 }
 

@@ -20,6 +20,8 @@ pub mod conv_simt;
 pub mod conv_simt_direct;
 pub mod conv_slide;
 pub mod conv_stem;
+mod conv_stem_cost;
+mod conv_stem_windows;
 pub mod conv_transpose;
 pub mod conv_wgmma;
 pub mod cum_sum;
