@@ -228,5 +228,5 @@ fn the_model_ranks_pooled_layers_as_measured() {
             ],
         ),
     ];
-    conv_samples::assert_ranked(&ConvStem, &measured);
+    conv_samples::assert_ranked(&ConvStem, &measured, "");
 }
