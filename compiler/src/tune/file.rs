@@ -5,12 +5,13 @@
 //! # NVIDIA H200, driver 580.159.04, 2026-11-20
 //! sm_90a | conv n=1 ... | conv.mma/1 m64 n32 k64 stages3 | 3.41 | NVIDIA H200
 //! sm_90a | join conv n=1 ... added=256 ... | apart by conv.mma/1, not by conv.wgmma/2 | saves 1.52 | NVIDIA H200
+//! sm_90a | join conv n=1 ... added=512 ... | apart, not by conv.wgmma/2 | saves 0.00 | NVIDIA H200
 //! sm_90a | plan 3f0c9a52d1b7e684 resnet50 | lanes 2 | 98.10 | NVIDIA H200
 //! ```
 //!
 //! The comment says where it was last measured. A line without a GPU was measured on the comment's. A line with `join` says
 //! whether regions that can be joined are ([`fuse::join`](crate::fuse::join)), which families did it so, which the other way, and
-//! how many µs that saved in the plan in which it was settled. One with `plan` is a whole plan's
+//! how many µs that saved in the plan in which it was settled; without the first, what the second did joined was wrong. One with `plan` is a whole plan's
 //! ([`Plan::key`](crate::plan::Plan::key), and its name for people): on how many lanes it is fastest.
 
 use crate::fuse::alternative::Way;
@@ -36,7 +37,8 @@ pub struct Entry {
 pub struct Join {
     /// Which way is faster.
     pub way: Way,
-    /// The families, with their versions, whose kernels did it this way and the other.
+    /// The families, with their versions, whose kernels did it this way and the other. None did it this way that is known where none
+    /// can the other way.
     pub families: [Vec<String>; 2],
     /// µs that it saved in the plan in which it was settled.
     pub saved: f64,
@@ -49,10 +51,12 @@ const NOT: &str = ", not by ";
 
 impl Join {
     fn parse(verdict: &str, saved: &str, gpu: &str) -> Result<Join, String> {
-        let parts = verdict.split_once(" by ").and_then(|(way, by)| Some((way, by.split_once(NOT)?)));
+        // Of what cannot be done otherwise, no families are known that do it so.
+        let parts =
+            verdict.split_once(NOT).map(|(this, not)| (this.split_once(" by ").unwrap_or((this, "")), not));
         let (way, by) = match parts {
-            Some(("joined", by)) => (Way::Joined, by),
-            Some(("apart", by)) => (Way::Apart, by),
+            Some((("joined", by), not)) => (Way::Joined, (by, not)),
+            Some((("apart", by), not)) => (Way::Apart, (by, not)),
             _ => {
                 return Err(format!(
                     "expected `joined by families{NOT}families`, or `apart ...`, got `{verdict}`"
@@ -174,9 +178,10 @@ impl Tactics {
         }
         for ((arch, joined), Join { way, families, saved, gpu }) in &self.joins {
             let [by, other] = [0, 1].map(|i| families[i].join(" "));
+            let by = if by.is_empty() { by } else { format!(" by {by}") };
             let _ = writeln!(
                 text,
-                "{arch} | {JOIN}{joined} | {way} by {by}{NOT}{other} | saves {saved:.2}{}",
+                "{arch} | {JOIN}{joined} | {way}{by}{NOT}{other} | saves {saved:.2}{}",
                 on(gpu)
             );
         }
@@ -279,6 +284,11 @@ mod tests {
         let mut all = Tactics::default();
         all.merge(&tactics);
         assert_eq!((all.print(), all.origins()[&(arch, "H200")]), (text.clone(), 2));
+        let only = text.replace(" by conv.mma/4 gemm.mma/2,", ",");
+        let (_, join) =
+            Tactics::parse(&only).map(|t| (t.print(), t.joins(arch).next().unwrap().1.clone())).unwrap();
+        assert_eq!((join.way, join.families), (Way::Apart, [vec![], vec!["conv.mma/4".to_owned()]]));
+        assert_eq!(Tactics::parse(&only).unwrap().print(), only);
         for (right, wrong) in
             [("apart by", "asunder by"), (", not by", ""), ("mma/2", "mma"), ("saves 1.52", "1.52")]
         {

@@ -2,7 +2,7 @@
 //! tactic, so that a build from the tactics file needs no GPU and another model asks no question twice.
 
 use super::settle::decide;
-use super::{Chosen, Join, Joining, Measured, Search, Tactics, Tuner, UNUSABLE};
+use super::{Chosen, Ended, Join, Joining, Measured, Search, Tactics, Tuner, families};
 use crate::error::{Error, Result, Stage};
 use crate::fuse::alternative::{Alternative, Judge, Way};
 use crate::fuse::{Region, Regions};
@@ -110,7 +110,8 @@ fn fuse(stages: &mut Stages<'_>, target: &Target, known: &Known) -> Result<(Regi
     Ok((regions, judge.found()))
 }
 
-// Joins regions and measures what they need. What no kernel does right joined stays apart: a plan that is slower beats none.
+// Joins regions and measures what they need. What no kernel does right joined stays apart, and the file says so: a plan that is slower
+// beats none.
 fn measure_joined(
     stages: &mut Stages<'_>,
     target: &Target,
@@ -124,21 +125,27 @@ fn measure_joined(
         let (regions, found) = fuse(stages, target, known)?;
         (stages.fused)(&regions);
         let search = Search::full(tuner);
-        let Err(error) = measured.measure(&regions, target, tactics, search, tuner, warn) else {
-            return Ok((regions, found));
+        let (error, tried) = match measured.measure(&regions, target, tactics, search, tuner, warn) {
+            Ok(()) => return Ok((regions, found)),
+            Err(Ended::Failed(error)) => return Err(error),
+            Err(Ended::Unusable(error, tried)) => (error, tried),
         };
         // What it is about, or all that was joined, where the problem has been joined again since.
         let mut apart: Vec<Alternative> = found.into_iter().filter(|a| a.way == Way::Joined).collect();
         if apart.iter().any(|a| a.joined.contains(&error.at)) {
             apart.retain(|a| a.joined.contains(&error.at));
         }
-        if apart.is_empty() || !error.what.starts_with(UNUSABLE) {
+        if apart.is_empty() {
             return Err(error);
         }
         for alternative in apart {
             warn(format!("`join {}` stays apart: {}", alternative.text, error.what));
+            let gpu = tuner.gpu().unwrap_or_default().to_owned();
+            let join = Join { way: Way::Apart, families: [vec![], tried.clone()], saved: 0.0, gpu };
+            tactics.set_join(target.arch, &alternative.text, join);
             known.insert(alternative.text, Way::Apart);
         }
+        tuner.keep(tactics)?;
     }
 }
 
@@ -248,10 +255,14 @@ impl<'a> Trials<'a> {
             let start = Instant::now();
             let search = Search { most: tuner.most_candidates().min(FEW), kept: false };
             let done = self.measured.measure(&regions, self.target, &mut self.tactics, search, tuner, warn);
-            if let Err(why) = done {
+            match done {
+                Ok(()) => (),
+                Err(Ended::Failed(error)) => return Err(error),
                 // What it is now can be done, or there would be nothing to compare with.
-                warn(format!("what else could be joined or apart is not tried: {why}"));
-                return Ok(None);
+                Err(Ended::Unusable(why, _)) => {
+                    warn(format!("what else could be joined or apart is not tried: {why}"));
+                    return Ok(None);
+                }
             }
             if missing > 0 {
                 self.each = start.elapsed() / u32::try_from(missing).unwrap_or(u32::MAX);
@@ -283,7 +294,7 @@ impl<'a> Trials<'a> {
                     let mut this = other.clone();
                     this[at] = picks[at];
                     let (plan, this) = ((&plan.0, plan.1?), self.plans.get(&this)?);
-                    Some((plan.1 - this.1?, families(&this.0, plan.0)))
+                    Some((plan.1 - this.1?, differing(&this.0, plan.0)))
                 });
             let Some((saved, families)) = other.min_by(|a, b| a.0.total_cmp(&b.0)) else { continue };
             for (text, way) in &question.answers[picks[at]] {
@@ -296,14 +307,13 @@ impl<'a> Trials<'a> {
 }
 
 // The families of what the one has more of, and of what the other has more of.
-fn families(one: &Chosen, other: &Chosen) -> [Vec<String>; 2] {
+fn differing(one: &Chosen, other: &Chosen) -> [Vec<String>; 2] {
     [(one, other), (other, one)].map(|(one, other)| {
         let count = |of: &Chosen, this: &Region| {
             of.regions.regions.iter().filter(|r| r.problem == this.problem).count()
         };
         let all = one.regions.regions.iter().zip(&one.choices);
         let more = all.filter(|(r, _)| count(one, r) > count(other, r));
-        let names = more.map(|(_, choice)| format!("{}/{}", choice.tactic.family, choice.tactic.version));
-        names.collect::<BTreeSet<String>>().into_iter().collect()
+        families(more.map(|(_, choice)| &choice.tactic))
     })
 }

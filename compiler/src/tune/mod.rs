@@ -21,6 +21,7 @@ use crate::ir::Graph;
 use crate::plan::Plan;
 use bakelite_kernels::families::{candidates, find};
 use bakelite_kernels::{Build, Dim, Problem, Symbols, Tactic, Target};
+use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -258,7 +259,7 @@ impl Measured {
         search: Search,
         tuner: &mut dyn Tuner,
         warn: &mut dyn FnMut(String),
-    ) -> Result<()> {
+    ) -> Result<(), Ended> {
         let (symbols, gpu) = (&regions.graph.symbols, tuner.gpu().map(str::to_owned));
         let missing = self.missing(regions, target, tactics, gpu.as_deref(), warn).into_iter();
         let jobs = missing.map(|(region, constant)| job(region, constant, symbols, target, search.most));
@@ -301,12 +302,30 @@ impl Measured {
     }
 }
 
-/// How the error begins that no candidate of a problem is right.
-const UNUSABLE: &str = "no tactic can be used";
+/// Why measuring ended early.
+enum Ended {
+    /// No candidate of a problem is right; the families that were tried, with their versions.
+    Unusable(Error, Vec<String>),
+    Failed(Error),
+}
+
+impl From<Error> for Ended {
+    fn from(error: Error) -> Ended {
+        Ended::Failed(error)
+    }
+}
+
+impl From<Ended> for Error {
+    fn from(ended: Ended) -> Error {
+        match ended {
+            Ended::Unusable(error, _) | Ended::Failed(error) => error,
+        }
+    }
+}
 
 // The candidates that may be used, fastest first and at least one: those with a time, or where there is none, the most
 // promising that was not tried. One that failed or was wrong is never among them.
-fn ranked(job: &Job, verdicts: &[Verdict], warn: &mut dyn FnMut(String)) -> Result<Vec<Choice>> {
+fn ranked(job: &Job, verdicts: &[Verdict], warn: &mut dyn FnMut(String)) -> Result<Vec<Choice>, Ended> {
     let choice = |candidate: &Candidate, measured| {
         let Candidate { tactic, estimate, build } = candidate.clone();
         Choice { tactic, measured, estimate, build }
@@ -333,9 +352,16 @@ fn ranked(job: &Job, verdicts: &[Verdict], warn: &mut dyn FnMut(String)) -> Resu
     }
     let untried = job.candidates.iter().zip(verdicts).find(|(_, v)| **v == Verdict::Untried);
     untried.map(|(candidate, _)| vec![choice(candidate, None)]).ok_or_else(|| {
-        let what = format!("{UNUSABLE}: {}", refused.join("; "));
-        Error::new(Stage::Tune, job.problem.to_string(), what)
+        let what = format!("no tactic can be used: {}", refused.join("; "));
+        let error = Error::new(Stage::Tune, job.problem.to_string(), what);
+        Ended::Unusable(error, families(job.candidates.iter().map(|c| &c.tactic)))
     })
+}
+
+// Each once, with its version.
+fn families<'a>(tactics: impl Iterator<Item = &'a Tactic>) -> Vec<String> {
+    let names = tactics.map(|tactic| format!("{}/{}", tactic.family, tactic.version));
+    names.collect::<BTreeSet<String>>().into_iter().collect()
 }
 
 // The fastest few; of those, one of another family if there is one, for kernels of one family overlap with others alike.
