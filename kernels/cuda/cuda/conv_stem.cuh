@@ -34,7 +34,12 @@ constexpr int FIRST = LEAD % 2;                         // column of a line that
 constexpr bool ODD = SW % 2 != 0;
 constexpr int TOGETHER = BN % 32 == 0 ? 4 : 2;
 constexpr int SETS = NI / TOGETHER, PARTS = 2 * TOGETHER / WIDTH;
-#if POOLED
+#if !POOLED
+// As windows: one of each result.
+#define POOL_OH OH
+#define POOL_OW OW
+constexpr int POOL_KH = 1, POOL_KW = 1, POOL_SH = 1, POOL_SW = 1, POOL_PH = 0, POOL_PW = 0;
+#endif
 // Rows and columns of maxima: what the first patch of a strip completes, what every further one does.
 constexpr int FIRST_ROWS = (TH - POOL_KH) / POOL_SH + 1, MORE_ROWS = TH / POOL_SH;
 constexpr int STRIP = FIRST_ROWS + (TURNS - 1) * MORE_ROWS, WINDOWS = (TW - POOL_KW) / POOL_SW + 1;
@@ -43,10 +48,7 @@ constexpr int UNITS = BN / 8;                           // of 16 bytes
 
 static_assert(TH >= POOL_KH && TW >= POOL_KW && POOL_KH >= POOL_SH && POOL_KW >= POOL_SW, "windows in patches, nothing between");
 static_assert(TH % POOL_SH == 0 || TURNS == 1, "patches of a strip begin alike");
-static_assert(WIDTH == 8 && BN % 32 == 0, "a thread has 16 bytes of a pixel's results");
-#else
-constexpr int STRIP = TH;
-#endif
+static_assert(!POOLED || WIDTH == 8 && BN % 32 == 0, "a thread has 16 bytes of a pixel's results");
 
 static_assert(TH * TW % (16 * WARPS) == 0 && TW % 8 == 0 && BN % 16 == 0, "warps take whole 16x16 blocks");
 static_assert(2 * MI % (TW / 8) == 0 || TW / 8 % (2 * MI) == 0, "a warp's eights lie alike in every warp");
@@ -78,18 +80,18 @@ DEVICE void load_patch(unsigned char* to, const pixel_t* x, index_t image, int y
     }
     return;
   }
-  constexpr int TURNS = (ITEMS + THREADS - 1) / THREADS, BATCH = ASYNC ? 1 : TURNS < 4 ? TURNS : 4;
-#pragma unroll(TURNS <= 12 ? TURNS : 4)
-  for (int turn = 0; turn < TURNS; turn += BATCH) {
+  constexpr int PASSES = (ITEMS + THREADS - 1) / THREADS, BATCH = ASYNC ? 1 : PASSES < 4 ? PASSES : 4;
+#pragma unroll(PASSES <= 12 ? PASSES : 4)
+  for (int pass = 0; pass < PASSES; pass += BATCH) {
     Vec<pixel_t, VEC> pieces[BATCH];
     int places[BATCH];
 #pragma unroll
     for (int b = 0; b < BATCH; ++b) {
-      const int item = (turn + b) * THREADS + threadIdx.x;
+      const int item = (pass + b) * THREADS + threadIdx.x;
       const int c = INNER ? item % CHANNELS : item / CHUNKS % CHANNELS;
       const int chunk = INNER ? item / CHANNELS % CHUNKS : item % CHUNKS;
       const int row = item / (CHANNELS * CHUNKS);
-      const bool exists = ITEMS % THREADS == 0 && TURNS % BATCH == 0 || item < ITEMS;
+      const bool exists = ITEMS % THREADS == 0 && PASSES % BATCH == 0 || item < ITEMS;
       const bool inside = exists && (unsigned)(y0 + row) < (unsigned)IH && (unsigned)(x0 + chunk * VEC) < (unsigned)IW;
       const pixel_t* const from = corner + (row * XH + c * XC + chunk * VEC * XW);
       places[b] = exists ? (row * CHANNELS + c) * PITCH * 4 + chunk * VEC * 2 : -1;
@@ -212,26 +214,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT)
   w += (long long)blockIdx.y * WEIGHT_BYTES;
   for (int i = threadIdx.x * 16; i < WEIGHT_BYTES; i += THREADS * 16) cp_async16(shared + i, w + i, true);
 
-#if POOLED
   const int across = (POOL_OW + WINDOWS - 1) / WINDOWS, down = (POOL_OH + STRIP - 1) / STRIP;
-#else
-  const int across = (OW + TW - 1) / TW, down = (OH + TH - 1) / TH;
-#endif
   const int strips = N * across * down;
   // The first output pixel of a patch.
   const auto y_of = [&](int strip, int turn) {
-#if POOLED
     return strip / across % down * (STRIP * POOL_SH) - POOL_PH + turn * TH;
-#else
-    return strip / across % down * TH;
-#endif
   };
   const auto x_of = [&](int strip) {
-#if POOLED
     return strip % across * (WINDOWS * POOL_SW) - POOL_PW;
-#else
-    return strip % across * TW;
-#endif
   };
   const auto load = [&](int strip, int turn, int slot) {
     const int y0 = y_of(strip, turn) * SH - PH, x0 = x_of(strip) * SW - PW - LEAD;
@@ -259,12 +249,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT)
 #endif
     __syncthreads();   // and everybody is done with the other slot
     int next = strip, then = turn + 1;
-#if POOLED
     // Patches below the last window are left out.
     if (then == TURNS || strip / across % down * STRIP + (FIRST_ROWS + turn * MORE_ROWS) >= POOL_OH) next += gridDim.x, then = 0;
-#else
-    next += gridDim.x, then = 0;
-#endif
     if (next < strips) {
       load(next, then, slot ^ 1);
       cp_async_commit();

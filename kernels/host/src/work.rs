@@ -50,7 +50,7 @@ impl Problem<usize> {
                 written: a.written.saturating_add(b.written),
             });
         }
-        // So is what is pooled, which is not written either.
+        // What is pooled is neither written nor read.
         if let Problem::Conv(p) = self
             && let Some(pool) = p.pool()
         {
