@@ -99,9 +99,7 @@ pub(crate) fn shown(tensor: &Tensor) -> String {
 /// anything), either bool. Dynamic sizes have their optimum.
 pub(crate) fn random(graph: &Graph, seed: u64) -> Outcome<Vec<Tensor>> {
     let inputs = input_types(graph);
-    let sizes = |ty: &Type| -> Vec<usize> {
-        ty.shape.iter().map(|d| usize::try_from(d.opt(&graph.symbols)).unwrap_or(0)).collect()
-    };
+    let sizes = |ty: &Type| -> Vec<usize> { ty.shape.iter().map(|d| d.opt_size(&graph.symbols)).collect() };
     let bytes = |ty: &Type| sizes(ty).iter().try_fold(ty.dtype.size(), |n, d| n.checked_mul(*d));
     let total = inputs.iter().try_fold(0usize, |n, (_, ty)| n.checked_add(bytes(ty)?));
     super::device::check_memory(total.map_or(u64::MAX, |n| n as u64), "the inputs")?;

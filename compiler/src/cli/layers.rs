@@ -37,7 +37,7 @@ fn measured(plan: &Plan, times: &[f64], alone: &[f64]) -> Outcome<Vec<Layer>> {
     let Target::Cuda(target) = &plan.target else { return Err(Failure::new("the plan is for no GPU")) };
     let ceiling = target.ceiling();
     let one = |((step, time), alone): ((&bakelite::plan::Step, &f64), &f64)| {
-        let problem = step.problem.map(&mut |d| usize::try_from(d.opt(&plan.symbols)).unwrap_or(0));
+        let problem = step.problem.map(&mut |d| d.opt_size(&plan.symbols));
         let work = problem.work().map_err(|e| Failure::new(format!("step {}: {e}", step.name)))?;
         Ok(Layer {
             time: *time,

@@ -56,7 +56,7 @@ fn variable(place: &Place) -> String {
 impl Writer<'_> {
     fn body(&self) -> Result<String, String> {
         let Writer { plan, step, scope } = self;
-        let at_opt = step.problem.map(&mut |d| usize::try_from(d.opt(&plan.symbols)).unwrap_or(0));
+        let at_opt = step.problem.map(&mut |d| d.opt_size(&plan.symbols));
         let contract = at_opt.contract().map_err(|e| e.to_string())?;
         let bool_reduce = matches!(&step.problem, Problem::Reduce(p) if p.dtype == DType::Bool);
         let mut dtypes: BTreeMap<Place, DType> = BTreeMap::new();

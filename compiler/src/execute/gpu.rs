@@ -220,9 +220,7 @@ impl Session {
             }
             let taken = marks.times(stream)?;
             // The first waited for the host.
-            let mut differences: Vec<f64> = taken.chunks_exact(2).skip(1).map(|t| t[1] - t[0]).collect();
-            differences.sort_by(f64::total_cmp);
-            times.push(differences[differences.len() / 2]);
+            times.push(median(taken.chunks_exact(2).skip(1).map(|t| t[1] - t[0]).collect()));
             without = with;
         }
         Ok(times)
@@ -254,29 +252,20 @@ impl Marks {
     }
 }
 
-/// Two events around what a stream is given to do.
-pub(crate) struct Stopwatch {
-    start: Event,
-    end: Event,
+/// GPU time of what `enqueue` puts on the stream, µs; it has ended when this returns.
+pub(crate) fn time_once(
+    stream: &Stream,
+    enqueue: impl FnOnce() -> bakelite_runtime::Result<()>,
+) -> Result<f64> {
+    let mut marks = Marks::default();
+    marks.around(stream, enqueue)?;
+    Ok(marks.times(stream)?[0])
 }
 
-impl Stopwatch {
-    pub(crate) fn new(stream: &Stream) -> Result<Stopwatch> {
-        Ok(Stopwatch { start: Event::new(stream.gpu())?, end: Event::new(stream.gpu())? })
-    }
-
-    /// GPU time of what `enqueue` puts on the stream, µs; it has ended when this returns.
-    pub(crate) fn time(
-        &self,
-        stream: &Stream,
-        enqueue: impl FnOnce() -> bakelite_runtime::Result<()>,
-    ) -> Result<f64> {
-        self.start.record(stream)?;
-        enqueue()?;
-        self.end.record(stream)?;
-        self.end.synchronize()?;
-        Ok(f64::from(self.start.elapsed_us(&self.end)?))
-    }
+/// The middle one of some times.
+pub(crate) fn median(mut times: Vec<f64>) -> f64 {
+    times.sort_by(f64::total_cmp);
+    times[times.len() / 2]
 }
 
 /// Median µs of one of `repeats` recordings, replayed in one graph; `record` is told which repeat it is.
@@ -286,14 +275,12 @@ pub(crate) fn time_graph(
     record: impl Fn(usize) -> bakelite_runtime::Result<()>,
 ) -> Result<f64> {
     let graph = Graph::capture(stream, |_| (0..repeats).try_for_each(&record))?;
-    let (watch, mut times) = (Stopwatch::new(stream)?, Vec::new());
+    let mut times = Vec::new();
     for _ in 0..7 {
-        times.push(watch.time(stream, || graph.launch(stream))? / repeats as f64);
+        times.push(time_once(stream, || graph.launch(stream))? / repeats as f64);
     }
     // The first two also upload the graph and warm the caches.
-    let mut times = times.split_off(2);
-    times.sort_by(f64::total_cmp);
-    Ok(times[times.len() / 2])
+    Ok(median(times.split_off(2)))
 }
 
 /// A kernel from its images.

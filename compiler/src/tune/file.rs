@@ -11,8 +11,9 @@
 //!
 //! The comment says where it was last measured. A line without a GPU was measured on the comment's. A line with `join` says
 //! whether regions that can be joined are ([`fuse::join`](crate::fuse::join)), which families did it so, which the other way, and
-//! how many µs that saved in the plan in which it was settled; without the first, what the second did joined was wrong. One with `plan` is a whole plan's
-//! ([`Plan::key`](crate::plan::Plan::key), and its name for people): on how many lanes it is fastest.
+//! how many µs that saved in the plan in which it was settled. Without families that did it so, those of the other way did it wrong.
+//! A line with `plan` is a whole plan's ([`Plan::key`](crate::plan::Plan::key), and its name for people): on how many lanes it is
+//! fastest.
 
 use crate::fuse::alternative::Way;
 use bakelite_kernels::{Arch, Dim, Problem, Tactic};
@@ -37,8 +38,8 @@ pub struct Entry {
 pub struct Join {
     /// Which way is faster.
     pub way: Way,
-    /// The families, with their versions, whose kernels did it this way and the other. None did it this way that is known where none
-    /// can the other way.
+    /// The families, with their versions, whose kernels did it this way and the other. The first are not known where the second's
+    /// kernels were all wrong.
     pub families: [Vec<String>; 2],
     /// µs that it saved in the plan in which it was settled.
     pub saved: f64,
@@ -51,7 +52,7 @@ const NOT: &str = ", not by ";
 
 impl Join {
     fn parse(verdict: &str, saved: &str, gpu: &str) -> Result<Join, String> {
-        // Of what cannot be done otherwise, no families are known that do it so.
+        // Where the other way's kernels were all wrong, no families are named for this one.
         let parts =
             verdict.split_once(NOT).map(|(this, not)| (this.split_once(" by ").unwrap_or((this, "")), not));
         let (way, by) = match parts {
@@ -285,10 +286,10 @@ mod tests {
         all.merge(&tactics);
         assert_eq!((all.print(), all.origins()[&(arch, "H200")]), (text.clone(), 2));
         let only = text.replace(" by conv.mma/4 gemm.mma/2,", ",");
-        let (_, join) =
-            Tactics::parse(&only).map(|t| (t.print(), t.joins(arch).next().unwrap().1.clone())).unwrap();
-        assert_eq!((join.way, join.families), (Way::Apart, [vec![], vec!["conv.mma/4".to_owned()]]));
-        assert_eq!(Tactics::parse(&only).unwrap().print(), only);
+        let tactics = Tactics::parse(&only).unwrap();
+        let (_, join) = tactics.joins(arch).next().unwrap();
+        assert_eq!((join.way, &join.families), (Way::Apart, &[vec![], vec!["conv.mma/4".to_owned()]]));
+        assert_eq!(tactics.print(), only);
         for (right, wrong) in
             [("apart by", "asunder by"), (", not by", ""), ("mma/2", "mma"), ("saves 1.52", "1.52")]
         {

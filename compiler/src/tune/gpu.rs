@@ -5,7 +5,7 @@
 use super::subject::Subject;
 use super::{Candidate, Job, Joining, Open, Tactics, Tuner, Verdict};
 use crate::error::{Error, Result, Stage};
-use crate::execute::gpu::Session;
+use crate::execute::gpu::{Session, median};
 use crate::execute::kernels::Images;
 use crate::execute::shape;
 use crate::ir::Tensor;
@@ -304,18 +304,16 @@ impl Tuner for GpuTuner<'_> {
         let inputs: Vec<Tensor> =
             plan.inputs.iter().enumerate().map(|(i, p)| random(p.ty.dtype, shape(p, &sizes), i)).collect();
         let mut time = |least: usize, patience: Duration| -> Result<f64> {
-            let mut times = session.time_replays(&inputs, least, patience)?;
-            times.sort_by(f64::total_cmp);
-            Ok(times[times.len() / 2])
+            Ok(median(session.time_replays(&inputs, least, patience)?))
         };
-        let mut median = time(30, MEASURING)?;
-        if products(plan) / median > BUSY * target.ceiling().half * 1e6 {
+        let mut taken = time(30, MEASURING)?;
+        if products(plan) / taken > BUSY * target.ceiling().half * 1e6 {
             time(1, HEATING)?;
-            median = time(30, MEASURING)?;
+            taken = time(30, MEASURING)?;
         }
-        self.plans.push(median);
+        self.plans.push(taken);
         (self.progress)(Progress::Preparing);
-        Ok(Some(median))
+        Ok(Some(taken))
     }
 
     fn keep(&mut self, tactics: &Tactics) -> Result<()> {
@@ -326,7 +324,7 @@ impl Tuner for GpuTuner<'_> {
 // Operations on tensor cores, or what could be there.
 fn products(plan: &Plan) -> f64 {
     let work = |step: &Step| {
-        let problem = step.problem.map(&mut |d: &Dim| usize::try_from(d.opt(&plan.symbols)).unwrap_or(0));
+        let problem = step.problem.map(&mut |d: &Dim| d.opt_size(&plan.symbols));
         problem.work().map_or(0, |work| work.products)
     };
     plan.steps.iter().map(|step| work(step) as f64).sum()
@@ -345,7 +343,7 @@ fn kernels(candidate: &Candidate) -> impl Iterator<Item = (String, String)> {
 
 // What judges a problem that the host would take too long for: a kernel of a plain family, where one takes it.
 fn plain_kernel(job: &Job, symbols: &Symbols, target: &Target) -> Result<Option<Candidate>> {
-    let problem = job.problem.map(&mut |d: &Dim| usize::try_from(d.opt(symbols)).unwrap_or(0));
+    let problem = job.problem.map(&mut |d: &Dim| d.opt_size(symbols));
     let fail = |e: bakelite_host::RunError| Error::new(Stage::Tune, job.problem.to_string(), e.to_string());
     if host_is_quick(&problem, problem.work().map_err(fail)?) {
         return Ok(None);

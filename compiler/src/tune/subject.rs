@@ -3,7 +3,7 @@
 
 use super::{Candidate, Job, Verdict};
 use crate::error::{Error, Result, Stage};
-use crate::execute::gpu::{Addresses, Stopwatch, launch, load_kernel, time_graph};
+use crate::execute::gpu::{Addresses, launch, load_kernel, time_graph, time_once};
 use crate::execute::kernels::Images;
 use bakelite_host::Problem;
 use bakelite_kernels::trial::{self, Elements};
@@ -61,7 +61,7 @@ impl<'a> Subject<'a> {
         tame: bool,
     ) -> Result<Subject<'a>> {
         let fail = |what: String| Error::new(Stage::Tune, job.problem.to_string(), what);
-        let problem = job.problem.map(&mut |d: &Dim| usize::try_from(d.opt(symbols)).unwrap_or(0));
+        let problem = job.problem.map(&mut |d: &Dim| d.opt_size(symbols));
         let seed = blake3::hash(job.problem.to_string().as_bytes()).as_bytes()[..8]
             .iter()
             .fold(0u64, |n, b| n << 8 | u64::from(*b));
@@ -231,9 +231,7 @@ impl<'a> Subject<'a> {
     fn run(&self, build: &Build, kernels: &[Kernel]) -> Result<f64> {
         self.scratch.fill(self.stream, POISON)?;
         self.outputs.iter().try_for_each(|o| o.fill(self.stream, POISON))?;
-        let time = Stopwatch::new(self.stream)?.time(self.stream, || self.enqueue(build, kernels, 0))?;
-        self.stream.synchronize()?;
-        Ok(time)
+        time_once(self.stream, || self.enqueue(build, kernels, 0))
     }
 
     // Every result with what lies behind it.

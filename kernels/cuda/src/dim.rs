@@ -169,6 +169,11 @@ impl Dim {
         self.eval(&|s| symbols.get(s).map_or(1, |r| r.opt))
     }
 
+    /// The same as a size; 0 for what is none.
+    pub fn opt_size(&self, symbols: &Symbols) -> usize {
+        usize::try_from(self.opt(symbols)).unwrap_or(0)
+    }
+
     /// An upper bound over every range; exact for expressions monotone in each symbol, as sizes are.
     pub fn upper(&self, symbols: &Symbols) -> i64 {
         self.bounds(symbols).1

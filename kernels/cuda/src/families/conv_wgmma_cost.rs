@@ -17,8 +17,7 @@ impl Tile {
         let pixels = geometry.pixels().opt(symbols).max(1) as f64;
         let sms = f64::from(target.multiprocessors);
         let (m, n, parts) = (f64::from(self.m), f64::from(self.n), f64::from(self.cluster));
-        let columns = shape.column_tiles(self) as f64 / f64::from(self.spread);
-        let turns = (pixels / m / f64::from(self.share)).ceil() * columns;
+        let turns = self.turns(shape).opt(symbols).max(1) as f64;
         let size = parts * f64::from(self.peers());
         let per_sm = (turns * size / sms).ceil().min(f64::from(self.blocks));
         let resident = f64::from(self.resident(target)) / f64::from(self.blocks) * per_sm;
