@@ -3,6 +3,7 @@
 // log2(e).
 // A tile lies in panels of 64 columns, each with its rows of 128 bytes one below the other, 16-byte chunk c of row r at
 // place c ^ (r & 7). Queries and keys are read along their rows, values across them.
+// A thread has HALVES rows of scores: two of each 16, or just the first, where a warp has no more than eight queries.
 
 // Of the scores: with a mask they are scaled when it is added, else as they are raised to powers of two.
 #ifdef MASK
@@ -30,32 +31,32 @@ DEVICE void release(uint32_t empty) {
   if (threadIdx.x % 32 == 0) mbarrier_arrive(empty);
 }
 
-// By `thread` of THREADS: COUNT rows of global memory, `stride` elements apart, into a tile of ROWS; those not below `rows`
-// become zero. Where some do, UNROLL of the requests are written out, which takes registers.
-template <int ROWS, int COLUMNS, int THREADS, int COUNT = ROWS, int UNROLL = 64>
+// By `thread` of THREADS: COUNT rows of global memory, `stride` elements apart, into a tile of ROWS, eights of them APART; those not
+// below `rows` become zero. Where some do, UNROLL of the requests are written out, which takes registers.
+template <int ROWS, int COLUMNS, int THREADS, int COUNT = ROWS, int UNROLL = 64, int APART = 8>
 DEVICE void copy_rows(unsigned char* to, const element_t* from, index_t stride, index_t rows, int thread) {
   constexpr int CHUNKS = COLUMNS / 8;
   if constexpr (THREADS % (CHUNKS * 8) == 0 && COUNT % (THREADS / CHUNKS) == 0) {
     // All of a thread's chunks lie below each other, at the same place of their rows.
     constexpr int STEP = THREADS / CHUNKS;
     const int row = thread / CHUNKS, chunk = thread % CHUNKS;
-    to += chunk / 8 * (ROWS * 128) + row * 128 + ((chunk ^ row) & 7) * 16;
+    to += chunk / 8 * (ROWS * 128) + (row / 8 * APART + row % 8) * 128 + ((chunk ^ row) & 7) * 16;
     from += row * stride + chunk * 8;
     if (rows >= COUNT) {
 #pragma unroll
-      for (int i = 0; i < COUNT / STEP; ++i) cp_async16(to + i * (STEP * 128), from + i * STEP * stride, true);
+      for (int i = 0; i < COUNT / STEP; ++i) cp_async16(to + i * (STEP / 8 * APART * 128), from + i * STEP * stride, true);
     } else {
 #pragma unroll UNROLL
       for (int i = 0; i < COUNT / STEP; ++i)
-        cp_async16(to + i * (STEP * 128), from + i * STEP * stride, row + i * STEP < rows);
+        cp_async16(to + i * (STEP / 8 * APART * 128), from + i * STEP * stride, row + i * STEP < rows);
     }
   } else {
 #pragma unroll 4
     for (int i = 0; i < (COUNT * CHUNKS + THREADS - 1) / THREADS; ++i) {
       const int id = thread + i * THREADS, row = id / CHUNKS, chunk = id % CHUNKS;
       if (COUNT * CHUNKS % THREADS != 0 && id >= COUNT * CHUNKS) break;
-      cp_async16(to + chunk / 8 * (ROWS * 128) + row * 128 + ((chunk ^ row) & 7) * 16, from + row * stride + chunk * 8,
-                 row < rows);
+      cp_async16(to + chunk / 8 * (ROWS * 128) + (row / 8 * APART + row % 8) * 128 + ((chunk ^ row) & 7) * 16,
+                 from + row * stride + chunk * 8, row < rows);
     }
   }
 }
@@ -87,10 +88,10 @@ template <int KEYS> DEVICE void pack_scores(uint32_t (&p)[KEYS / 16][4], const f
 #pragma unroll
   for (int j = 0; j < KEYS / 16; ++j)
 #pragma unroll
-    for (int e = 0; e < 4; ++e) p[j][e] = pack2<element_t>(s[j * 8 + e * 2], s[j * 8 + e * 2 + 1]);
+    for (int e = 0; e < 4; ++e) p[j][e] = e % 2 < HALVES ? pack2<element_t>(s[j * 8 + e * 2], s[j * 8 + e * 2 + 1]) : 0;
 }
 
-// Which scores a thread has: of rows `row` and row + 8, columns `column`, column + 1, column + 8, column + 9 ...
+// Which scores a thread has: of row `row`, or rows `row` and row + 8, columns `column`, column + 1, column + 8, column + 9 ...
 struct Corner {
   index_t batch, head, row, column;
 };
@@ -105,7 +106,7 @@ DEVICE void mask_scores(float (&s)[KEYS / 2], const Corner& at, bool edge, const
     float2 both = make_float2(0.f, 0.f);
     if (MASK_BY_KEY) both = *reinterpret_cast<const float2*>(by_key + j * 8);
 #pragma unroll
-    for (int e = 0; e < 4; ++e) {
+    for (int e = 0; e < 2 * HALVES; ++e) {
       const index_t y = at.row + e / 2 * 8, x = at.column + j * 8 + e % 2;
       float add = e % 2 ? both.y : both.x;
       if (!MASK_BY_KEY && y < SIZE_Q && x < SIZE_K)
@@ -115,9 +116,9 @@ DEVICE void mask_scores(float (&s)[KEYS / 2], const Corner& at, bool edge, const
   }
 #endif
   if (!edge) return;
-  int left[2];
+  int left[HALVES];
 #pragma unroll
-  for (int h = 0; h < 2; ++h) {
+  for (int h = 0; h < HALVES; ++h) {
     const index_t seen = at.row + h * 8 + 1 + SIZE_K - SIZE_Q;
     left[h] = (int)((CAUSAL && seen < SIZE_K ? seen : SIZE_K) - at.column);
   }
@@ -127,21 +128,21 @@ DEVICE void mask_scores(float (&s)[KEYS / 2], const Corner& at, bool edge, const
   for (int j = 0; j < KEYS / 8; ++j) {
     if (j / 4 * 32 + 32 <= least) continue;
 #pragma unroll
-    for (int e = 0; e < 4; ++e)
+    for (int e = 0; e < 2 * HALVES; ++e)
       if (j * 8 + e % 2 >= left[e / 2]) s[j * 4 + e] = -INFINITY;
   }
 }
 
-// A row's state, for the thread's two rows: `most`, which scores are taken relative to, and the sum of this thread's powers.
+// A row's state, for the thread's rows: `most`, which scores are taken relative to, and the sum of this thread's powers.
 struct Softmax {
   float most[2] = {-INFINITY, -INFINITY}, sum[2] = {0.f, 0.f};
-  float shrink[2];   // what earlier sums are to be multiplied by
+  float shrink[2] = {1.f, 1.f};   // what earlier sums are to be multiplied by
 
   // Replaces scores by powers of two. False if `shrink` is one for the whole warp; known when all powers are: sums are
   // never below zero.
   template <int N> DEVICE bool take(float (&s)[N]) {
 #pragma unroll
-    for (int h = 0; h < 2; ++h) {
+    for (int h = 0; h < HALVES; ++h) {
       float top[2] = {s[h * 2], s[h * 2 + 1]};
 #pragma unroll
       for (int j = 1; j < N / 4; ++j) top[0] = fmaxf(top[0], s[j * 4 + h * 2]), top[1] = fmaxf(top[1], s[j * 4 + h * 2 + 1]);
@@ -153,7 +154,7 @@ struct Softmax {
       if (grown) most[h] = top[0];
     }
 #pragma unroll
-    for (int h = 0; h < 2; ++h) {
+    for (int h = 0; h < HALVES; ++h) {
       const float base = most[h] == -INFINITY ? 0.f : most[h] * FACTOR;
       float part[2] = {sum[h] * shrink[h], 0.f};
 #pragma unroll
@@ -170,12 +171,12 @@ struct Softmax {
   }
 };
 
-// Divides a warp's 16 rows of sums by those of their powers and stores them; `row` is this thread's first.
+// Divides a warp's rows of sums by those of their powers and stores them; `row` is this thread's first.
 DEVICE void store_rows(float (&o)[DIM_V / 2], const Softmax& rows, index_t batch, index_t head, index_t row,
                        element_t* out SYMBOL_PARAMS) {
   const int lane = threadIdx.x % 32, c = lane % 4;
 #pragma unroll
-  for (int h = 0; h < 2; ++h) {
+  for (int h = 0; h < HALVES; ++h) {
     float sum = rows.sum[h];
     sum += __shfl_xor_sync(0xffffffffu, sum, 1);
     sum += __shfl_xor_sync(0xffffffffu, sum, 2);

@@ -1,11 +1,11 @@
 // attention.whole: softmax(scale * q * k^T + mask) * v on Hopper's tensor cores, where a block holds all keys and values of a
 // head: PARTS times KEYS. It asks for everything at once and begins with what has come; each of its GROUPS warpgroups takes
-// TURNS times 64 queries.
+// TURNS times QUERIES queries, 64 or 32: products are of 64 rows always, but fewer queries are fewer powers, and more blocks.
 
-constexpr int BLOCK_Q = 64 * GROUPS * TURNS;
+constexpr int BLOCK_Q = QUERIES * GROUPS * TURNS, HELD_Q = 64 * GROUPS * TURNS;
 constexpr int THREADS = 128 * GROUPS;
 constexpr int ROWS = PARTS * KEYS;
-constexpr int Q_BYTES = panel_bytes(BLOCK_Q, DIM), K_BYTES = panel_bytes(ROWS, DIM), V_BYTES = panel_bytes(ROWS, DIM_V);
+constexpr int Q_BYTES = panel_bytes(HELD_Q, DIM), K_BYTES = panel_bytes(ROWS, DIM), V_BYTES = panel_bytes(ROWS, DIM_V);
 static_assert(PARTS == 1 || PARTS == 2, "the waits below are for these");
 static_assert(KEYS % 16 == 0 && KEYS <= 256 && DIM % 16 == 0 && DIM_V % 16 == 0, "the tiles are of 16");
 
@@ -17,7 +17,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
   unsigned char *const shared_k = shared + Q_BYTES, *const shared_v = shared_k + K_BYTES;
   float* const shared_mask = reinterpret_cast<float*>(shared_v + V_BYTES);
   const int group = same_for_warp(threadIdx.x / 128);
-  const int lane = threadIdx.x % 32, row = threadIdx.x / 32 % 4 * 16 + lane / 4;
+  const int lane = threadIdx.x % 32, warp_row = threadIdx.x / 32 % 4 * (QUERIES / 4), row = warp_row + lane / 4;
   const index_t tiles_q = (SIZE_Q + BLOCK_Q - 1) / BLOCK_Q;
   const index_t tile_q = CAUSAL ? tiles_q - 1 - blockIdx.x % tiles_q : blockIdx.x % tiles_q;
   const index_t head = blockIdx.x / tiles_q % HEADS, batch = blockIdx.x / tiles_q / HEADS, q0 = tile_q * BLOCK_Q;
@@ -34,11 +34,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
   }
 
   dependency_wait();
-  // The first 64 queries of each group lie together, then the second ones.
+  // The first queries of each group lie together, then the second ones.
   const auto copy_queries = [&](int i) {
-    const index_t first = i * GROUPS * 64;
-    copy_rows<64 * GROUPS, DIM, THREADS>(shared + i * (Q_BYTES / TURNS), from_q + first * Q_ROW, Q_ROW, SIZE_Q - q0 - first,
-                                         threadIdx.x);
+    const index_t first = i * GROUPS * QUERIES;
+    copy_rows<64 * GROUPS, DIM, THREADS, GROUPS * QUERIES, 64, 16 / HALVES>(shared + i * (Q_BYTES / TURNS), from_q + first * Q_ROW, Q_ROW,
+                                                                        SIZE_Q - q0 - first, threadIdx.x);
   };
   copy_queries(CAUSAL ? TURNS - 1 : 0);
 #pragma unroll
@@ -73,10 +73,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     if (!EARLY && i == TURNS - 1) launch_dependents();
     // The last queries, which see most keys, come first under a causal mask.
     const int turn = CAUSAL ? TURNS - 1 - i : i;
-    const index_t mine = q0 + (turn * GROUPS + group) * 64;
+    const index_t mine = q0 + (turn * GROUPS + group) * QUERIES;
     if (i > 0 && mine >= SIZE_Q) continue;
     // Warps past the last query only take part in products.
-    const bool used = mine + threadIdx.x / 32 % 4 * 16 < SIZE_Q;
+    const bool used = mine + warp_row < SIZE_Q;
     float s[KEYS / 2], o[DIM_V / 2];
     uint32_t p[KEYS / 16][4];
     Softmax rows;
@@ -84,7 +84,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     for (int part = 0; part < PARTS; ++part) {
       const index_t first = part * KEYS;
       // No key of this part is before the last of these queries.
-      if (CAUSAL && part > 0 && first > mine + 63 + SIZE_K - SIZE_Q) {
+      if (CAUSAL && part > 0 && first > mine + QUERIES - 1 + SIZE_K - SIZE_Q) {
         if (i == 0) {
           cp_async_wait<0>();
           arrived();   // as often as those who see keys of it

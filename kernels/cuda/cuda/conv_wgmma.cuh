@@ -11,10 +11,11 @@ DEVICE void skip(Position& at, int count) {
   at.parity ^= to / STAGES & 1;
 }
 
-// By a multiplying warpgroup: its MT x 64 rows of `count` tiles, released as they are done with; the last one is under way.
+// By a multiplying warpgroup: its MT x 64 rows of `count` stages, released as they are done with; the last one is under way.
 DEVICE void multiply(float (&acc)[MT][BN / 2], Position& at, uint32_t ring, uint32_t full, uint32_t empty, int group,
                      int count) {
-  const uint64_t a = wgmma_operand(ring + (PONG ? 0 : group * MT * 8192)), b = wgmma_operand(ring + A_BYTES);
+  const uint64_t a = wgmma_operand(ring + first_row(group) * 128);
+  const uint64_t b = wgmma_operand(ring + DEEP * A_BYTES);
   int previous = 0;
   for (int t = 0; t < count; ++t) {
     mbarrier_wait(full + 8 * at.slot, at.parity);
@@ -22,9 +23,14 @@ DEVICE void multiply(float (&acc)[MT][BN / 2], Position& at, uint32_t ring, uint
     wgmma_fence();
     const int stage = at.slot * (STAGE_BYTES / 16);
 #pragma unroll
-    for (int k = 0; k < STEPS; ++k) {
+    for (int d = 0; d < DEEP; ++d) {
 #pragma unroll
-      for (int i = 0; i < MT; ++i) wgmma_step(acc[i], a + (stage + i * 512 + k * 2), b + (stage + k * 2), t > 0 || k > 0);
+      for (int k = 0; k < STEPS; ++k) {
+#pragma unroll
+        for (int i = 0; i < MT; ++i)
+          wgmma_step(acc[i], a + (stage + d * (A_BYTES / 16) + i * 512 + k * 2), b + (stage + d * (B_BYTES / 16) + k * 2),
+                     t > 0 || d > 0 || k > 0);
+      }
     }
     wgmma_commit();
     wgmma_wait<1>();
@@ -48,7 +54,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
   const uint32_t result_barriers = empty + 8 * STAGES + 16;
   const int split = SPLIT > 1 ? blockIdx.y : 0;
   const int first = split * TILES / SPLIT;
-  const int count = TILES % SPLIT == 0 ? TILES / SPLIT : (split + 1) * TILES / SPLIT - first;
+  const int count = (TILES % SPLIT == 0 ? TILES / SPLIT : (split + 1) * TILES / SPLIT - first) / DEEP;
   const int warp = same_for_warp(threadIdx.x / 32), group = warp / 4;
   const Weights weights = {w, ADDED_W};
 
@@ -61,9 +67,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
   const auto begin = [&] {
 #pragma unroll
     for (int s = 0; s < STAGES; ++s) {
-      const index_t turn = (blockIdx.x + (SPLIT > 1 ? 0 : s / TILES * gridDim.x)) / PEERS;
+      const index_t turn = (blockIdx.x + (SPLIT > 1 ? 0 : s * DEEP / TILES * gridDim.x)) / PEERS;
       if (SPLIT > 1 ? s < count : turn < TURNS)
-        request_weights(ring, full, weights, tile_of(turn SYMBOL_NAMES).column, SPLIT > 1 ? first + s : s % TILES, s);
+        request_weights(ring, full, weights, tile_of(turn SYMBOL_NAMES).column,
+                        SPLIT > 1 ? first + s * DEEP : s * DEEP % TILES, s);
     }
   };
   const bool begins = warp == 4 * CONSUMERS && elected();
@@ -114,7 +121,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
       if (PONG && turn >= gridDim.x / PEERS) named_barrier(3 + group, 256);
       const bool last = turn + gridDim.x / PEERS >= TURNS;
       const Tile tile = tile_of(turn SYMBOL_NAMES);
-      const index_t row0 = tile.row * BM + (PONG ? 0 : group * MT * 64);
+      const index_t row0 = tile.row * BM + first_row(group);
       const int column0 = tile.column * BN;
       float acc[MT][BN / 2];
       if constexpr (SPLIT == 1) {
@@ -132,7 +139,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
         multiplied(at, empty);
         // Nobody reads the ring any more, and every block of the cluster has its barriers.
         named_barrier(2, 128 * CONSUMERS);
-        put_sums(acc, shared, group * MT * 64);
+        put_sums(acc, shared, first_row(group));
         fence_async_shared();
         if (PEERS == 1) cluster_wait();
         named_barrier(2, 128 * CONSUMERS);

@@ -33,7 +33,7 @@ struct Results {
   DEVICE void bring(index_t turn, int place SYMBOL_PARAMS) {
     if (turn >= TURNS) return;
     const Tile tile = tile_of(turn SYMBOL_NAMES);
-    const index_t row = warp_row(tile.row * BM + (PONG ? 0 : warp / 4 * MT * 64));
+    const index_t row = warp_row(tile.row * BM + first_row(warp / 4));
     const int column0 = tile.column * BN;
     int bytes = 0;
 #pragma unroll

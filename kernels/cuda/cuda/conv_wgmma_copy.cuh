@@ -22,8 +22,8 @@ DEVICE Place find(int tile, int chunk SYMBOL_PARAMS) {
   return {(index_t)((tap / KW * DH * IW + tap % KW * DW) * CHANNELS + channel), tap, CHUNKS % 8 == 0 || at < CHUNKS};
 }
 
-// By the filling warpgroup: tiles `first` to `first + count - 1` of k for each tile of the output. The weights of the
-// first STAGES are under way.
+// By the filling warpgroup: `count` stages from tile `first` of k on for each tile of the output. The weights of the first STAGES
+// are under way.
 DEVICE void fill(unsigned char* ring, uint32_t full, uint32_t empty, const element_t* x, const element_t*, const Weights& w,
                  int warp, int first, int count SYMBOL_PARAMS) {
   Window* const windows = reinterpret_cast<Window*>(ring + RING_BYTES + 16 * STAGES + 16 + 8 * RESULT_BARRIERS);
@@ -52,19 +52,22 @@ DEVICE void fill(unsigned char* ring, uint32_t full, uint32_t empty, const eleme
       if (step >= STAGES) {
         mbarrier_wait(empty + 8 * slot, parity);
         // The warps take turns at this, for none to fall behind.
-        if (warp == step % 4 && elected()) request_weights(shared_address(ring), full, w, tile.column, first + t, slot);
+        if (warp == step % 4 && elected()) request_weights(shared_address(ring), full, w, tile.column, first + t * DEEP, slot);
       }
-      unsigned char* const stage = to + slot * STAGE_BYTES;
 #pragma unroll
-      for (int i = 0; i < BM / 16; ++i) {
-        if (POINTWISE)
-          cp_async16(stage + i * 2048, pixels + (place.delta + (index_t)i * 16 * CHANNELS), place.valid && i < rows);
-        else
-          cp_async16(stage + i * 2048, x + (window[i].offset + place.delta),
-                     place.valid && inside(window[i].mask, place.tap));
+      for (int d = 0; d < DEEP; ++d) {
+        unsigned char* const stage = to + slot * STAGE_BYTES + d * A_BYTES;
+#pragma unroll
+        for (int i = 0; i < BM / 16; ++i) {
+          if (POINTWISE)
+            cp_async16(stage + i * 2048, pixels + (place.delta + (index_t)i * 16 * CHANNELS), place.valid && i < rows);
+          else
+            cp_async16(stage + i * 2048, x + (window[i].offset + place.delta),
+                       place.valid && inside(window[i].mask, place.tap));
+        }
+        if (d == DEEP - 1) cp_async_arrive(full + 8 * slot);
+        place = find(first + t * DEEP + d + 1, chunk SYMBOL_NAMES);
       }
-      cp_async_arrive(full + 8 * slot);
-      place = find(first + t + 1, chunk SYMBOL_NAMES);
       if (++slot == STAGES) slot = 0, parity ^= 1;
     }
   }

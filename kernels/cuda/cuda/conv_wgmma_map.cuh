@@ -23,11 +23,12 @@ DEVICE void request_added(const TensorMap& added, uint32_t to, uint32_t barrier,
 #endif
 }
 
-// By one thread: this block's part of tile `tile` of k of the BM rows from `row0`, for all blocks of its row, into stage `slot`.
+// By one thread: this block's part of tile `tile` of k of the BM rows from `row0`, for all blocks of its row, into place `place` of
+// stage `slot`.
 DEVICE void request_pixels(const TensorMap& x, const TensorMap& added, uint32_t ring, uint32_t full, index_t row0, int tile,
-                           int slot SYMBOL_PARAMS) {
+                           int place, int slot SYMBOL_PARAMS) {
   const int part = SPREAD > 1 ? blockIdx.x % PEERS / SHARE : 0;
-  const uint32_t to = ring + slot * STAGE_BYTES + part * (A_BYTES / SPREAD), barrier = full + 8 * slot;
+  const uint32_t to = ring + slot * STAGE_BYTES + place * A_BYTES + part * (A_BYTES / SPREAD), barrier = full + 8 * slot;
   const index_t m = row0 + part * (BM / SPREAD);
   if (ADDED_TILES > 0 && tile >= OWN_TILES) return request_added(added, to, barrier, m, (tile - OWN_TILES) * 64 SYMBOL_NAMES);
   if (POINTWISE) {
@@ -36,8 +37,8 @@ DEVICE void request_pixels(const TensorMap& x, const TensorMap& added, uint32_t 
     else
       copy_tile(to, x, tile * 64, (int)m, barrier);
   } else {
-    constexpr int DEEP = CG / 64 > 0 ? CG / 64 : 1;
-    const int tap = tile / DEEP, channel = tile % DEEP * 64;
+    constexpr int OF_TAP = CG / 64 > 0 ? CG / 64 : 1;
+    const int tap = tile / OF_TAP, channel = tile % OF_TAP * 64;
     const index_t image = m / (OH * OW), pixel = m % (OH * OW);
     const int from_x = (int)(pixel % OW) * SW - PW, from_y = (int)(pixel / OW) * SH - PH;
     const int at_x = tap % KW * DW, at_y = tap / KW * DH;
@@ -48,7 +49,7 @@ DEVICE void request_pixels(const TensorMap& x, const TensorMap& added, uint32_t 
   }
 }
 
-// By the first of the filling warps, all of it, for what it computes to be uniform: tiles `first` to `first + count - 1` of k for
+// By the first of the filling warps, all of it, for what it computes to be uniform: `count` stages from tile `first` of k on for
 // each tile of the output. The weights of the first STAGES are under way.
 DEVICE void fill(unsigned char* shared, uint32_t full, uint32_t empty, const TensorMap& x, const TensorMap& added,
                  const Weights& w, int warp, int first, int count SYMBOL_PARAMS) {
@@ -63,9 +64,13 @@ DEVICE void fill(unsigned char* shared, uint32_t full, uint32_t empty, const Ten
     for (int t = 0; t < count; ++t, ++step) {
       if (step >= STAGES) {
         mbarrier_wait(empty + 8 * slot, parity);
-        if (asks) request_weights(ring, full, w, tile.column, first + t, slot);
+        if (asks) request_weights(ring, full, w, tile.column, first + t * DEEP, slot);
       }
-      if (asks) request_pixels(x, added, ring, full, tile.row * BM, first + t, slot SYMBOL_NAMES);
+      if (asks) {
+#pragma unroll
+        for (int d = 0; d < DEEP; ++d)
+          request_pixels(x, added, ring, full, tile.row * BM, first + t * DEEP + d, d, slot SYMBOL_NAMES);
+      }
       if (++slot == STAGES) slot = 0, parity ^= 1;
     }
   }

@@ -3,7 +3,7 @@
 //   columns = filters, BN to a tile
 //   k       = (tap, channel), 64 halves to a tile, without padding between taps; then the channels of what is ADDED, whose pixels
 //             come by a map of their own, and weights likewise
-// A ring of STAGES tiles of both operands, rows of 128 bytes, swizzled. The threads behind the multiplying ones fill it:
+// A ring of STAGES stages of DEEP tiles of both operands, rows of 128 bytes, swizzled. The threads behind the multiplying ones fill it:
 // weights come packed as [column tile][k tile][BN rows][128 bytes], so that a tile is one bulk copy; how pixels come is in
 // the next part. CONSUMERS warpgroups multiply, MT x 64 rows each: of one tile together, or of one tile each and in turns
 // (PONG), so that one finishes its tile while the other multiplies. A block takes every gridDim.x-th tile of the output, and
@@ -21,7 +21,7 @@ constexpr int TILES = OWN_TILES + ADDED_TILES;
 constexpr int STEPS = TILES > 1 ? 4 : (CHUNKS + 1) / 2;  // wgmma's of a tile: the last tile's zeros are multiplied if there are others
 constexpr int A_BYTES = BM * 128;
 constexpr int B_BYTES = BN * 128;
-constexpr int STAGE_BYTES = A_BYTES + B_BYTES;
+constexpr int STAGE_BYTES = DEEP * (A_BYTES + B_BYTES);   // pixels, then filters
 constexpr int MAPPED_BYTES = MAPS ? A_BYTES : 0;
 constexpr int FILLING = MAPS ? 1 : 129;                 // arrivals at full[s]
 constexpr int TEAMS = PONG ? CONSUMERS : 1;             // each with a tile of the output
@@ -37,8 +37,9 @@ constexpr int RING_BYTES = SUMS_AT + (SPLIT == 1 ? RESULT_BYTES : Sums::BYTES);
 
 static_assert(CG % 8 == 0 && ADDED_CHANNELS % 8 == 0, "16-byte chunks of channels");
 static_assert(MAPS || ADDED_TILES == 0, "maps bring what is added");
-static_assert(BM * TEAMS % (64 * CONSUMERS) == 0 && BN % 8 == 0 && BN <= 256, "whole wgmma tiles");
+static_assert(BM * TEAMS % (64 * CONSUMERS) == 0 && BN <= 256, "whole wgmma tiles");
 static_assert(BN % 32 == 0, "whole slabs");
+static_assert(DEEP == 1 || TILES % (SPLIT * DEEP) == 0, "whole stages");
 static_assert(SPLIT == 1 || THROUGH == 0, "a cluster's sums go to memory themselves");
 static_assert(SPLIT == 1 || !PONG, "sums cross the cluster of all warpgroups");
 static_assert(COLUMN_TILES % SPREAD == 0 && (MAPS || SPREAD == 1), "whole rows of peers, sent by maps");
@@ -92,21 +93,29 @@ DEVICE int of_row() {
   return blocks << ((SPLIT > 1 ? blockIdx.y * PEERS : 0) + blockIdx.x % SHARE);
 }
 
-// By one thread: announces what stage `slot` will get by bulk copies, and asks for tile `tile` of k of column tile `column`
-// of the weights.
+// By one thread: announces what stage `slot` will get by bulk copies, and asks for the tiles of k from `tile` on of column tile
+// `column` of the weights.
 DEVICE void request_weights(uint32_t ring, uint32_t full, const Weights& w, int column, int tile, int slot) {
-  constexpr int PART = B_BYTES / SHARE;
+  constexpr int TOGETHER = ADDED_TILES == 0 ? DEEP : 1;   // tiles that lie behind each other
+  constexpr int PART = TOGETHER * B_BYTES / SHARE;
   const int part = SHARE > 1 ? blockIdx.x % SHARE : 0;
-  const unsigned char* const from =
-      (ADDED_TILES == 0 || tile < OWN_TILES ? w.own + ((long long)column * OWN_TILES + tile) * B_BYTES
-                        : w.added + ((long long)column * ADDED_TILES + (tile - OWN_TILES)) * B_BYTES) + part * PART;
-  const uint32_t to = ring + slot * STAGE_BYTES + A_BYTES + part * PART;
-  mbarrier_expect(full + 8 * slot, B_BYTES + MAPPED_BYTES);
-  if (SHARE > 1)
-    copy_bulk_to_all(to, from, PART, full + 8 * slot, of_column());
-  else
-    copy_bulk(to, from, PART, full + 8 * slot);
+  mbarrier_expect(full + 8 * slot, DEEP * (B_BYTES + MAPPED_BYTES));
+#pragma unroll
+  for (int d = 0; d < DEEP; d += TOGETHER) {
+    const int k = tile + d;
+    const unsigned char* const from =
+        (ADDED_TILES == 0 || k < OWN_TILES ? w.own + ((long long)column * OWN_TILES + k) * B_BYTES
+                          : w.added + ((long long)column * ADDED_TILES + (k - OWN_TILES)) * B_BYTES) + part * PART;
+    const uint32_t to = ring + slot * STAGE_BYTES + DEEP * A_BYTES + d * B_BYTES + part * PART;
+    if (SHARE > 1)
+      copy_bulk_to_all(to, from, PART, full + 8 * slot, of_column());
+    else
+      copy_bulk(to, from, PART, full + 8 * slot);
+  }
 }
+
+// Where the rows of a multiplying warpgroup begin in its team's tile.
+DEVICE int first_row(int group) { return PONG ? 0 : group * MT * 64; }
 
 // By a multiplying warp: stage `slot` is done with.
 DEVICE void release(uint32_t empty, int slot) {

@@ -200,6 +200,7 @@ impl Family for AttentionHeads {
         let (filling, multiplying) = registers(tile.groups, tile.blocks, p).1.unwrap_or((0, 0));
         let constants = codegen::constants(&[
             ("CONSUMERS", tile.groups),
+            ("HALVES", 2),
             ("STAGES", tile.stages),
             ("BLOCKS", tile.blocks),
             ("TURNS", tile.turns),

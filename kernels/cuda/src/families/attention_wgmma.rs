@@ -217,6 +217,7 @@ impl Family for AttentionWgmma {
         let (filling, multiplying) = registers(tile.groups, tile.blocks, p).1.unwrap_or((0, 0));
         let constants = codegen::constants(&[
             ("CONSUMERS", tile.groups),
+            ("HALVES", 2),
             ("KEYS", tile.keys),
             ("STAGES", tile.stages),
             ("BLOCKS", tile.blocks),

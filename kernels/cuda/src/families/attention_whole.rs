@@ -22,9 +22,11 @@ pub struct AttentionWhole;
 /// What a tactic says.
 #[derive(Clone, Copy, Debug)]
 struct Tile {
+    /// Queries of a warpgroup at a time: 64, or 32.
+    q: u32,
     /// Warpgroups.
     groups: u32,
-    /// Times that each takes 64 queries.
+    /// Times that each takes queries.
     turns: u32,
     /// Times that keys are taken, a part of them each.
     parts: u32,
@@ -35,6 +37,7 @@ struct Tile {
 impl Tile {
     fn of(tactic: &Tactic) -> Result<Tile, String> {
         Ok(Tile {
+            q: tactic.get("q")?,
             groups: tactic.get("groups")?,
             turns: tactic.get("turns")?,
             parts: tactic.get("parts")?,
@@ -43,12 +46,22 @@ impl Tile {
     }
 
     fn tactic(self) -> Tactic {
-        let params =
-            [("groups", self.groups), ("turns", self.turns), ("parts", self.parts), ("early", self.early)];
+        let params = [
+            ("q", self.q),
+            ("groups", self.groups),
+            ("turns", self.turns),
+            ("parts", self.parts),
+            ("early", self.early),
+        ];
         Tactic::new(AttentionWhole.name(), AttentionWhole.version(), &params)
     }
 
     const fn queries(self) -> u32 {
+        self.q * self.groups * self.turns
+    }
+
+    /// Rows of products, with queries or without.
+    const fn rows(self) -> u32 {
         64 * self.groups * self.turns
     }
 
@@ -64,7 +77,7 @@ impl Tile {
     fn shared(self, p: &Attention<Dim>, keys: u32) -> u32 {
         let panel = |dim: usize| dim.div_ceil(64) as u32 * 128;
         let held = self.part(keys) * self.parts;
-        self.queries() * panel(p.dim) + held * (panel(p.dim) + panel(p.dim_v) + 4)
+        self.rows() * panel(p.dim) + held * (panel(p.dim) + panel(p.dim_v) + 4)
     }
 
     /// Registers of a thread: its scores, or half as many words of powers beside the sums, both where there are several parts;
@@ -84,8 +97,9 @@ impl Tile {
 
     fn check(self, p: &Attention<Dim>, keys: u32, target: &Target) -> Result<(), String> {
         let fail = |what: &str| Err(format!("`{}`: {what}", self.tactic()));
-        if !matches!(self.groups, 1..=4) || !matches!(self.turns, 1..=4) || self.early > 1 {
-            return fail("1 to 4 warpgroups with 1 to 4 turns, early or not");
+        let turns = matches!((self.groups, self.turns), (1..=4, 1..=4));
+        if !matches!(self.q, 32 | 64) || !turns || self.early > 1 {
+            return fail("1 to 4 warpgroups with 1 to 4 turns of 32 or 64 queries, early or not");
         }
         if !matches!(self.parts, 1..=2) || (self.parts - 1) * self.part(keys) >= keys {
             return fail(&format!("1 or 2 parts, none empty, of {keys} keys"));
@@ -119,7 +133,7 @@ impl Tile {
         // Warps without a query take no powers, which helps those beside them; blocks one after the other hide nothing.
         let apart = resident < 2.0 && per_sm > 1.0;
         let queries = if apart { rows } else { ((q / 16.0).ceil() * 16.0 / (q / rows).ceil()).min(rows) };
-        let products = 2.0 * rows * part * dims / 4096.0;
+        let products = 2.0 * f64::from(self.rows()) * part * dims / 4096.0;
         let powers = queries * part * (1.0 / 16.0 + 5.5 / 128.0);
         // A multiprocessor's warps hide some of each other's waiting.
         let warps = resident * f64::from(self.groups);
@@ -152,16 +166,17 @@ impl Family for AttentionWhole {
     }
 
     fn version(&self) -> u32 {
-        2
+        3
     }
 
     fn tactics(&self, problem: &Problem<Dim>, symbols: &Symbols, target: &Target) -> Vec<Tactic> {
         let Some((p, keys)) = fits(problem, symbols, target) else { return vec![] };
         let queries = p.seq_q.upper(symbols).max(1) as u64;
         let mut ranked = Vec::new();
-        for (groups, turns) in [(1, 1), (1, 2), (1, 3), (1, 4), (2, 1), (2, 2), (4, 1), (3, 1)] {
+        let forms = [(1, 1), (1, 2), (1, 3), (1, 4), (2, 1), (2, 2), (4, 1), (3, 1)].map(|form| (64, form));
+        for (q, (groups, turns)) in forms.into_iter().chain([(32, (1, 1)), (32, (2, 1))]) {
             for (parts, early) in [(1, 1), (2, 1), (1, 0), (2, 0)] {
-                let tile = Tile { groups, turns, parts, early };
+                let tile = Tile { q, groups, turns, parts, early };
                 // Not more than one block for everything.
                 let useful = u64::from(tile.queries()) < queries + 64;
                 if useful && tile.check(p, keys, target).is_ok() {
@@ -191,6 +206,8 @@ impl Family for AttentionWhole {
         let tile = Tile::of(tactic)?;
         tile.check(p, keys, target)?;
         let constants = codegen::constants(&[
+            ("QUERIES", tile.q),
+            ("HALVES", tile.q / 32),
             ("GROUPS", tile.groups),
             ("TURNS", tile.turns),
             ("PARTS", tile.parts),

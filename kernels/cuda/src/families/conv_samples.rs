@@ -204,6 +204,14 @@ const LAYERS: &[&str] = &[
     "f16 last f16 | 32 3 64 1 | 224 224 | 7 7 | 2 2 | 1 1 | 3 3 3 3 | bias_relu | pooled 3 2 1 1",
     "f16 last f16 | 1 3 64 1 | 224 224 | 7 7 | 2 2 | 1 1 | 3 3 3 3 | bias_relu | pooled 3 2 1 1",
     "f16 last f16 | 32 3 64 1 | 224 224 | 7 7 | 2 2 | 1 1 | 3 3 3 3 | bias_relu | pooled 3 2 0 1",
+    // Products of encoders' batches of one, from 57 on: BERT, ViT.
+    "f16 last | 1 768 768 1 | 128 | 1 | 1 | 1 | 0 0 | bias_residual",
+    "f16 last | 1 768 2304 1 | 128 | 1 | 1 | 1 | 0 0 | bias",
+    "f16 last | 1 768 3072 1 | 128 | 1 | 1 | 1 | 0 0 | bias_gelu",
+    "f16 last | 1 768 768 1 | 197 | 1 | 1 | 1 | 0 0 | bias_residual",
+    "f16 last | 1 768 2304 1 | 197 | 1 | 1 | 1 | 0 0 | bias",
+    "f16 last | 1 768 3072 1 | 197 | 1 | 1 | 1 | 0 0 | bias_gelu",
+    "f16 last | 1 3072 768 1 | 197 | 1 | 1 | 1 | 0 0 | bias_residual",
 ];
 
 const TRANSPOSE: &[&str] = &[

@@ -46,6 +46,8 @@ struct Tile {
     /// Warpgroups that multiply.
     groups: u32,
     stages: u32,
+    /// Tiles of k in a stage, which come and go together.
+    deep: u32,
     /// Blocks that are to fit on a multiprocessor.
     blocks: u32,
     /// Blocks of a cluster that share a tile's k.
@@ -175,6 +177,7 @@ impl Tile {
             ("n", self.n),
             ("groups", self.groups),
             ("stages", self.stages),
+            ("deep", self.deep),
             ("blocks", self.blocks),
             ("cluster", self.cluster),
             ("share", self.share),
@@ -193,6 +196,7 @@ impl Tile {
             n: tactic.get("n")?,
             groups: tactic.get("groups")?,
             stages: tactic.get("stages")?,
+            deep: tactic.get("deep")?,
             blocks: tactic.get("blocks")?,
             cluster: tactic.get("cluster")?,
             share: tactic.get("share")?,
@@ -233,7 +237,7 @@ impl Tile {
 
     /// Dynamic shared memory: the ring, all sums over it where they are shared; results; barriers; windows.
     fn shared(&self, shape: &Shape<'_>, wide: bool) -> u32 {
-        let ring = self.stages * (self.m + self.n) * 128;
+        let ring = self.stages * self.deep * (self.m + self.n) * 128;
         let windows = match (shape.geometry.is_pointwise() || self.maps == 1, wide) {
             (true, _) => 0,
             (false, false) => 8,
@@ -341,6 +345,14 @@ impl Tile {
         if self.n == 0 || !self.n.is_multiple_of(32) || self.n > 256 || self.m > 256 {
             return fail("tiles of at most 256 pixels and 256 filters, these in 32s");
         }
+        if !(1..=4).contains(&self.deep)
+            || self.deep > 1 && !shape.tiles.is_multiple_of(self.deep * self.cluster)
+        {
+            return fail(&format!(
+                "stages of 1 to 4 tiles of k, whole ones of the {} there are",
+                shape.tiles
+            ));
+        }
         if !(2..=8).contains(&self.stages) || !(1..=4).contains(&self.blocks) {
             return fail("2 to 8 stages, 1 to 4 blocks");
         }
@@ -438,7 +450,7 @@ impl Family for ConvWgmma {
     }
 
     fn version(&self) -> u32 {
-        6
+        7
     }
 
     fn takes_rows(&self) -> bool {
@@ -458,7 +470,9 @@ impl Family for ConvWgmma {
             .collect();
         ranked.sort_by(|a, b| a.0.total_cmp(&b.0));
         // At most two that differ in stages, residency or how much is shared alone: the model errs alike for those.
-        let kind = |t: &Tile| (t.m, t.n, t.groups, t.cluster, t.maps, t.pong, t.peers() > 1, t.through > 0);
+        let kind = |t: &Tile| {
+            (t.m, t.n, t.groups, t.deep > 1, t.cluster, t.maps, t.pong, t.peers() > 1, t.through > 0)
+        };
         let mut chosen: Vec<Tile> = Vec::new();
         for (_, tile) in ranked {
             if chosen.len() < MOST && chosen.iter().filter(|t| kind(t) == kind(&tile)).count() < 2 {
@@ -498,6 +512,7 @@ impl Family for ConvWgmma {
             ("BN", tile.n),
             ("CONSUMERS", tile.groups),
             ("STAGES", tile.stages),
+            ("DEEP", tile.deep),
             ("BLOCKS", tile.bound(&shape)),
             ("SPLIT", tile.cluster),
             ("SHARE", tile.share),
