@@ -17,7 +17,7 @@ pub struct Open {
 }
 
 /// The most tactics of one problem that are tried in the whole plan.
-pub(super) const MOST_RIVALS: usize = 3;
+pub(super) const MOST_RIVALS: usize = 8;
 /// A tactic that is this many times slower alone is not tried.
 pub(super) const NEAR: f64 = 1.5;
 /// A plan must be faster by this share to count as faster.
@@ -66,9 +66,9 @@ fn put(chosen: &mut Chosen, open: &[Open], picks: &[usize]) {
     }
 }
 
-/// For each question how it is best answered, one after the other: `answers` says how many answers each has, and the first
-/// is the one to beat; `time` says how long everything takes with these answers, or `None` if it cannot; `go_on` whether
-/// there is time for more.
+/// For each question how it is best answered: `answers` says how many answers each has, the most promising first, and the first
+/// is the one to beat; all second answers are tried, then all third ones, for time may run out. `time` says how long everything
+/// takes with these answers, or `None` if it cannot; `go_on` whether there is time for more.
 pub fn decide(
     answers: &[usize],
     time: &mut dyn FnMut(&[usize]) -> Result<Option<f64>>,
@@ -79,9 +79,9 @@ pub fn decide(
     // An answer may suit the ones given after it less: as often as something changes, all over again.
     loop {
         let before = picks.clone();
-        for (question, count) in answers.iter().enumerate() {
-            for answer in 0..*count {
-                if answer == picks[question] || answer == before[question] {
+        for answer in 0..answers.iter().copied().max().unwrap_or(0) {
+            for (question, count) in answers.iter().enumerate() {
+                if answer >= *count || answer == picks[question] || answer == before[question] {
                     continue;
                 }
                 if !go_on() {
@@ -136,7 +136,7 @@ mod tests {
     fn what_is_faster_alone_stays_where_nothing_overlaps() {
         let (picks, calls) = run(&[&[10.0, 11.0, 12.0], &[5.0, 6.0]], |_| 0.0, 100);
         assert_eq!(picks, [0, 0]);
-        assert_eq!(calls, [vec![0, 0], vec![1, 0], vec![2, 0], vec![0, 1]]);
+        assert_eq!(calls, [vec![0, 0], vec![1, 0], vec![0, 1], vec![2, 0]]);
     }
 
     #[test]
