@@ -1,5 +1,6 @@
 //! Masks of attention that hide nothing, or no more than what `causal` says.
 
+use super::triangle::{Form, form};
 use crate::ir::{Graph, NodeId, Tensor, Value};
 use crate::ops::{Attention, Op};
 use crate::passes::Rule;
@@ -16,14 +17,16 @@ const HIDDEN: f64 = -1e4;
 fn idle_mask(graph: &mut Graph, id: NodeId) -> Result<bool, String> {
     let Some((attention, inputs)) = masked(graph, id) else { return Ok(false) };
     let idle = if graph.ty(inputs[3]).dtype == DType::Bool { 1.0 } else { 0.0 };
-    if uniform(graph, inputs[3]) != Some(idle) {
+    let Some(Form::Uniform(number)) = form(graph, inputs[3]) else { return Ok(false) };
+    if number.uniform() != Some(idle) {
         return Ok(false);
     }
     become_op(graph, id, attention, &inputs[..3])
 }
 
 /// `attention(q, k, v, later) → causal attention(q, k, v)`, where `later` hides the keys after the query and no others;
-/// `attention(q, k, v, m ∧ later) → causal attention(q, k, v, m)`, also as what m ∧ later or its negation select of 0 and −∞.
+/// `attention(q, k, v, m ∧ later) → causal attention(q, k, v, m)`, also as what m ∧ later or its negation select of 0 and −∞,
+/// and as the sum of m and the 0 and −∞ of `later`.
 /// A finite number hides nothing from a query all of whose keys it stands for, so it may only stand alone, and only where
 /// every query has a key.
 fn causal_mask(graph: &mut Graph, id: NodeId) -> Result<bool, String> {
@@ -33,11 +36,9 @@ fn causal_mask(graph: &mut Graph, id: NodeId) -> Result<bool, String> {
     else {
         return Ok(false);
     };
+    let room = (&k - &q).bounds(&graph.symbols).0;
     let was = std::mem::replace(&mut attention.causal, true);
-    let seen = |hidden: Hidden| {
-        let least = (&k - &q).as_const();
-        hidden == Hidden::Whole || was || least.is_some_and(|d| d >= 0)
-    };
+    let seen = |hidden: Hidden| hidden == Hidden::Whole || was || room >= 0;
     if later(graph, inputs[3], &q, &k, false).is_some_and(seen) {
         return become_op(graph, id, attention, &inputs[..3]);
     }
@@ -67,24 +68,23 @@ enum Hidden {
 /// How a mask hides key j from query i exactly where `j > i + k − q`; `None` if it hides others, or not these. With `negated`, a
 /// bool mask hides where it is true.
 fn later(graph: &Graph, mask: Value, q: &Dim, k: &Dim, negated: bool) -> Option<Hidden> {
+    // The numbers of a constant may differ among those that hide.
     if let Some(tensor) = graph.data(mask) {
         return later_in(tensor, q.as_const()?, k.as_const()?, negated);
     }
-    // Positions of keys compared with those of queries.
-    let pair = match negated {
-        false => applied::<2>(graph, mask, Pw::Le).or(applied::<2>(graph, mask, Pw::Ge).map(|[a, b]| [b, a])),
-        true => applied::<2>(graph, mask, Pw::Gt).or(applied::<2>(graph, mask, Pw::Lt).map(|[a, b]| [b, a])),
-    };
-    let [keys, queries] = pair?;
-    let along = |v: Value, dim: usize| {
-        let shape = &graph.ty(v).shape;
-        let at = shape.len().checked_sub(dim)?;
-        let only = shape.iter().enumerate().all(|(d, size)| if d == at { size == k } else { size.is(1) });
-        let flat = unary(graph, v, |op| matches!(op, Op::Reshape(_)).then_some(())).map_or(v, |(_, x)| x);
-        only.then_some(flat)
-    };
-    let same = along(keys, 1)? == along(queries, 2)?;
-    (q == k && same && ascends(graph, along(keys, 1)?)).then_some(Hidden::Whole)
+    let ty = graph.ty(mask);
+    let [.., rows, columns] = ty.shape.as_slice() else { return None };
+    let Some(Form::Triangle { diagonal, sides }) = form(graph, mask) else { return None };
+    if (rows, columns) != (q, k) || diagonal != k - q {
+        return None;
+    }
+    let [upto, beyond] = *sides.to_f64().as_slice() else { return None };
+    match ty.dtype {
+        DType::Bool => (((upto != 0.0) != negated) && ((beyond != 0.0) == negated)).then_some(Hidden::Whole),
+        _ if upto != 0.0 || beyond.is_nan() || beyond > HIDDEN => None,
+        _ if beyond == f64::NEG_INFINITY => Some(Hidden::Whole),
+        _ => Some(Hidden::Finite),
+    }
 }
 
 fn later_in(mask: &Tensor, q: i64, k: i64, negated: bool) -> Option<Hidden> {
@@ -112,15 +112,7 @@ fn later_in(mask: &Tensor, q: i64, k: i64, negated: bool) -> Option<Hidden> {
     Some(hidden)
 }
 
-// Whether a value's elements are known to ascend: a constant of one dimension, or some of its elements, in their order.
-fn ascends(graph: &Graph, value: Value) -> bool {
-    let slice = |op: &Op| matches!(op, Op::Slice(_)).then_some(());
-    let whole = unary(graph, value, slice).map_or(value, |(_, x)| x);
-    let ascending = |t: &Tensor| t.dtype.is_int() && t.to_i64().windows(2).all(|w| w[0] < w[1]);
-    graph.data(whole).is_some_and(|t| t.shape.len() == 1 && ascending(t))
-}
-
-/// `m` of a mask `m ∧ later` that hides whole; also of what that or its negation selects of 0 and −∞.
+/// `m` of a mask `m ∧ later` that hides whole; also of what that or its negation selects of 0 and −∞, and of `m + later`.
 fn beside_later(
     graph: &mut Graph,
     mask: Value,
@@ -136,6 +128,10 @@ fn beside_later(
         };
         let Some(rest) = conjunct(graph, condition, q, k, negated) else { return Ok(None) };
         return pointwise(graph, Pw::Select, &[rest, a, b], like).map(Some);
+    }
+    if let Some(pair) = applied::<2>(graph, mask, Pw::Add) {
+        let later = |v: Value| later(graph, v, q, k, false) == Some(Hidden::Whole);
+        return Ok(ordered(pair, later).map(|[rest, _]| rest));
     }
     Ok(conjunct(graph, mask, q, k, false))
 }

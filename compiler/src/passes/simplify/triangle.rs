@@ -1,0 +1,313 @@
+//! What masks are made of: values that are one number up to a diagonal of their last two dimensions and another beyond it.
+//! Known from how a value is computed, and so whatever its size, symbolic too. Never writes a value out, never changes a graph.
+
+use crate::ir::{Graph, Tensor, Type, Value};
+use crate::ops::{Apply, Op, Slice, eval};
+use bakelite_host::{DType, Pw};
+use bakelite_kernels::Dim;
+
+/// What is known of every element of a value. Dimensions are counted from the last, which is 0: so broadcasting keeps them.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Form {
+    /// The same number everywhere: a tensor of no dimensions.
+    Uniform(Tensor),
+    /// An integer: `first`, and one more with each step along the dimension.
+    Position { along: Option<usize>, first: Dim },
+    /// `sides[0]` in row i and column j where `j ≤ i + diagonal`, else `sides[1]`.
+    Triangle { diagonal: Dim, sides: Tensor },
+}
+
+/// The form of a value, if it has one.
+pub(super) fn form(graph: &Graph, value: Value) -> Option<Form> {
+    Reader { graph, left: 96 }.form(value)
+}
+
+struct Reader<'a> {
+    graph: &'a Graph,
+    /// Values that may still be looked at: a mask takes about twenty.
+    left: usize,
+}
+
+impl Reader<'_> {
+    fn form(&mut self, value: Value) -> Option<Form> {
+        self.left = self.left.checked_sub(1)?;
+        if let Some(data) = self.graph.data(value) {
+            return constant(data);
+        }
+        let node = self.graph.node(value.node);
+        let ty = &node.types[value.result as usize];
+        match (node.op()?, node.inputs.as_slice()) {
+            (Op::Apply(Apply { op }), operands) => self.pointwise(*op, operands, ty),
+            (Op::Cast(cast), &[x]) => match self.form(x)? {
+                Form::Position { along, first } => self.position(along, first, ty),
+                form => evaluated(&cast.clone().into(), &[form]),
+            },
+            (Op::Broadcast(_), &[x]) => self.form(x).filter(|form| form.spans(self.graph.ty(x), ty)),
+            (Op::Reshape(_), &[x]) => self.form(x)?.reshaped(&self.graph.ty(x).shape, &ty.shape),
+            (Op::Transpose(transpose), &[x]) => self.form(x)?.transposed(&transpose.perm),
+            (Op::Slice(slice), &[x]) => match self.form(x)?.sliced(slice)? {
+                Form::Position { along, first } => self.position(along, first, ty),
+                form => Some(form),
+            },
+            _ => None,
+        }
+    }
+
+    // A position in a type that holds all of them. Along a dimension of one element it is a number.
+    fn position(&self, along: Option<usize>, first: Dim, ty: &Type) -> Option<Form> {
+        let along = along.filter(|a| !size(&ty.shape, *a).is_some_and(|n| n.is(1)));
+        let (least, most) = self.range(along, &first, ty)?;
+        let holds = i64::from(i32::MIN) <= least && most <= i64::from(i32::MAX);
+        if !holds || !matches!(ty.dtype, DType::I32 | DType::I64) {
+            return None;
+        }
+        Some(match (along, first.as_const()) {
+            (None, Some(number)) => Form::Uniform(Tensor::scalar(ty.dtype, number as f64)),
+            _ => Form::Position { along, first },
+        })
+    }
+
+    // The least and the largest of the positions, whatever the symbols are.
+    fn range(&self, along: Option<usize>, first: &Dim, ty: &Type) -> Option<(i64, i64)> {
+        let last = match along {
+            Some(a) => first + (size(&ty.shape, a)? - Dim::from(1)),
+            None => first.clone(),
+        };
+        let symbols = &self.graph.symbols;
+        Some((first.bounds(symbols).0, last.bounds(symbols).1))
+    }
+
+    fn pointwise(&mut self, op: Pw, operands: &[Value], ty: &Type) -> Option<Form> {
+        let forms = operands.iter().map(|v| self.form(*v)).collect::<Option<Vec<_>>>()?;
+        if !forms.iter().zip(operands).all(|(form, v)| form.spans(self.graph.ty(*v), ty)) {
+            return None;
+        }
+        if let (Pw::Select, [Form::Uniform(condition), a, b]) = (op, forms.as_slice()) {
+            return Some(if condition.uniform()? == 0.0 { b } else { a }.clone());
+        }
+        if !forms.iter().any(|form| matches!(form, Form::Position { .. })) {
+            return evaluated(&Apply { op }.into(), &forms);
+        }
+        let [a, b] = forms.as_slice() else { return None };
+        let ((a_along, a), (b_along, b)) = (a.counts()?, b.counts()?);
+        match op {
+            Pw::Add if a_along.is_none() || b_along.is_none() => {
+                self.position(a_along.or(b_along), &a + &b, ty)
+            }
+            Pw::Sub if b_along.is_none() || a_along == b_along => {
+                self.position(a_along.filter(|_| b_along.is_none()), &a - &b, ty)
+            }
+            _ => self.compared(op, (a_along, &a), (b_along, &b), operands),
+        }
+    }
+
+    // Two positions compared: of one result everywhere, or a triangle of those along columns with those along rows.
+    fn compared(
+        &self,
+        op: Pw,
+        a: (Option<usize>, &Dim),
+        b: (Option<usize>, &Dim),
+        operands: &[Value],
+    ) -> Option<Form> {
+        let (least, most) = if a.0 == b.0 {
+            (a.1 - b.1).bounds(&self.graph.symbols)
+        } else {
+            let a = self.range(a.0, a.1, self.graph.ty(operands[0]))?;
+            let b = self.range(b.0, b.1, self.graph.ty(operands[1]))?;
+            (a.0 - b.1, a.1 - b.0)
+        };
+        let (below, above, equal) = (most < 0, least > 0, least == 0 && most == 0);
+        let definite = match op {
+            Pw::Lt => (below, least >= 0),
+            Pw::Le => (most <= 0, above),
+            Pw::Gt => (above, most <= 0),
+            Pw::Ge => (least >= 0, below),
+            Pw::Eq => (equal, below || above),
+            _ => return None,
+        };
+        if definite.0 || definite.1 {
+            return Some(Form::Uniform(Tensor::scalar(DType::Bool, f64::from(u8::from(definite.0)))));
+        }
+        let (op, columns, rows) = match (a.0, b.0) {
+            (Some(0), Some(1)) => (op, a.1, b.1),
+            (Some(1), Some(0)) => (turned(op)?, b.1, a.1),
+            _ => return None,
+        };
+        let diagonal = rows - columns;
+        let (diagonal, upto) = match op {
+            Pw::Le => (diagonal, 1u8),
+            Pw::Lt => (diagonal - Dim::from(1), 1),
+            Pw::Gt => (diagonal, 0),
+            Pw::Ge => (diagonal - Dim::from(1), 0),
+            _ => return None,
+        };
+        let sides = Tensor::of(DType::Bool, vec![2], &[upto, 1 - upto]).ok()?;
+        Some(Form::Triangle { diagonal, sides })
+    }
+}
+
+impl Form {
+    // A position, or an integer as one.
+    fn counts(&self) -> Option<(Option<usize>, Dim)> {
+        match self {
+            Form::Position { along, first } => Some((*along, first.clone())),
+            Form::Uniform(number) if matches!(number.dtype, DType::I32 | DType::I64) => {
+                Some((None, Dim::from(*number.to_i64().first()?)))
+            }
+            _ => None,
+        }
+    }
+
+    // How many of the last dimensions it depends on.
+    fn depth(&self) -> usize {
+        match self {
+            Form::Uniform(_) => 0,
+            Form::Position { along, .. } => along.map_or(0, |a| a + 1),
+            Form::Triangle { .. } => 2,
+        }
+    }
+
+    // Whether it is the form of a broadcast too: none of the dimensions it depends on is repeated.
+    fn spans(&self, from: &Type, to: &Type) -> bool {
+        match self {
+            Form::Uniform(_) => true,
+            Form::Position { along, .. } => along.is_none_or(|a| size(&from.shape, a) == size(&to.shape, a)),
+            Form::Triangle { .. } => tail(&from.shape, 2).is_some_and(|t| Some(t) == tail(&to.shape, 2)),
+        }
+    }
+
+    fn reshaped(self, from: &[Dim], to: &[Dim]) -> Option<Form> {
+        if tail(from, self.depth()).is_some_and(|t| Some(t) == tail(to, self.depth())) {
+            return Some(self);
+        }
+        let Form::Position { along: Some(_), first } = self else { return None };
+        // Of one dimension: it may stand anywhere among dimensions of size 1.
+        let alone = |shape: &[Dim]| {
+            let mut large = (0..shape.len()).filter(|d| !shape[*d].is(1));
+            large.next().filter(|_| large.next().is_none())
+        };
+        let (at, now) = (alone(from)?, alone(to)?);
+        (from[at] == to[now]).then(|| Form::Position { along: Some(to.len() - 1 - now), first })
+    }
+
+    fn transposed(self, perm: &[usize]) -> Option<Form> {
+        let rank = perm.len();
+        match self {
+            Form::Uniform(_) | Form::Position { along: None, .. } => Some(self),
+            Form::Position { along: Some(a), first } => {
+                let now = perm.iter().position(|p| p + a + 1 == rank)?;
+                Some(Form::Position { along: Some(rank - 1 - now), first })
+            }
+            Form::Triangle { diagonal, sides } => match *perm {
+                [.., i, j] if (i + 2, j + 1) == (rank, rank) => Some(Form::Triangle { diagonal, sides }),
+                [.., i, j] if (i + 1, j + 2) == (rank, rank) => {
+                    let sides = Tensor { bytes: [side(&sides, 1), side(&sides, 0)].concat().into(), ..sides };
+                    Some(Form::Triangle { diagonal: Dim::from(-1) - diagonal, sides })
+                }
+                _ => None,
+            },
+        }
+    }
+
+    fn sliced(self, slice: &Slice) -> Option<Form> {
+        let rank = slice.starts.len();
+        let start = |a: usize| {
+            let d = rank.checked_sub(a + 1)?;
+            (slice.steps[d] == 1).then_some(&slice.starts[d])
+        };
+        Some(match self {
+            Form::Position { along: Some(a), first } => {
+                Form::Position { along: Some(a), first: first + start(a)? }
+            }
+            Form::Triangle { diagonal, sides } => {
+                Form::Triangle { diagonal: diagonal + start(1)? - start(0)?, sides }
+            }
+            form => form,
+        })
+    }
+}
+
+// A pointwise operator of forms that are no positions: by its own kernel, on one element for each side.
+fn evaluated(op: &Op, forms: &[Form]) -> Option<Form> {
+    let mut shared = None;
+    let mut operands = Vec::new();
+    for form in forms {
+        operands.push(match form {
+            Form::Uniform(number) => number,
+            Form::Triangle { diagonal, sides } if *shared.get_or_insert(diagonal) == diagonal => sides,
+            _ => return None,
+        });
+    }
+    let sides = eval::eval(op, &operands).ok()?.into_iter().next()?;
+    Some(match shared {
+        Some(diagonal) if side(&sides, 0) != side(&sides, 1) => {
+            Form::Triangle { diagonal: diagonal.clone(), sides }
+        }
+        _ => Form::Uniform(Tensor { dtype: sides.dtype, shape: vec![], bytes: side(&sides, 0) }),
+    })
+}
+
+fn constant(data: &Tensor) -> Option<Form> {
+    if data.bytes.is_empty() {
+        return None;
+    }
+    if data.uniform().is_some() {
+        return Some(Form::Uniform(Tensor { dtype: data.dtype, shape: vec![], bytes: side(data, 0) }));
+    }
+    let mut large = (0..data.shape.len()).filter(|d| data.shape[*d] != 1);
+    if let (Some(d), None) = (large.next(), large.next()) {
+        if !matches!(data.dtype, DType::I32 | DType::I64) {
+            return None;
+        }
+        let numbers = data.to_i64();
+        let counts = numbers.windows(2).all(|w| w[0].checked_add(1) == Some(w[1]));
+        let first = Dim::from(*numbers.first()?);
+        return counts.then(|| Form::Position { along: Some(data.shape.len() - 1 - d), first });
+    }
+    triangle(data)
+}
+
+// The side up to the diagonal holds the last row's first element, the other the first row's last.
+fn triangle(data: &Tensor) -> Option<Form> {
+    let [.., rows, columns] = *data.shape.as_slice() else { return None };
+    let each = data.dtype.size();
+    let row = |n: usize| &data.bytes[n * columns * each..][..columns * each];
+    let matrices = data.count().checked_div(rows * columns)?;
+    let (upto, beyond) = (&row(rows - 1)[..each], &row(0)[(columns - 1) * each..]);
+    let leading = |n: usize| row(n).chunks_exact(each).take_while(|e| *e == upto).count();
+    let (at, count) = (0..rows).map(|n| (n, leading(n))).find(|(_, count)| *count > 0)?;
+    let diagonal = count as i64 - 1 - at as i64;
+    let split = |n: usize| {
+        let seen = ((n % rows) as i64 + diagonal + 1).clamp(0, columns as i64) as usize;
+        let (before, after) = row(n).split_at(seen * each);
+        before.chunks_exact(each).all(|e| e == upto) && after.chunks_exact(each).all(|e| e == beyond)
+    };
+    let bytes = [upto, beyond].concat().into();
+    let sides = Tensor { dtype: data.dtype, shape: vec![2], bytes };
+    (upto != beyond && (0..matrices * rows).all(split))
+        .then(|| Form::Triangle { diagonal: Dim::from(diagonal), sides })
+}
+
+fn side(sides: &Tensor, n: usize) -> bytes::Bytes {
+    let each = sides.dtype.size();
+    sides.bytes.slice(n * each..(n + 1) * each)
+}
+
+fn size(shape: &[Dim], along: usize) -> Option<&Dim> {
+    shape.len().checked_sub(along + 1).map(|d| &shape[d])
+}
+
+fn tail(shape: &[Dim], dims: usize) -> Option<&[Dim]> {
+    shape.len().checked_sub(dims).map(|d| &shape[d..])
+}
+
+// The comparison of the operands in the other order.
+fn turned(op: Pw) -> Option<Pw> {
+    match op {
+        Pw::Lt => Some(Pw::Gt),
+        Pw::Le => Some(Pw::Ge),
+        Pw::Gt => Some(Pw::Lt),
+        Pw::Ge => Some(Pw::Le),
+        _ => None,
+    }
+}
