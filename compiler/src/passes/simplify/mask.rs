@@ -1,14 +1,15 @@
-//! Masks of attention that hide nothing, or no more than what `causal` says.
+//! Masks of attention: those that hide nothing, or no more than what `causal` says, and those that are multiplied in.
 
 use super::triangle::{Form, form};
 use crate::ir::{Graph, NodeId, Tensor, Value};
-use crate::ops::{Attention, Op};
+use crate::ops::{Attention, Cast, Op};
 use crate::passes::Rule;
 use crate::passes::pattern::*;
 use bakelite_host::{DType, Pw};
 use bakelite_kernels::Dim;
 
-pub(super) const RULES: &[(&str, Rule)] = &[("idle_mask", idle_mask), ("causal_mask", causal_mask)];
+pub(super) const RULES: &[(&str, Rule)] =
+    &[("idle_mask", idle_mask), ("causal_mask", causal_mask), ("mask_product", mask_product)];
 
 /// Added to a score, a finite number of at most this hides a key as −∞ does, beside keys that are not hidden.
 const HIDDEN: f64 = -1e4;
@@ -44,6 +45,32 @@ fn causal_mask(graph: &mut Graph, id: NodeId) -> Result<bool, String> {
     }
     let Some(rest) = beside_later(graph, inputs[3], &q, &k, id)? else { return Ok(false) };
     become_op(graph, id, attention, &[inputs[0], inputs[1], inputs[2], rest])
+}
+
+/// `x·m + n → select(m, x, n)`, where m is 1 up to a diagonal and 0 beyond it, and n is 0 and a number that hides; and
+/// `x·m − n` so. For finite x: another would not be hidden, but make NaN.
+fn mask_product(graph: &mut Graph, id: NodeId) -> Result<bool, String> {
+    let ty = graph.node(id).types[0].clone();
+    let sides = |v: Value| match form(graph, v)? {
+        Form::Triangle { diagonal, sides } => Some((diagonal, <[f64; 2]>::try_from(sides.to_f64()).ok()?)),
+        _ => None,
+    };
+    let product = |v: Value| applied::<2>(graph, v, Pw::Mul);
+    let found = || {
+        let ([n, x], sign) = match applied::<2>(graph, id.into(), Pw::Add) {
+            Some(pair) => (ordered(pair, |v| product(v).is_some() && sides(v).is_none())?, 1.0),
+            None => applied::<2>(graph, id.into(), Pw::Sub).map(|[x, n]| ([n, x], -1.0))?,
+        };
+        let [x, m] = ordered(product(x)?, |v| sides(v).is_some_and(|(_, sides)| sides == [1.0, 0.0]))?;
+        let (diagonal, [seen, hidden]) = sides(n)?;
+        let hides = seen == 0.0 && sign * hidden <= HIDDEN && sides(m)?.0 == diagonal;
+        (hides && *graph.ty(x) == ty).then_some((x, m, sign * hidden))
+    };
+    let Some((x, m, hidden)) = found() else { return Ok(false) };
+    let keep = emit(graph, Cast { to: DType::Bool }, &[m], id)?;
+    let hidden = graph.constant(Tensor::scalar(ty.dtype, hidden), "");
+    let selected = pointwise(graph, Pw::Select, &[keep, x, hidden], id)?;
+    swap(graph, id, selected)
 }
 
 fn masked(graph: &Graph, id: NodeId) -> Option<(Attention, Vec<Value>)> {

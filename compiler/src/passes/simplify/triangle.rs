@@ -5,6 +5,7 @@ use crate::ir::{Graph, Tensor, Type, Value};
 use crate::ops::{Apply, Op, Slice, eval};
 use bakelite_host::{DType, Pw};
 use bakelite_kernels::Dim;
+use std::collections::HashMap;
 
 /// What is known of every element of a value. Dimensions are counted from the last, which is 0: so broadcasting keeps them.
 #[derive(Clone, Debug, PartialEq)]
@@ -19,18 +20,28 @@ pub(super) enum Form {
 
 /// The form of a value, if it has one.
 pub(super) fn form(graph: &Graph, value: Value) -> Option<Form> {
-    Reader { graph, left: 96 }.form(value)
+    Reader { graph, known: HashMap::new(), left: 96 }.form(value)
 }
 
 struct Reader<'a> {
     graph: &'a Graph,
-    /// Values that may still be looked at: a mask takes about twenty.
+    known: HashMap<Value, Option<Form>>,
+    /// Values that may still be looked at: a mask takes up to forty.
     left: usize,
 }
 
 impl Reader<'_> {
     fn form(&mut self, value: Value) -> Option<Form> {
+        if let Some(known) = self.known.get(&value) {
+            return known.clone();
+        }
         self.left = self.left.checked_sub(1)?;
+        let form = self.read(value);
+        self.known.insert(value, form.clone());
+        form
+    }
+
+    fn read(&mut self, value: Value) -> Option<Form> {
         if let Some(data) = self.graph.data(value) {
             return constant(data);
         }
@@ -49,8 +60,48 @@ impl Reader<'_> {
                 Form::Position { along, first } => self.position(along, first, ty),
                 form => Some(form),
             },
+            (Op::Concat(concat), operands) => self.joined(concat.axis, operands, ty),
+            (Op::Gather(gather), &[x, index]) if gather.axis == 0 => self.gathered(x, index, ty),
+            (Op::CumSum(_), &[x]) => {
+                self.form(x).filter(|x| matches!(x, Form::Uniform(n) if n.uniform() == Some(0.0)))
+            }
             _ => None,
         }
+    }
+
+    // Positions of which each operand continues the one before it.
+    fn joined(&mut self, axis: usize, operands: &[Value], ty: &Type) -> Option<Form> {
+        let along = ty.rank() - 1 - axis;
+        let mut start: Option<Dim> = None;
+        let mut next = Dim::from(0);
+        for operand in operands {
+            let size = size(&self.graph.ty(*operand).shape, along)?.clone();
+            let (own, first) = self.form(*operand)?.counts()?;
+            let counts = own == Some(along) || own.is_none() && size.is(1);
+            if !counts || start.is_some() && first != next {
+                return None;
+            }
+            next = &first + size;
+            start.get_or_insert(first);
+        }
+        self.position(Some(along), start?, ty)
+    }
+
+    // Of elements that are all the same, whichever; of positions, another position where it lies inside.
+    fn gathered(&mut self, x: Value, index: Value, ty: &Type) -> Option<Form> {
+        let (from, (along, at)) = match self.form(x)? {
+            Form::Position { along: Some(0), first } => (first, self.form(index)?.counts()?),
+            Form::Uniform(number) => return Some(Form::Uniform(number)),
+            _ => return None,
+        };
+        let ([size_of_x], index) = (self.graph.ty(x).shape.as_slice(), self.graph.ty(index)) else {
+            return None;
+        };
+        let steps = along.map_or(Some(Dim::from(0)), |a| Some(size(&index.shape, a)? - Dim::from(1)))?;
+        let room = size_of_x - Dim::from(1) - (&at + steps);
+        let least = |dim: &Dim| dim.bounds(&self.graph.symbols).0;
+        let inside = least(&at) >= 0 && least(&room) >= 0;
+        inside.then(|| self.position(along, from + at, ty))?
     }
 
     // A position in a type that holds all of them. Along a dimension of one element it is a number.
@@ -97,6 +148,8 @@ impl Reader<'_> {
             Pw::Sub if b_along.is_none() || a_along == b_along => {
                 self.position(a_along.filter(|_| b_along.is_none()), &a - &b, ty)
             }
+            // Of which one is 1 everywhere: a stride.
+            Pw::Mul if b_along.is_none() && b.is(1) => self.position(a_along, a, ty),
             _ => self.compared(op, (a_along, &a), (b_along, &b), operands),
         }
     }
