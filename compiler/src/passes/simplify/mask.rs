@@ -47,7 +47,7 @@ fn causal_mask(graph: &mut Graph, id: NodeId) -> Result<bool, String> {
     become_op(graph, id, attention, &[inputs[0], inputs[1], inputs[2], rest])
 }
 
-/// `x·m + n → select(m, x, n)`, where m is 1 up to a diagonal and 0 beyond it, and n is 0 and a number that hides; and
+/// `x·m + n → select(m, x·c, n)`, where m is c up to a diagonal and 0 beyond it, and n is 0 and a number that hides; and
 /// `x·m − n` so. For finite x: another would not be hidden, but make NaN.
 fn mask_product(graph: &mut Graph, id: NodeId) -> Result<bool, String> {
     let ty = graph.node(id).types[0].clone();
@@ -61,13 +61,19 @@ fn mask_product(graph: &mut Graph, id: NodeId) -> Result<bool, String> {
             Some(pair) => (ordered(pair, |v| product(v).is_some() && sides(v).is_none())?, 1.0),
             None => applied::<2>(graph, id.into(), Pw::Sub).map(|[x, n]| ([n, x], -1.0))?,
         };
-        let [x, m] = ordered(product(x)?, |v| sides(v).is_some_and(|(_, sides)| sides == [1.0, 0.0]))?;
+        let [x, m] = ordered(product(x)?, |v| sides(v).is_some())?;
         let (diagonal, [seen, hidden]) = sides(n)?;
-        let hides = seen == 0.0 && sign * hidden <= HIDDEN && sides(m)?.0 == diagonal;
-        (hides && *graph.ty(x) == ty).then_some((x, m, sign * hidden))
+        let (same, [factor, zero]) = sides(m)?;
+        let hides =
+            zero == 0.0 && factor != 0.0 && factor.is_finite() && seen == 0.0 && sign * hidden <= HIDDEN;
+        (hides && diagonal == same && *graph.ty(x) == ty).then_some((x, m, factor, sign * hidden))
     };
-    let Some((x, m, hidden)) = found() else { return Ok(false) };
+    let Some((mut x, m, factor, hidden)) = found() else { return Ok(false) };
     let keep = emit(graph, Cast { to: DType::Bool }, &[m], id)?;
+    if factor != 1.0 {
+        let factor = graph.constant(Tensor::scalar(ty.dtype, factor), "");
+        x = pointwise(graph, Pw::Mul, &[x, factor], id)?;
+    }
     let hidden = graph.constant(Tensor::scalar(ty.dtype, hidden), "");
     let selected = pointwise(graph, Pw::Select, &[keep, x, hidden], id)?;
     swap(graph, id, selected)

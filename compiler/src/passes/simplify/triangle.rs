@@ -167,7 +167,7 @@ impl Reader<'_> {
         } else {
             let a = self.range(a.0, a.1, self.graph.ty(operands[0]))?;
             let b = self.range(b.0, b.1, self.graph.ty(operands[1]))?;
-            (a.0 - b.1, a.1 - b.0)
+            (a.0.saturating_sub(b.1), a.1.saturating_sub(b.0))
         };
         let (below, above, equal) = (most < 0, least > 0, least == 0 && most == 0);
         let definite = match op {
@@ -362,5 +362,113 @@ fn turned(op: Pw) -> Option<Pw> {
         Pw::Gt => Some(Pw::Lt),
         Pw::Ge => Some(Pw::Le),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::{Broadcast, Cast, Concat, Gather, Reshape, Transpose};
+    use proptest::prelude::*;
+
+    const PAIRS: [Pw; 11] =
+        [Pw::Add, Pw::Sub, Pw::Mul, Pw::Le, Pw::Lt, Pw::Ge, Pw::Gt, Pw::Eq, Pw::And, Pw::Or, Pw::Min];
+
+    // What a form says of each element.
+    fn written_out(form: &Form, ty: &Type) -> Vec<f64> {
+        let dims = ty.dims().unwrap();
+        let at = |n: usize, along: usize| {
+            let d = dims.len() - 1 - along;
+            (n / dims[d + 1..].iter().product::<usize>() % dims[d]) as i64
+        };
+        let element = |n: usize| match form {
+            Form::Uniform(number) => number.to_f64()[0],
+            Form::Position { along, first } => {
+                (first.as_const().unwrap() + along.map_or(0, |a| at(n, a))) as f64
+            }
+            Form::Triangle { diagonal, sides } => {
+                sides.to_f64()[usize::from(at(n, 0) > at(n, 1) + diagonal.as_const().unwrap())]
+            }
+        };
+        (0..dims.iter().product()).map(element).collect()
+    }
+
+    fn grow(
+        graph: &mut Graph,
+        values: &[Value],
+        (kind, a, b, c): (u8, usize, usize, usize),
+    ) -> Option<Value> {
+        let choice = c;
+        let [a, b, c] = [a, b, c].map(|at| values[at % values.len()]);
+        let dims = graph.ty(a).shape.clone();
+        let pair = PAIRS[usize::from(kind) % PAIRS.len()];
+        let to = [DType::F32, DType::Bool, DType::I64, DType::I32][usize::from(kind / 8) % 4];
+        let mut corner = Slice { starts: vec![], steps: vec![1; dims.len()], shape: vec![] };
+        for (d, size) in dims.iter().enumerate() {
+            let start = Dim::from((choice >> d & 1) as i64).min(size - Dim::from(1));
+            corner.shape.push(size - &start);
+            corner.starts.push(start);
+        }
+        let (op, operands): (Op, Vec<Value>) = match kind % 16 {
+            0..7 => (Apply { op: pair }.into(), vec![a, b]),
+            7 => (Apply { op: Pw::Not }.into(), vec![a]),
+            8 => (Apply { op: Pw::Select }.into(), vec![a, b, c]),
+            9 => (Cast { to }.into(), vec![a]),
+            10 => (Transpose { perm: (0..dims.len()).rev().collect() }.into(), vec![a]),
+            11 => (Reshape { shape: [dims, vec![Dim::from(1)]].concat() }.into(), vec![a]),
+            12 => (
+                Broadcast { shape: [vec![Dim::from(2)], graph.ty(b).shape.clone()].concat() }.into(),
+                vec![a],
+            ),
+            13 => (Concat { axis: 0 }.into(), vec![a, b]),
+            14 => (Gather { axis: 0 }.into(), vec![a, b]),
+            _ => (corner.into(), vec![a]),
+        };
+        let types: Vec<Type> = operands.iter().map(|v| graph.ty(*v).clone()).collect();
+        let outputs = op.infer(&types.iter().collect::<Vec<_>>()).ok()?;
+        let count: usize = outputs[0].dims()?.iter().product();
+        (outputs[0].rank() < 5 && count < 500).then(|| graph.add(op, &operands, "").unwrap().into())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, cases: 400, ..ProptestConfig::default() })]
+
+        #[test]
+        fn forms_say_what_values_hold(
+            (rows, columns) in (1i64..5, 1i64..5),
+            steps in prop::collection::vec((any::<u8>(), any::<usize>(), any::<usize>(), any::<usize>()), 1..24),
+        ) {
+            let mut graph = Graph::new("forms");
+            let counting = |n: i64, first: i64| (first..first + n).collect::<Vec<i64>>();
+            let i64s = |shape: &[i64], v: &[i64]| {
+                Tensor::of(DType::I64, shape.iter().map(|d| *d as usize).collect(), v).unwrap()
+            };
+            let lower: Vec<f64> = (0..rows * columns).map(|n| f64::from(n % columns <= n / columns + 1)).collect();
+            let mut values: Vec<Value> = [
+                i64s(&[columns], &counting(columns, 0)),
+                i64s(&[rows, 1], &counting(rows, -1)),
+                i64s(&[], &[1]),
+                Tensor::scalar(DType::F32, f64::NEG_INFINITY),
+                Tensor::from_f64(DType::F32, vec![rows as usize, columns as usize], &lower).unwrap(),
+            ]
+            .map(|tensor| graph.constant(tensor, ""))
+            .to_vec();
+            let mut data: Vec<Tensor> = values.iter().map(|v| graph.data(*v).unwrap().clone()).collect();
+            for step in steps {
+                let Some(value) = grow(&mut graph, &values, step) else { continue };
+                let node = graph.node(value.node);
+                let operands: Vec<&Tensor> =
+                    node.inputs.iter().map(|v| &data[values.iter().position(|w| w == v).unwrap()]).collect();
+                let Ok(results) = eval::eval(node.op().unwrap(), &operands) else { continue };
+                let result = results.into_iter().next().unwrap();
+                if let Some(form) = form(&graph, value) {
+                    let (said, is) = (written_out(&form, graph.ty(value)), result.to_f64());
+                    let same = said.iter().zip(&is).all(|(a, b)| a == b || a.is_nan() && b.is_nan());
+                    prop_assert!(same && said.len() == is.len(), "{form:?} of {is:?}\n{graph}");
+                }
+                values.push(value);
+                data.push(result);
+            }
+        }
     }
 }
