@@ -3,6 +3,7 @@
 use crate::build::*;
 use crate::evaluate::run;
 use bakelite::ir::{Graph, Tensor};
+use bakelite::onnx::proto::TensorProto;
 use bakelite::onnx::{ImportOptions, Source, decode, import};
 use bakelite_host::DType;
 
@@ -152,6 +153,24 @@ fn a_symbolic_range_is_a_window_of_a_table() {
         .node("y", "Range", "i0 n i1", &[]);
     let g = read(&m).unwrap();
     assert_eq!((output_type(&g).as_str(), ops(&g)), ("i64[seq]", vec!["slice"]));
+}
+
+#[test]
+fn tuples_joined_from_columns_are_not_joined_to_gather() {
+    let gather = |data: TensorProto, x: (&[usize], &[f32]), expected: &[f32]| {
+        let m = on(13, "2 1")
+            .init("data", data)
+            .init("other", i64s(&[2, 1], &[0, -1]))
+            .node("column", "Cast", "x", &[("to", A::I(7))])
+            .node("tuples", "Concat", "other column", &[("axis", A::I(-1))])
+            .node("y", "GatherND", "data tuples", &[]);
+        assert!(!ops(&read(&m).unwrap()).contains(&"reduce"));
+        computes(&m, x, (&[2], expected));
+    };
+    gather(f32s(&[2, 3], &[0., 1., 2., 3., 4., 5.]), (&[2, 1], &[1., -1.]), &[1., 5.]);
+    gather(f32s(&[1, 3], &[0., 1., 2.]), (&[2, 1], &[-2., 2.]), &[1., 2.]);
+    gather(f32s(&[3, 1], &[0., 1., 2.]), (&[2, 1], &[0., -1.]), &[0., 2.]);
+    gather(f32s(&[1, 1], &[7.]), (&[2, 1], &[0., -1.]), &[7., 7.]);
 }
 
 #[test]

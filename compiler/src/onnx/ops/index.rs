@@ -6,7 +6,7 @@ use crate::ir::Value;
 use crate::ir::types::{normalize_axis, text};
 use crate::onnx::call::{Call, Results, one};
 use crate::onnx::sizes::{Sizes, integers};
-use crate::ops::{Broadcast, Gather, GatherElements, Op, Reduce};
+use crate::ops::{Broadcast, Concat, Gather, GatherElements, Op, Reduce};
 use bakelite_host::problem::ReduceKind;
 use bakelite_host::{DType, Pw};
 use bakelite_kernels::Dim;
@@ -60,19 +60,59 @@ pub(super) fn gather_nd(c: &mut Call<'_>) -> Results {
     let last = tuples.last().and_then(Dim::as_const).and_then(|n| usize::try_from(n).ok());
     let n = last.filter(|n| (1..=shape.len()).contains(n));
     let n = n.ok_or_else(|| format!("indices {} do not index {}", text(&tuples), text(&shape)))?;
-    let lead = c.sizes_value(Sizes::list(shape[..n].to_vec()))?;
-    let strides = (0..n).map(|d| product(&shape[d + 1..n])).collect();
-    let strides = c.sizes_value(Sizes::list(strides))?;
-    let negative = c.pw_number(Pw::Lt, indices, 0.0)?;
-    let wrapped = c.pw(Pw::Add, &[indices, lead])?;
-    let front = c.pw(Pw::Select, &[negative, wrapped, indices])?;
-    let scaled = c.pw(Pw::Mul, &[front, strides])?;
-    let axes = vec![tuples.len() - 1];
-    let positions = c.add(Reduce { kind: ReduceKind::Sum, axes, keepdims: false }, &[scaled])?;
+    let positions = match columns(c, indices, n) {
+        Some(columns) => sum_of_columns(c, &columns, &shape[..n])?,
+        None => {
+            let lead = c.sizes_value(Sizes::list(shape[..n].to_vec()))?;
+            let strides = (0..n).map(|d| product(&shape[d + 1..n])).collect();
+            let strides = c.sizes_value(Sizes::list(strides))?;
+            let negative = c.pw_number(Pw::Lt, indices, 0.0)?;
+            let wrapped = c.pw(Pw::Add, &[indices, lead])?;
+            let front = c.pw(Pw::Select, &[negative, wrapped, indices])?;
+            let scaled = c.pw(Pw::Mul, &[front, strides])?;
+            let axes = vec![tuples.len() - 1];
+            c.add(Reduce { kind: ReduceKind::Sum, axes, keepdims: false }, &[scaled])?
+        }
+    };
     let mut flat = vec![product(&shape[..n])];
     flat.extend_from_slice(&shape[n..]);
     let flat = c.reshape(x, flat)?;
     one(c.add(Gather { axis: 0 }, &[flat, positions])?)
+}
+
+// The `n` columns of tuples that were joined from them.
+fn columns(c: &Call<'_>, tuples: Value, n: usize) -> Option<Vec<Value>> {
+    let (graph, last) = (c.graph(), c.rank(tuples).checked_sub(1)?);
+    let joined = matches!(graph.op(tuples), Some(Op::Concat(Concat { axis })) if *axis == last);
+    let columns = joined.then(|| graph.node(tuples.node).inputs.clone())?;
+    (columns.len() == n && columns.iter().all(|v| graph.ty(*v).shape[last].is(1))).then_some(columns)
+}
+
+// Positions in the flattened dimensions of these sizes. An index into a dimension of size 1 says nothing.
+fn sum_of_columns(c: &mut Call<'_>, columns: &[Value], sizes: &[Dim]) -> Result<Value, String> {
+    let mut shape = c.shape(columns[0]);
+    shape.pop();
+    let mut sum = None;
+    for (d, column) in columns.iter().enumerate().filter(|(d, _)| !sizes[*d].is(1)) {
+        let column = c.reshape(*column, shape.clone())?;
+        let size = c.sizes_value(Sizes::scalar(sizes[d].clone()))?;
+        let stride = c.sizes_value(Sizes::scalar(product(&sizes[d + 1..])))?;
+        let negative = c.pw_number(Pw::Lt, column, 0.0)?;
+        let wrapped = c.pw(Pw::Add, &[column, size])?;
+        let front = c.pw(Pw::Select, &[negative, wrapped, column])?;
+        let scaled = c.pw(Pw::Mul, &[front, stride])?;
+        sum = Some(match sum {
+            Some(sum) => c.pw(Pw::Add, &[sum, scaled])?,
+            None => scaled,
+        });
+    }
+    match sum {
+        Some(sum) => Ok(sum),
+        None => {
+            let zero = c.sizes_value(Sizes::scalar(Dim::from(0)))?;
+            c.broadcast(zero, shape)
+        }
+    }
 }
 
 /// `select(position = index, on, off)`; an index outside counts from the back once, and then matches nothing.

@@ -17,6 +17,7 @@ pub(super) const RULES: &[(&str, Rule)] = &[
 
 /// `matmul(softmax(mask(scale · matmul(q, kᵀ))), v) → attention(q, k, v, mask)`, where the scale may stand on q, on k, on both
 /// or on the scores, as a product or a quotient; masks may be added or selected. Operands of 3 dimensions have one head.
+/// Where q and k are narrower than the result, the scores are not rounded to their type.
 fn attention(graph: &mut Graph, id: NodeId) -> Result<bool, String> {
     let node = graph.node(id);
     let (Some(Op::MatMul(outer)), &[p, v]) = (node.op(), node.inputs.as_slice()) else { return Ok(false) };
@@ -47,7 +48,11 @@ fn attention(graph: &mut Graph, id: NodeId) -> Result<bool, String> {
     let q = if inner.trans_a { swap_last(graph, q, id)? } else { q };
     let k = if inner.trans_b { k } else { swap_last(graph, k, id)? };
     let v = if outer.trans_b { swap_last(graph, v, id)? } else { v };
-    let mut operands = vec![with_heads(graph, q, id)?, with_heads(graph, k, id)?, with_heads(graph, v, id)?];
+    let mut operands = Vec::with_capacity(4);
+    for operand in [q, k, v] {
+        let operand = widened(graph, operand, out.dtype, id)?;
+        operands.push(with_heads(graph, operand, id)?);
+    }
     operands.extend(found.mask(graph, out.dtype, out.rank(), id)?);
     let op = Attention { scale: scale as f32, causal: false, inner: vec![false; 4] };
     let types: Vec<_> = operands.iter().map(|v| graph.ty(*v)).collect();
@@ -242,6 +247,28 @@ fn unscaled(graph: &mut Graph, value: Value) -> Result<(Value, f64), String> {
         }
         _ => Ok((value, 1.0)),
     }
+}
+
+// The value in a wider type, from below what only moves it: there the moves meet attention, and casts that narrow it again
+// meet this one. A value that is not narrower stays as it is.
+fn widened(graph: &mut Graph, value: Value, to: DType, like: NodeId) -> Result<Value, String> {
+    let node = graph.node(value.node).clone();
+    let from = node.types[value.result as usize].dtype;
+    match (node.op(), node.inputs.as_slice()) {
+        (Some(Op::Cast(cast)), [x]) if cast.to == to && widens(graph.ty(*x).dtype, to) => {
+            widened(graph, *x, to, value.node)
+        }
+        (Some(op @ (Op::Transpose(_) | Op::Reshape(_))), [x]) => {
+            let inner = widened(graph, *x, to, value.node)?;
+            if inner == *x { Ok(value) } else { emit(graph, op.clone(), &[inner], value.node) }
+        }
+        _ if widens(from, to) => emit(graph, Cast { to }, &[value], like),
+        _ => Ok(value),
+    }
+}
+
+fn widens(from: DType, to: DType) -> bool {
+    matches!(from, DType::F16 | DType::BF16) && to == DType::F32
 }
 
 fn swap_last(graph: &mut Graph, value: Value, like: NodeId) -> Result<Value, String> {

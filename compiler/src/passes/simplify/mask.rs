@@ -1,13 +1,15 @@
-//! Masks of attention that hide nothing, or no more than what `causal` says.
+//! Masks of attention: those that hide nothing, or no more than what `causal` says, and those that are multiplied in.
 
+use super::triangle::{Form, form};
 use crate::ir::{Graph, NodeId, Tensor, Value};
-use crate::ops::{Attention, Op};
+use crate::ops::{Attention, Cast, Op};
 use crate::passes::Rule;
 use crate::passes::pattern::*;
 use bakelite_host::{DType, Pw};
 use bakelite_kernels::Dim;
 
-pub(super) const RULES: &[(&str, Rule)] = &[("idle_mask", idle_mask), ("causal_mask", causal_mask)];
+pub(super) const RULES: &[(&str, Rule)] =
+    &[("idle_mask", idle_mask), ("causal_mask", causal_mask), ("mask_product", mask_product)];
 
 /// Added to a score, a finite number of at most this hides a key as −∞ does, beside keys that are not hidden.
 const HIDDEN: f64 = -1e4;
@@ -16,14 +18,16 @@ const HIDDEN: f64 = -1e4;
 fn idle_mask(graph: &mut Graph, id: NodeId) -> Result<bool, String> {
     let Some((attention, inputs)) = masked(graph, id) else { return Ok(false) };
     let idle = if graph.ty(inputs[3]).dtype == DType::Bool { 1.0 } else { 0.0 };
-    if uniform(graph, inputs[3]) != Some(idle) {
+    let Some(Form::Uniform(number)) = form(graph, inputs[3]) else { return Ok(false) };
+    if number.uniform() != Some(idle) {
         return Ok(false);
     }
     become_op(graph, id, attention, &inputs[..3])
 }
 
 /// `attention(q, k, v, later) → causal attention(q, k, v)`, where `later` hides the keys after the query and no others;
-/// `attention(q, k, v, m ∧ later) → causal attention(q, k, v, m)`, also as what m ∧ later or its negation select of 0 and −∞.
+/// `attention(q, k, v, m ∧ later) → causal attention(q, k, v, m)`, also as what m ∧ later or its negation select of 0 and −∞,
+/// and as the sum of m and the 0 and −∞ of `later`.
 /// A finite number hides nothing from a query all of whose keys it stands for, so it may only stand alone, and only where
 /// every query has a key.
 fn causal_mask(graph: &mut Graph, id: NodeId) -> Result<bool, String> {
@@ -33,16 +37,46 @@ fn causal_mask(graph: &mut Graph, id: NodeId) -> Result<bool, String> {
     else {
         return Ok(false);
     };
+    let room = (&k - &q).bounds(&graph.symbols).0;
     let was = std::mem::replace(&mut attention.causal, true);
-    let seen = |hidden: Hidden| {
-        let least = (&k - &q).as_const();
-        hidden == Hidden::Whole || was || least.is_some_and(|d| d >= 0)
-    };
+    let seen = |hidden: Hidden| hidden == Hidden::Whole || was || room >= 0;
     if later(graph, inputs[3], &q, &k, false).is_some_and(seen) {
         return become_op(graph, id, attention, &inputs[..3]);
     }
     let Some(rest) = beside_later(graph, inputs[3], &q, &k, id)? else { return Ok(false) };
     become_op(graph, id, attention, &[inputs[0], inputs[1], inputs[2], rest])
+}
+
+/// `x·m + n → select(m, x·c, n)`, where m is c up to a diagonal and 0 beyond it, and n is 0 and a number that hides; and
+/// `x·m − n` so. For finite x: another would not be hidden, but make NaN.
+fn mask_product(graph: &mut Graph, id: NodeId) -> Result<bool, String> {
+    let ty = graph.node(id).types[0].clone();
+    let sides = |v: Value| match form(graph, v)? {
+        Form::Triangle { diagonal, sides } => Some((diagonal, <[f64; 2]>::try_from(sides.to_f64()).ok()?)),
+        _ => None,
+    };
+    let product = |v: Value| applied::<2>(graph, v, Pw::Mul);
+    let found = || {
+        let ([n, x], sign) = match applied::<2>(graph, id.into(), Pw::Add) {
+            Some(pair) => (ordered(pair, |v| product(v).is_some() && sides(v).is_none())?, 1.0),
+            None => applied::<2>(graph, id.into(), Pw::Sub).map(|[x, n]| ([n, x], -1.0))?,
+        };
+        let [x, m] = ordered(product(x)?, |v| sides(v).is_some())?;
+        let (diagonal, [seen, hidden]) = sides(n)?;
+        let (same, [factor, zero]) = sides(m)?;
+        let hides =
+            zero == 0.0 && factor != 0.0 && factor.is_finite() && seen == 0.0 && sign * hidden <= HIDDEN;
+        (hides && diagonal == same && *graph.ty(x) == ty).then_some((x, m, factor, sign * hidden))
+    };
+    let Some((mut x, m, factor, hidden)) = found() else { return Ok(false) };
+    let keep = emit(graph, Cast { to: DType::Bool }, &[m], id)?;
+    if factor != 1.0 {
+        let factor = graph.constant(Tensor::scalar(ty.dtype, factor), "");
+        x = pointwise(graph, Pw::Mul, &[x, factor], id)?;
+    }
+    let hidden = graph.constant(Tensor::scalar(ty.dtype, hidden), "");
+    let selected = pointwise(graph, Pw::Select, &[keep, x, hidden], id)?;
+    swap(graph, id, selected)
 }
 
 fn masked(graph: &Graph, id: NodeId) -> Option<(Attention, Vec<Value>)> {
@@ -67,24 +101,23 @@ enum Hidden {
 /// How a mask hides key j from query i exactly where `j > i + k − q`; `None` if it hides others, or not these. With `negated`, a
 /// bool mask hides where it is true.
 fn later(graph: &Graph, mask: Value, q: &Dim, k: &Dim, negated: bool) -> Option<Hidden> {
+    // The numbers of a constant may differ among those that hide.
     if let Some(tensor) = graph.data(mask) {
         return later_in(tensor, q.as_const()?, k.as_const()?, negated);
     }
-    // Positions of keys compared with those of queries.
-    let pair = match negated {
-        false => applied::<2>(graph, mask, Pw::Le).or(applied::<2>(graph, mask, Pw::Ge).map(|[a, b]| [b, a])),
-        true => applied::<2>(graph, mask, Pw::Gt).or(applied::<2>(graph, mask, Pw::Lt).map(|[a, b]| [b, a])),
-    };
-    let [keys, queries] = pair?;
-    let along = |v: Value, dim: usize| {
-        let shape = &graph.ty(v).shape;
-        let at = shape.len().checked_sub(dim)?;
-        let only = shape.iter().enumerate().all(|(d, size)| if d == at { size == k } else { size.is(1) });
-        let flat = unary(graph, v, |op| matches!(op, Op::Reshape(_)).then_some(())).map_or(v, |(_, x)| x);
-        only.then_some(flat)
-    };
-    let same = along(keys, 1)? == along(queries, 2)?;
-    (q == k && same && ascends(graph, along(keys, 1)?)).then_some(Hidden::Whole)
+    let ty = graph.ty(mask);
+    let [.., rows, columns] = ty.shape.as_slice() else { return None };
+    let Some(Form::Triangle { diagonal, sides }) = form(graph, mask) else { return None };
+    if (rows, columns) != (q, k) || diagonal != k - q {
+        return None;
+    }
+    let [upto, beyond] = *sides.to_f64().as_slice() else { return None };
+    match ty.dtype {
+        DType::Bool => (((upto != 0.0) != negated) && ((beyond != 0.0) == negated)).then_some(Hidden::Whole),
+        _ if upto != 0.0 || beyond.is_nan() || beyond > HIDDEN => None,
+        _ if beyond == f64::NEG_INFINITY => Some(Hidden::Whole),
+        _ => Some(Hidden::Finite),
+    }
 }
 
 fn later_in(mask: &Tensor, q: i64, k: i64, negated: bool) -> Option<Hidden> {
@@ -112,15 +145,7 @@ fn later_in(mask: &Tensor, q: i64, k: i64, negated: bool) -> Option<Hidden> {
     Some(hidden)
 }
 
-// Whether a value's elements are known to ascend: a constant of one dimension, or some of its elements, in their order.
-fn ascends(graph: &Graph, value: Value) -> bool {
-    let slice = |op: &Op| matches!(op, Op::Slice(_)).then_some(());
-    let whole = unary(graph, value, slice).map_or(value, |(_, x)| x);
-    let ascending = |t: &Tensor| t.dtype.is_int() && t.to_i64().windows(2).all(|w| w[0] < w[1]);
-    graph.data(whole).is_some_and(|t| t.shape.len() == 1 && ascending(t))
-}
-
-/// `m` of a mask `m ∧ later` that hides whole; also of what that or its negation selects of 0 and −∞.
+/// `m` of a mask `m ∧ later` that hides whole; also of what that or its negation selects of 0 and −∞, and of `m + later`.
 fn beside_later(
     graph: &mut Graph,
     mask: Value,
@@ -136,6 +161,10 @@ fn beside_later(
         };
         let Some(rest) = conjunct(graph, condition, q, k, negated) else { return Ok(None) };
         return pointwise(graph, Pw::Select, &[rest, a, b], like).map(Some);
+    }
+    if let Some(pair) = applied::<2>(graph, mask, Pw::Add) {
+        let later = |v: Value| later(graph, v, q, k, false) == Some(Hidden::Whole);
+        return Ok(ordered(pair, later).map(|[rest, _]| rest));
     }
     Ok(conjunct(graph, mask, q, k, false))
 }

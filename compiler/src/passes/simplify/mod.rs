@@ -6,6 +6,7 @@ mod broadcast;
 mod mask;
 mod movement;
 mod sharing;
+mod triangle;
 mod weights;
 
 use super::{Options, Rule, rewrite};
