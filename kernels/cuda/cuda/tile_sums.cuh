@@ -130,9 +130,12 @@ template <class Sums, int COLUMNS, int WIDTH, int THREADS, int BATCH> struct Fin
       parts[b] = epilogue.row_parts(row < sums.mine() ? row0 + sums.first() + row : 0);
     }
   }
-  // After the first batch was asked for.
+  // After the first batch was asked for. What is known of its rows is made out while sums are on their way.
   DEVICE void finish(const Sums& sums, const unsigned char* shared, index_t row0, int column0, int columns, int shift,
                      const Epilogue& epilogue) {
+    typename Epilogue::Row rows[BATCH];
+#pragma unroll
+    for (int b = 0; b < BATCH; ++b) rows[b] = epilogue.row(parts[b]);
     sums.wait();
 #pragma unroll
     for (int round = 0; round < ROUNDS; round += BATCH) {
@@ -140,7 +143,7 @@ template <class Sums, int COLUMNS, int WIDTH, int THREADS, int BATCH> struct Fin
 #pragma unroll
       for (int b = 0; b < BATCH; ++b) {
         const int item = (round + b) * THREADS + threadIdx.x;
-        const typename Epilogue::Row known = epilogue.row(parts[b]);
+        const typename Epilogue::Row known = round > 0 ? epilogue.row(parts[b]) : rows[b];
         if (!Epilogue::TOGETHER && to[b] < 0) continue;
         acc_t sum[WIDTH] = {};
         if (to[b] >= 0) sums.template add<WIDTH>(sum, shared, item / ACROSS, item % ACROSS * WIDTH);
