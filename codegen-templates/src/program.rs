@@ -84,6 +84,12 @@ pub fn program(m: &Model) -> Result<String> {
     for s in m.symbols.iter().filter(|s| s.rows_of.is_none()) {
         body = body.replace(&format!("let mut {} =", s.ident), &format!("let {} =", s.ident));
     }
+    // Steps side by side want queues of their own.
+    let queues = if m.cuda.is_empty() || m.cuda.iter().any(|c| c.branches) {
+        ""
+    } else {
+        "bakelite_runtime::queues::limit(1);\n"
+    };
     let takes = if m.inputs.is_empty() { "let _ = files;" } else { "" };
     let sizes = if m.symbols.is_empty() { "let _ = sizes;" } else { "" };
     let names: Vec<String> =
@@ -119,7 +125,7 @@ pub fn program(m: &Model) -> Result<String> {
                     None => files.push(content(&argument)?),
                 }}
             }}
-            let started = Instant::now();
+            {queues}let started = Instant::now();
             let mut model = open(on_host)?;
             println!(\"loaded in {{:.1}} ms\", started.elapsed().as_secs_f64() * 1e3);
             {takes}{sizes}
