@@ -59,18 +59,22 @@ pub fn program(m: &Model) -> Result<String> {
     let values: String = elements.iter().map(|e| value(e)).collect();
     let open = match (m.cuda.is_empty(), m.host.is_some(), m.gated()) {
         (false, true, true) => format!(
-            "fn open(on_host: bool) -> Result<Model, Box<dyn Error>> {{
+            "{OPEN_DOC}fn open(on_host: bool) -> Result<Model, Box<dyn Error>> {{
                 #[cfg(feature = \"host\")]
                 if on_host || cfg!(not(feature = \"cuda\")) {{ return Ok(Model::host()?); }}
                 #[cfg(feature = \"cuda\")]
-                if !on_host {{ return Ok(Model::load(&{name}::Gpu::open(0)?)?); }}
+                if !on_host {{
+                    {name}::Gpu::limit_queues(1);
+                    return Ok(Model::load(&{name}::Gpu::open(0)?)?);
+                }}
                 Err(\"--host needs the feature `host`\".into())
             }}"
         ),
         (true, ..) => "fn open(_: bool) -> Result<Model, Box<dyn Error>> { Ok(Model::host()?) }".to_owned(),
         _ => format!(
-            "fn open(on_host: bool) -> Result<Model, Box<dyn Error>> {{
+            "{OPEN_DOC}fn open(on_host: bool) -> Result<Model, Box<dyn Error>> {{
                 if on_host {{ return Err(\"this crate has no host target\".into()); }}
+                {name}::Gpu::limit_queues(1);
                 Ok(Model::load(&{name}::Gpu::open(0)?)?)
             }}"
         ),
@@ -84,12 +88,6 @@ pub fn program(m: &Model) -> Result<String> {
     for s in m.symbols.iter().filter(|s| s.rows_of.is_none()) {
         body = body.replace(&format!("let mut {} =", s.ident), &format!("let {} =", s.ident));
     }
-    // Steps side by side want queues of their own.
-    let queues = if m.cuda.is_empty() || m.cuda.iter().any(|c| c.branches) {
-        ""
-    } else {
-        "bakelite_runtime::queues::limit(1);\n"
-    };
     let takes = if m.inputs.is_empty() { "let _ = files;" } else { "" };
     let sizes = if m.symbols.is_empty() { "let _ = sizes;" } else { "" };
     let names: Vec<String> =
@@ -125,7 +123,7 @@ pub fn program(m: &Model) -> Result<String> {
                     None => files.push(content(&argument)?),
                 }}
             }}
-            {queues}let started = Instant::now();
+            let started = Instant::now();
             let mut model = open(on_host)?;
             println!(\"loaded in {{:.1}} ms\", started.elapsed().as_secs_f64() * 1e3);
             {takes}{sizes}
@@ -191,6 +189,8 @@ pub fn program(m: &Model) -> Result<String> {
 fn file(i: usize) -> String {
     if i == 0 { "files.first()".to_owned() } else { format!("files.get({i})") }
 }
+
+const OPEN_DOC: &str = "/// One inference at a time: with one queue, the GPU is ready sooner.\n";
 
 const SIZE: &str = "
 fn size(sizes: &[(String, i64)], name: &str, otherwise: i64) -> Result<i64, Box<dyn Error>> {

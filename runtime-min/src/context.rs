@@ -32,8 +32,7 @@ impl Primary {
                 made.get_or_init(|| {
                     let mut context = std::ptr::null_mut();
                     // SAFETY: the driver writes one handle.
-                    unsafe { driver.cuDevicePrimaryCtxRetain(&mut context, device) }
-                        .map(|()| Handle(context))
+                    unsafe { driver.cuDevicePrimaryCtxRetain(&mut context, device) }.map(|()| Handle(context))
                 });
             }
         };

@@ -170,7 +170,8 @@ impl Driver {
         let mut version: c_int = 0;
         // SAFETY: the signature is that of cuda.h; the call needs no initialisation and writes one integer.
         unsafe {
-            let get_version: unsafe extern "C" fn(*mut c_int) -> u32 = symbol(&library, "cuDriverGetVersion")?;
+            let get_version: unsafe extern "C" fn(*mut c_int) -> u32 =
+                symbol(&library, "cuDriverGetVersion")?;
             if get_version(&mut version) != 0 {
                 let why = "cuDriverGetVersion failed (is libcuda.so the stub of a CUDA toolkit?)";
                 return Err(Error::NoDriver { why: why.to_owned() });

@@ -19,7 +19,7 @@ pub mod graph;
 pub mod launch;
 pub mod memory;
 pub mod module;
-pub mod queues;
+mod queues;
 pub mod shaped;
 #[cfg(any(feature = "sources", test))]
 pub mod sources;
