@@ -237,13 +237,13 @@ fn kernels(m: &Model) -> String {
         let both = match w.storage {
             Storage::None => format!("({make}, DeviceBuffer::alloc(gpu, 0)?)"),
             Storage::Embedded => {
-                format!("({make}, DeviceBuffer::from_slice(gpu, stream, {module}_weights())?)")
+                format!("({make}, DeviceBuffer::from_slice(gpu, &Stream::new(gpu)?, {module}_weights())?)")
             }
             Storage::File => {
                 files = true;
                 format!(
                     "WeightsFile::read(folder({file}), {}, {}, |bytes| {{
-                        Ok(({make}, DeviceBuffer::from_slice(gpu, stream, bytes)?))
+                        Ok(({make}, DeviceBuffer::from_slice(gpu, &Stream::new(gpu)?, bytes)?))
                     }})?",
                     w.len,
                     literal(&w.blake3),
@@ -275,7 +275,6 @@ fn kernels(m: &Model) -> String {
     } else {
         ("pub(crate) fn load(gpu: &Gpu) -> Result<Weights>".to_owned(), "")
     };
-    let stream = if load.contains("stream") { "let stream = &Stream::new(gpu)?;" } else { "" };
     format!(
         "/// The kernels of the target that suits the GPU.
         enum Kernels {{ {variants} }}
@@ -292,7 +291,6 @@ fn kernels(m: &Model) -> String {
             {public} {{{parameter}
                 const ARCHS: [&str; {}] = [{}];
                 let (major, minor) = gpu.compute_capability();
-                {stream}
                 let (kernels, data) = match choose(&ARCHS, (major, minor)) {{
                     {load}
                     _ => return Err(Error::NoImage {{

@@ -86,6 +86,7 @@ const RUNTIME: &[&str] = &[
     "bytemuck = { version = \"1.25.2\", features = [\"extern_crate_alloc\", \"min_const_generics\"] }",
     "cudarc = { version = \"0.19.10\", default-features = false, features = [\"std\", \"dynamic-loading\", \"cuda-13000\", \"driver\"] }",
     "half = { version = \"2.7.1\", features = [\"bytemuck\", \"num-traits\"] }",
+    "libloading = \"0.9.0\"",
     "memmap2 = { version = \"0.9.12\", optional = true }",
     "miniz_oxide = { version = \"0.9.1\", default-features = false, features = [\"with-alloc\"] }",
 ];

@@ -59,18 +59,22 @@ pub fn program(m: &Model) -> Result<String> {
     let values: String = elements.iter().map(|e| value(e)).collect();
     let open = match (m.cuda.is_empty(), m.host.is_some(), m.gated()) {
         (false, true, true) => format!(
-            "fn open(on_host: bool) -> Result<Model, Box<dyn Error>> {{
+            "{OPEN_DOC}fn open(on_host: bool) -> Result<Model, Box<dyn Error>> {{
                 #[cfg(feature = \"host\")]
                 if on_host || cfg!(not(feature = \"cuda\")) {{ return Ok(Model::host()?); }}
                 #[cfg(feature = \"cuda\")]
-                if !on_host {{ return Ok(Model::load(&{name}::Gpu::open(0)?)?); }}
+                if !on_host {{
+                    {name}::Gpu::limit_queues(1);
+                    return Ok(Model::load(&{name}::Gpu::open(0)?)?);
+                }}
                 Err(\"--host needs the feature `host`\".into())
             }}"
         ),
         (true, ..) => "fn open(_: bool) -> Result<Model, Box<dyn Error>> { Ok(Model::host()?) }".to_owned(),
         _ => format!(
-            "fn open(on_host: bool) -> Result<Model, Box<dyn Error>> {{
+            "{OPEN_DOC}fn open(on_host: bool) -> Result<Model, Box<dyn Error>> {{
                 if on_host {{ return Err(\"this crate has no host target\".into()); }}
+                {name}::Gpu::limit_queues(1);
                 Ok(Model::load(&{name}::Gpu::open(0)?)?)
             }}"
         ),
@@ -185,6 +189,8 @@ pub fn program(m: &Model) -> Result<String> {
 fn file(i: usize) -> String {
     if i == 0 { "files.first()".to_owned() } else { format!("files.get({i})") }
 }
+
+const OPEN_DOC: &str = "/// One inference at a time: with one queue, the GPU is ready sooner.\n";
 
 const SIZE: &str = "
 fn size(sizes: &[(String, i64)], name: &str, otherwise: i64) -> Result<i64, Box<dyn Error>> {

@@ -40,6 +40,13 @@ pub fn readme(m: &Model, dependencies: &Dependencies) -> String {
     };
     text += &format!("\n{runtime}\n\n## Call it\n\n```rust\n{}```\n", example(m));
     text += "\n`cargo run --release` runs it once; `.npy` or raw little-endian files for the inputs go after `--`.\n";
+    if !m.cuda.is_empty() {
+        text += &format!(
+            "\nA program with one stream loads it sooner if `main` begins with `{}::Gpu::limit_queues(1)`, as `src/main.rs` does: the\n\
+             driver then makes one queue for kernels and one for copies instead of several.\n",
+            m.name
+        );
+    }
     text += "\nTo use it, depend on it by path. Inside a workspace of yours list its folder under `workspace.exclude`.\n";
     let port = |p: &Port| format!("| `{}` | `{}` | `{}` |\n", p.ident, p.text, p.name);
     text += "\n| input | type | name in the model |\n| --- | --- | --- |\n";

@@ -5,6 +5,7 @@ use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 use std::sync::OnceLock;
 
 use cudarc::driver::sys;
+use libloading::Library;
 
 use crate::error::{Error, Result};
 
@@ -37,6 +38,8 @@ macro_rules! driver_calls {
         /// The resolved calls; each returns the driver's code as an [`Error`].
         #[allow(non_snake_case)]
         pub(crate) struct Driver {
+            /// Where the calls are; never closed.
+            _library: Library,
             version: u32,
             $( $call: unsafe extern "C" fn($($type),*) -> u32, )*
         }
@@ -44,9 +47,9 @@ macro_rules! driver_calls {
         // Some are called through their pointers only, before there is a `Driver` to make an error with.
         #[allow(non_snake_case, clippy::too_many_arguments, dead_code)]
         impl Driver {
-            fn resolve(version: u32) -> Result<Driver> {
+            fn resolve(library: Library, version: u32) -> Result<Driver> {
                 // SAFETY: the signatures below are those of cuda.h.
-                Ok(Driver { version, $( $call: unsafe { symbol(stringify!($call))? }, )* })
+                Ok(Driver { version, $( $call: unsafe { symbol(&library, stringify!($call))? }, )* _library: library })
             }
 
             $(
@@ -135,14 +138,21 @@ driver_calls! {
     );
 }
 
+/// The driver's library. It is opened once and by its own name: `libcuda.so` may be the stub of a toolkit.
+fn library() -> Result<Library> {
+    const NAMES: &[&str] = if cfg!(windows) { &["nvcuda.dll"] } else { &["libcuda.so.1", "libcuda.so"] };
+    // SAFETY: loading the driver's library runs its initialisers, as in every CUDA program.
+    let found = NAMES.iter().find_map(|name| unsafe { Library::new(*name) }.ok());
+    found.ok_or_else(|| Error::NoDriver { why: format!("{} was not found", NAMES[0]) })
+}
+
 /// One symbol of the driver's library.
 ///
 /// # Safety
-/// `F` is the type of a function pointer with the signature of `name`, and the library is there.
-unsafe fn symbol<F: Copy>(name: &str) -> Result<F> {
-    // SAFETY: the library was found present by the caller, so `culib` does not panic; it is never closed.
-    let found = unsafe { sys::culib().get::<F>(name.as_bytes()) };
-    match found {
+/// `F` is the type of a function pointer with the signature of `name`, and is called only while the library is open.
+unsafe fn symbol<F: Copy>(library: &Library, name: &str) -> Result<F> {
+    // SAFETY: passed on to the caller.
+    match unsafe { library.get::<F>(name) } {
         Ok(symbol) => Ok(*symbol),
         Err(_) => Err(Error::NoDriver { why: format!("the driver library lacks {name}") }),
     }
@@ -156,15 +166,12 @@ impl Driver {
     }
 
     fn open() -> Result<Driver> {
-        // SAFETY: loading the driver's library runs its initialisers, as in every CUDA program.
-        if !unsafe { sys::is_culib_present() } {
-            let name = if cfg!(windows) { "nvcuda.dll" } else { "libcuda.so.1" };
-            return Err(Error::NoDriver { why: format!("{name} was not found") });
-        }
+        let library = library()?;
         let mut version: c_int = 0;
         // SAFETY: the signature is that of cuda.h; the call needs no initialisation and writes one integer.
         unsafe {
-            let get_version: unsafe extern "C" fn(*mut c_int) -> u32 = symbol("cuDriverGetVersion")?;
+            let get_version: unsafe extern "C" fn(*mut c_int) -> u32 =
+                symbol(&library, "cuDriverGetVersion")?;
             if get_version(&mut version) != 0 {
                 let why = "cuDriverGetVersion failed (is libcuda.so the stub of a CUDA toolkit?)";
                 return Err(Error::NoDriver { why: why.to_owned() });
@@ -175,7 +182,7 @@ impl Driver {
             let what = "the Bakelite runtime".to_owned();
             return Err(Error::DriverTooOld { have: version, need: OLDEST, what });
         }
-        let driver = Driver::resolve(version)?;
+        let driver = Driver::resolve(library, version)?;
         // SAFETY: the flags must be 0.
         match unsafe { (driver.cuInit)(0) } {
             0 => Ok(driver),

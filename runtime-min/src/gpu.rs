@@ -5,7 +5,8 @@ use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::driver::{Context, Driver, RawEvent, RawStream};
+use crate::context::Primary;
+use crate::driver::{Driver, RawEvent, RawStream};
 use crate::error::{Error, Result};
 use crate::module::Loaded;
 
@@ -25,8 +26,7 @@ pub struct Gpu(Arc<Inner>);
 struct Inner {
     driver: &'static Driver,
     ordinal: usize,
-    device: c_int,
-    context: Context,
+    context: Primary,
     name: String,
     compute_capability: (u32, u32),
     multiprocessors: usize,
@@ -34,20 +34,10 @@ struct Inner {
     shared_bytes: usize,
 }
 
-// SAFETY: a context may be made current on any thread, and on several at once; the rest is plain data.
-unsafe impl Send for Inner {}
-// SAFETY: as above.
-unsafe impl Sync for Inner {}
-
-impl Drop for Inner {
-    fn drop(&mut self) {
-        // SAFETY: retained once in `open`. An error here (the process is ending) has nobody to be told to.
-        let _ = unsafe { self.driver.cuDevicePrimaryCtxRelease_v2(self.device) };
-    }
-}
-
 impl Gpu {
     /// Opens the device with this ordinal, in the driver's order (`CUDA_VISIBLE_DEVICES` applies).
+    ///
+    /// Its context is made meanwhile and waited for by what first needs it, which is also told if that failed.
     pub fn open(ordinal: usize) -> Result<Gpu> {
         let count = Gpu::count()?;
         if ordinal >= count {
@@ -72,14 +62,10 @@ impl Gpu {
         let multiprocessors = attribute(attribute::MULTIPROCESSORS)?;
         let l2_bytes = attribute(attribute::L2_BYTES)?;
         let shared_bytes = attribute(attribute::SHARED_BYTES_OPTIN)?;
-        // The context comes last: from here on `Drop` releases it.
-        let mut context = ptr::null_mut();
-        // SAFETY: the driver writes one handle.
-        unsafe { driver.cuDevicePrimaryCtxRetain(&mut context, device)? };
+        let context = Primary::retain(driver, device);
         Ok(Gpu(Arc::new(Inner {
             driver,
             ordinal,
-            device,
             context,
             name,
             compute_capability,
@@ -146,9 +132,7 @@ impl Gpu {
 
     /// Makes the context current on this thread; every call that needs it goes through here.
     pub(crate) fn bind(&self) -> Result<&'static Driver> {
-        // SAFETY: the context lives as long as `self`.
-        unsafe { self.0.driver.cuCtxSetCurrent(self.0.context)? };
-        Ok(self.0.driver)
+        self.0.context.bind()
     }
 }
 

@@ -11,6 +11,7 @@
 #![allow(unsafe_code)]
 
 pub mod branches;
+mod context;
 mod driver;
 pub mod error;
 pub mod gpu;
@@ -18,6 +19,7 @@ pub mod graph;
 pub mod launch;
 pub mod memory;
 pub mod module;
+mod queues;
 pub mod shaped;
 #[cfg(any(feature = "sources", test))]
 pub mod sources;

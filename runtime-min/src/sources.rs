@@ -9,6 +9,7 @@ macro_rules! files {
 
 files! {
     "branches.rs"
+    "context.rs"
     "driver.rs"
     "error.rs"
     "gpu.rs"
@@ -17,6 +18,7 @@ files! {
     "lib.rs"
     "memory.rs"
     "module.rs"
+    "queues.rs"
     "shaped.rs"
     "sources.rs"
     "tensor_map.rs"

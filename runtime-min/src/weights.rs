@@ -101,9 +101,13 @@ pub use file::WeightsFile;
 #[cfg(feature = "file-weights")]
 mod file {
     use std::fs::File;
+    use std::num::NonZero;
     use std::ops::Deref;
     use std::path::Path;
 
+    use blake3::hazmat::{
+        ChainingValue, HasherExt, Mode, left_subtree_len, merge_subtrees_non_root, merge_subtrees_root,
+    };
     use memmap2::Mmap;
 
     use crate::error::{Error, Result, WeightsFault};
@@ -124,8 +128,9 @@ mod file {
             Ok(file)
         }
 
-        /// What `read` makes of the file's bytes, if the file is the right one: another thread hashes it meanwhile, which takes
-        /// as long as bringing it to a GPU does. `read` must not trust what the bytes say; their number is right.
+        /// What `read` makes of the file's bytes, if the file is the right one: other threads bring it into memory and hash it
+        /// meanwhile, while a GPU just opened is still getting ready. `read` must not trust what the bytes say; their number
+        /// is right.
         pub fn read<T>(
             path: impl AsRef<Path>,
             expected_len: u64,
@@ -158,7 +163,11 @@ mod file {
         }
 
         fn check(&self, path: &Path, expected_blake3: &str) -> Result<()> {
-            let got = blake3::hash(&self.map).to_hex();
+            // All of it is wanted, and soon: on a disk, reads then run ahead of the hash. Without that it is only slower.
+            #[cfg(unix)]
+            let _ = self.map.advise(memmap2::Advice::WillNeed);
+            let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+            let got = hash(&self.map, cores.min(self.map.len() / BYTES_OF_THREAD)).to_hex();
             if !got.eq_ignore_ascii_case(expected_blake3) {
                 let (expected, got) = (expected_blake3.to_owned(), got.to_string());
                 return Err(Error::Weights {
@@ -168,6 +177,39 @@ mod file {
             }
             Ok(())
         }
+    }
+
+    /// One thread hashes as much in some 20 ms, of which a second one would spare half.
+    const BYTES_OF_THREAD: usize = 64 << 20;
+
+    /// BLAKE3 is a tree: threads hash parts of it, whose values are then joined.
+    fn hash(bytes: &[u8], threads: usize) -> blake3::Hash {
+        if threads < 2 {
+            return blake3::hash(bytes);
+        }
+        let [left, right] = halves(bytes, 0, threads);
+        merge_subtrees_root(&left, &right, Mode::Hash)
+    }
+
+    /// The values of the two parts of a tree that begins at byte `at` of the file, by at least two threads.
+    fn halves(bytes: &[u8], at: u64, threads: usize) -> [ChainingValue; 2] {
+        let (left, right) = bytes.split_at(left_subtree_len(bytes.len() as u64) as usize);
+        // The left part may be much the larger; each gets threads by its size.
+        let for_left = (threads * left.len() / bytes.len()).clamp(1, threads - 1);
+        std::thread::scope(|scope| {
+            let first = scope.spawn(|| subtree(left, at, for_left));
+            let second = subtree(right, at + left.len() as u64, threads - for_left);
+            [first.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), second]
+        })
+    }
+
+    fn subtree(bytes: &[u8], at: u64, threads: usize) -> ChainingValue {
+        if threads < 2 {
+            let mut hasher = blake3::Hasher::new();
+            return hasher.set_input_offset(at).update(bytes).finalize_non_root();
+        }
+        let [left, right] = halves(bytes, at, threads);
+        merge_subtrees_non_root(&left, &right, Mode::Hash)
     }
 
     impl Deref for WeightsFile {
@@ -215,6 +257,18 @@ mod file {
 
             std::fs::write(&path, b"").unwrap();
             assert!(WeightsFile::open(&path, 0, &blake3::hash(b"").to_hex()).unwrap().is_empty());
+        }
+
+        #[test]
+        fn threads_hash_to_the_same() {
+            let bytes: Vec<u8> = (0..300_001u32).map(|i| (i * 7 + i / 251) as u8).collect();
+            for len in [0, 1, 1024, 65_537, 131_072, 262_144, 262_145, 299_999, 300_001] {
+                let bytes = &bytes[..len];
+                let expected = blake3::hash(bytes);
+                for threads in (0..=12).filter(|threads| threads * 2048 <= len) {
+                    assert_eq!(hash(bytes, threads), expected, "{len} bytes, {threads} threads");
+                }
+            }
         }
 
         #[test]

@@ -82,6 +82,26 @@ fn the_device_describes_itself() {
 }
 
 #[test]
+fn a_device_may_be_opened_again_and_dropped_before_it_is_ready() {
+    if device().is_none() {
+        return;
+    }
+    let first = Gpu::open(0).unwrap();
+    drop((Gpu::open(0).unwrap(), Gpu::open(0).unwrap()));
+    // The first to need the context wait for it, on whatever thread they are.
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| assert!(first.memory().unwrap().1 > 0));
+        }
+    });
+    let second = Gpu::open(0).unwrap();
+    let stream = Stream::new(&second).unwrap();
+    drop((first, second));
+    // What was made of a device keeps it.
+    stream.synchronize().unwrap();
+}
+
+#[test]
 fn a_kernel_runs() {
     let Some((gpu, stream)) = device() else { return };
     let module = Module::load(&gpu, &IMAGES).unwrap();
