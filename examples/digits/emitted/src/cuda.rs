@@ -57,12 +57,11 @@ impl Weights {
     pub(crate) fn load(gpu: &Gpu) -> Result<Weights> {
         const ARCHS: [&str; 2] = ["sm_90a", "compute_90"];
         let (major, minor) = gpu.compute_capability();
-        let stream = &Stream::new(gpu)?;
         let (kernels, data) = match choose(&ARCHS, (major, minor)) {
             Some(0 | 1) => {
                 (
                     Kernels::First(steps::Kernels::load(gpu)?),
-                    DeviceBuffer::from_slice(gpu, stream, steps_weights())?,
+                    DeviceBuffer::from_slice(gpu, &Stream::new(gpu)?, steps_weights())?,
                 )
             }
             _ => {
