@@ -169,9 +169,10 @@ fn rivals_are_the_fastest_and_one_of_another_family() {
         tune::choose(product(), &target(), &mut tactics, &mut tuner, &mut |w| panic!("{w}")).unwrap();
     let rivals = &chosen.open[0].rivals;
     let times: Vec<f64> = rivals.iter().map(|r| r.measured.unwrap()).collect();
-    assert!(times.len() == 3 && times[..2] == [10.0, 10.01] && times[2] > 10.01, "{times:?}");
+    let fastest: Vec<f64> = (0..7).map(|at| 10.0 + at as f64 / 100.0).collect();
+    assert!(times.len() == 8 && times[..7] == fastest && times[7] > fastest[6], "{times:?}");
     let families: Vec<&str> = rivals.iter().map(|r| r.tactic.family.as_str()).collect();
-    assert!(families[2] != families[0] || families[1] != families[0], "{families:?}");
+    assert!(families.iter().any(|f| *f != families[0]), "{families:?}");
 }
 
 #[test]
