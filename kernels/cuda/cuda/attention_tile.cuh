@@ -31,31 +31,34 @@ DEVICE void release(uint32_t empty) {
   if (threadIdx.x % 32 == 0) mbarrier_arrive(empty);
 }
 
+// Where a row lies in a tile: one below the other, or eights of them APART.
+template <int APART> DEVICE int place_of(int row) { return APART == 0 ? row : row / 8 * APART + row % 8; }
+
 // By `thread` of THREADS: COUNT rows of global memory, `stride` elements apart, into a tile of ROWS, eights of them APART; those not
 // below `rows` become zero. Where some do, UNROLL of the requests are written out, which takes registers.
-template <int ROWS, int COLUMNS, int THREADS, int COUNT = ROWS, int UNROLL = 64, int APART = 8>
+template <int ROWS, int COLUMNS, int THREADS, int COUNT = ROWS, int UNROLL = 64, int APART = 0>
 DEVICE void copy_rows(unsigned char* to, const element_t* from, index_t stride, index_t rows, int thread) {
   constexpr int CHUNKS = COLUMNS / 8;
   if constexpr (THREADS % (CHUNKS * 8) == 0 && COUNT % (THREADS / CHUNKS) == 0) {
     // All of a thread's chunks lie below each other, at the same place of their rows.
     constexpr int STEP = THREADS / CHUNKS;
     const int row = thread / CHUNKS, chunk = thread % CHUNKS;
-    to += chunk / 8 * (ROWS * 128) + (row / 8 * APART + row % 8) * 128 + ((chunk ^ row) & 7) * 16;
+    to += chunk / 8 * (ROWS * 128) + place_of<APART>(row) * 128 + ((chunk ^ row) & 7) * 16;
     from += row * stride + chunk * 8;
     if (rows >= COUNT) {
 #pragma unroll
-      for (int i = 0; i < COUNT / STEP; ++i) cp_async16(to + i * (STEP / 8 * APART * 128), from + i * STEP * stride, true);
+      for (int i = 0; i < COUNT / STEP; ++i) cp_async16(to + i * (place_of<APART>(STEP) * 128), from + i * STEP * stride, true);
     } else {
 #pragma unroll UNROLL
       for (int i = 0; i < COUNT / STEP; ++i)
-        cp_async16(to + i * (STEP / 8 * APART * 128), from + i * STEP * stride, row + i * STEP < rows);
+        cp_async16(to + i * (place_of<APART>(STEP) * 128), from + i * STEP * stride, row + i * STEP < rows);
     }
   } else {
 #pragma unroll 4
     for (int i = 0; i < (COUNT * CHUNKS + THREADS - 1) / THREADS; ++i) {
       const int id = thread + i * THREADS, row = id / CHUNKS, chunk = id % CHUNKS;
       if (COUNT * CHUNKS % THREADS != 0 && id >= COUNT * CHUNKS) break;
-      cp_async16(to + chunk / 8 * (ROWS * 128) + (row / 8 * APART + row % 8) * 128 + ((chunk ^ row) & 7) * 16,
+      cp_async16(to + chunk / 8 * (ROWS * 128) + place_of<APART>(row) * 128 + ((chunk ^ row) & 7) * 16,
                  from + row * stride + chunk * 8, row < rows);
     }
   }

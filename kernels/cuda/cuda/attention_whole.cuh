@@ -45,9 +45,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
   for (int part = 0; part < PARTS; ++part) {
     const index_t first = part * KEYS;
     const bool asked = !CAUSAL || part == 0 || first < seen;
-    if (asked) copy_rows<ROWS, DIM, THREADS, KEYS>(shared_k + first * 128, from_k + first * K_ROW, K_ROW, SIZE_K - first, threadIdx.x);
+    if (asked) copy_rows<ROWS, DIM, THREADS, KEYS, 64, 8>(shared_k + first * 128, from_k + first * K_ROW, K_ROW, SIZE_K - first, threadIdx.x);
     cp_async_commit();
-    if (asked) copy_rows<ROWS, DIM_V, THREADS, KEYS>(shared_v + first * 128, from_v + first * V_ROW, V_ROW, SIZE_K - first, threadIdx.x);
+    if (asked) copy_rows<ROWS, DIM_V, THREADS, KEYS, 64, 8>(shared_v + first * 128, from_v + first * V_ROW, V_ROW, SIZE_K - first, threadIdx.x);
     if (part == PARTS - 1) {
 #pragma unroll
       for (int i = 1; i < TURNS; ++i) copy_queries(CAUSAL ? TURNS - 1 - i : i);
