@@ -66,9 +66,7 @@ pub(super) fn gather_nd(c: &mut Call<'_>) -> Results {
             let lead = c.sizes_value(Sizes::list(shape[..n].to_vec()))?;
             let strides = (0..n).map(|d| product(&shape[d + 1..n])).collect();
             let strides = c.sizes_value(Sizes::list(strides))?;
-            let negative = c.pw_number(Pw::Lt, indices, 0.0)?;
-            let wrapped = c.pw(Pw::Add, &[indices, lead])?;
-            let front = c.pw(Pw::Select, &[negative, wrapped, indices])?;
+            let front = from_front(c, indices, lead)?;
             let scaled = c.pw(Pw::Mul, &[front, strides])?;
             let axes = vec![tuples.len() - 1];
             c.add(Reduce { kind: ReduceKind::Sum, axes, keepdims: false }, &[scaled])?
@@ -78,6 +76,13 @@ pub(super) fn gather_nd(c: &mut Call<'_>) -> Results {
     flat.extend_from_slice(&shape[n..]);
     let flat = c.reshape(x, flat)?;
     one(c.add(Gather { axis: 0 }, &[flat, positions])?)
+}
+
+// Indices counted from the front, where those below zero count from the back of dimensions of these sizes.
+fn from_front(c: &mut Call<'_>, indices: Value, sizes: Value) -> Result<Value, String> {
+    let negative = c.pw_number(Pw::Lt, indices, 0.0)?;
+    let wrapped = c.pw(Pw::Add, &[indices, sizes])?;
+    c.pw(Pw::Select, &[negative, wrapped, indices])
 }
 
 // The `n` columns of tuples that were joined from them.
@@ -97,9 +102,7 @@ fn sum_of_columns(c: &mut Call<'_>, columns: &[Value], sizes: &[Dim]) -> Result<
         let column = c.reshape(*column, shape.clone())?;
         let size = c.sizes_value(Sizes::scalar(sizes[d].clone()))?;
         let stride = c.sizes_value(Sizes::scalar(product(&sizes[d + 1..])))?;
-        let negative = c.pw_number(Pw::Lt, column, 0.0)?;
-        let wrapped = c.pw(Pw::Add, &[column, size])?;
-        let front = c.pw(Pw::Select, &[negative, wrapped, column])?;
+        let front = from_front(c, column, size)?;
         let scaled = c.pw(Pw::Mul, &[front, stride])?;
         sum = Some(match sum {
             Some(sum) => c.pw(Pw::Add, &[sum, scaled])?,
@@ -127,9 +130,7 @@ pub(super) fn one_hot(c: &mut Call<'_>) -> Results {
     let rank = c.rank(indices) + 1;
     let axis = normalize_axis(c.attributes().int("axis", -1)?, rank)?;
     let size = c.sizes_value(Sizes::scalar(depth.clone()))?;
-    let negative = c.pw_number(Pw::Lt, indices, 0.0)?;
-    let wrapped = c.pw(Pw::Add, &[indices, size])?;
-    let front = c.pw(Pw::Select, &[negative, wrapped, indices])?;
+    let front = from_front(c, indices, size)?;
     let mut shape = c.shape(front);
     shape.insert(axis, Dim::from(1));
     let front = c.reshape(front, shape)?;

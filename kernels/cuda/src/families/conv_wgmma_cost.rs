@@ -130,12 +130,12 @@ pub(super) fn candidates(shape: &Shape<'_>, wide: bool, target: &Target) -> Vec<
         for n in widths.filter(|n| *n <= widest && (*n != 160 || widest == 160)) {
             for (blocks, cluster) in (1..=4).flat_map(|b| [1, 2, 3, 4, 6, 8].into_iter().map(move |c| (b, c)))
             {
-                let tile = |stages| Tile {
+                let tile = |deep, stages| Tile {
                     m,
                     n,
                     groups,
                     stages,
-                    deep: 1,
+                    deep,
                     blocks,
                     cluster,
                     share: 1,
@@ -152,30 +152,29 @@ pub(super) fn candidates(shape: &Shape<'_>, wide: bool, target: &Target) -> Vec<
                     (_, 0) => mine.clamp(2, 8),
                     _ => (mine + 2).clamp(4, 8),
                 };
-                let fits = |s: &u32| tile(*s).check(shape, wide, target).is_ok();
+                let fits = |tile: &Tile| tile.check(shape, wide, target).is_ok();
                 // As many stages as fit, and as a block has work for; fewer leave room for the next kernel's blocks.
-                let most = (2..=work).rev().find(fits);
-                out.extend(most.map(tile));
+                let most = (2..=work).rev().map(|stages| tile(1, stages)).find(fits);
+                out.extend(most);
                 if blocks == 1 && pong == 0 && through == 0 {
-                    out.extend((2..most.unwrap_or(2)).filter(fits).map(tile));
+                    let fewer = 2..most.map_or(2, |most| most.stages);
+                    out.extend(fewer.map(|stages| tile(1, stages)).filter(fits));
                 }
                 // Fewer barriers, where a tile of k is multiplied in less than a barrier's time.
                 if blocks <= 2 && through == 0 && m * n <= 64 * 128 {
-                    let deep = |deep| move |stages| Tile { deep, ..tile(stages) };
-                    out.extend((2..=4).flat_map(|d| {
-                        (2..=mine.div_ceil(d).clamp(2, 6))
-                            .map(deep(d))
-                            .filter(|t| t.check(shape, wide, target).is_ok())
-                    }));
+                    for deep in 2..=4 {
+                        let stages = 2..=mine.div_ceil(deep).clamp(2, 6);
+                        out.extend(stages.map(|stages| tile(deep, stages)).filter(fits));
+                    }
                 }
                 // Sharing pays where L2 is asked for much.
-                let Some(stages) = most.filter(|_| m * n >= 64 * 128 && cluster <= 4 && blocks <= 2) else {
+                let Some(alone) = most.filter(|_| m * n >= 64 * 128 && cluster <= 4 && blocks <= 2) else {
                     continue;
                 };
                 for (share, spread) in [(2, 1), (4, 1), (1, 2), (2, 2)] {
-                    let wide_tile = Tile { share, spread, ..tile(stages) };
-                    if (spread == 1 || cluster == 1) && wide_tile.check(shape, wide, target).is_ok() {
-                        out.push(wide_tile);
+                    let shared = Tile { share, spread, ..alone };
+                    if (spread == 1 || cluster == 1) && fits(&shared) {
+                        out.push(shared);
                     }
                 }
             }
