@@ -183,7 +183,8 @@ DEVICE void store_rows(float (&o)[DIM_V / 2], const Softmax& rows, index_t batch
     float sum = rows.sum[h];
     sum += __shfl_xor_sync(0xffffffffu, sum, 1);
     sum += __shfl_xor_sync(0xffffffffu, sum, 2);
-    const float factor = sum == 0.f ? 0.f : 1.f / sum;
+    // A sum has the power of its row's largest score, 1, in it.
+    const float factor = sum == 0.f ? 0.f : pw_quotient(1.f, sum);
     const index_t y = row + h * 8;
     const index_t at = OUT_HEADS_INNER ? (batch * SIZE_Q + y) * HEADS + head : (batch * HEADS + head) * SIZE_Q + y;
     element_t* const to = out + at * DIM_V;

@@ -78,29 +78,29 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
 #pragma unroll
     for (int s = 0; s < STAGES; ++s) {
       mbarrier_init(full + 8 * s, FILLING);
-      mbarrier_init(empty + 8 * s, 4 * CONSUMERS / TEAMS * (SHARE + SPREAD - 1));
+      mbarrier_init(empty + 8 * s, 4 * CONSUMERS / TEAMS * (SENT_DOWN + SENT_ALONG - 1));
     }
     if (SPLIT > 1) sums.begin();
     for (int b = 0; b < RESULT_BARRIERS; ++b) mbarrier_init(result_barriers + 8 * b, 1);
     mbarrier_init_done();
     if (SPLIT > 1) sums.expect();
-    if (PEERS == 1) begin();
+    if (!SENT) begin();
   }
-  // Peers need each other's barriers; blocks that split need them only when they have sums.
+  // Peers that send need each other's barriers; blocks that split need them only when they have sums.
   __syncwarp();
-  if (SPLIT * PEERS > 1) cluster_arrive_relaxed();
-  if (PEERS > 1)
+  if (SPLIT > 1 || SENT) cluster_arrive_relaxed();
+  if (SENT)
     cluster_wait();
   else
     __syncthreads();
-  if (PEERS > 1 && begins) begin();
+  if (SENT && begins) begin();
 
   if (group == CONSUMERS) {
     if (PRODUCER_REGISTERS > 0) give_registers<PRODUCER_REGISTERS>();
     fill(shared, full, empty, x, ADDED_X, weights, warp - 4 * CONSUMERS, first, count SYMBOL_NAMES);
     __syncwarp();
     if (EARLY) launch_dependents();
-    if (SPLIT > 1 && PEERS == 1) cluster_wait();
+    if (SPLIT > 1 && !SENT) cluster_wait();
   } else {
     if (PRODUCER_REGISTERS > 0) take_registers<CONSUMER_REGISTERS>();
     PREFETCH;
@@ -134,21 +134,27 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
       } else {
         Ending ending;
         ending.ask(0, sums, split_row0, column0, NG, 0, epilogue);
+        constexpr int PARCELS = (SPLIT + 4 * CONSUMERS - 1) / (4 * CONSUMERS);
+        typename Sums::Parcel parcels[PARCELS];
+#pragma unroll
+        for (int p = 0; p < PARCELS; ++p) parcels[p] = sums.parcel(shared, warp + p * 4 * CONSUMERS);
+        // Every block of the cluster has its barriers.
+        if (!SENT) cluster_wait();
         multiply(acc, at, ring, full, empty, group, count);
         if (!EARLY) launch_dependents();
         multiplied(at, empty);
-        // Nobody reads the ring any more, and every block of the cluster has its barriers.
+        // Nobody reads the ring any more.
         named_barrier(2, 128 * CONSUMERS);
         put_sums(acc, shared, first_row(group));
         fence_async_shared();
-        if (PEERS == 1) cluster_wait();
         named_barrier(2, 128 * CONSUMERS);
-        sums.send(shared, warp, 4 * CONSUMERS);
+#pragma unroll
+        for (int p = 0; p < PARCELS; ++p) sums.send(parcels[p]);
         ending.finish(sums, shared, split_row0, column0, NG, 0, epilogue);
       }
     }
     if (SPLIT == 1) results.end();
     // Nor may it leave while another still arrives at its barriers.
-    if (PEERS > 1) cluster_barrier();
+    if (SENT) cluster_barrier();
   }
 }

@@ -105,7 +105,6 @@ struct Results {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         const index_t at = place_of(s, half, row0, column0 SYMBOL_NAMES);
-        if (!Epilogue::TOGETHER && at < 0) continue;
         // Row half * 8 + lane / 4 of the box, chunk s % 2 * 4 + lane % 4: swizzled.
         auto* const chunk = box + half * 1024 + lane / 4 * 128 + ((s % SLABS % 2 * 4 + lane % 4 ^ lane / 4) << 4);
         Vec<carried_t, 8> carried;
@@ -114,7 +113,7 @@ struct Results {
 #pragma unroll
         for (int e = 0; e < 8; ++e) sum[e] = sum_at(acc[i], s % SLABS, half, e);
         const auto result = epilogue.template result<8>(sum, at, reads[s % AHEAD][half], carried, known.rows[i][half]);
-        if (!Epilogue::TOGETHER || at >= 0) store_vec<8>(reinterpret_cast<result_t*>(chunk), result);
+        store_vec<8>(reinterpret_cast<result_t*>(chunk), result);
       }
       if (s + AHEAD < COUNT) ask(s + AHEAD, row0, column0, epilogue SYMBOL_NAMES);
       if (s % SLABS % 2 == 0 && s % SLABS != SLABS - 1) continue;

@@ -8,8 +8,9 @@
 // the next part. CONSUMERS warpgroups multiply, MT x 64 rows each: of one tile together, or of one tile each and in turns
 // (PONG), so that one finishes its tile while the other multiplies. A block takes every gridDim.x-th tile of the output, and
 // fills the ring for the next while it finishes one. Or SPLIT blocks of a cluster share one tile's k; each finishes
-// some of its rows. SHARE x SPREAD blocks of a cluster (its peers) take tiles below and beside each other: each reads a part of
-// its weights from L2 for the SHARE blocks of its column, and with maps a part of its pixels for the SPREAD blocks of its row.
+// some of its rows. SHARE x SPREAD blocks of a cluster (its peers) take tiles below and beside each other: multiprocessors near
+// each other that ask for the same lines at the same time get them from L2 at once. Or each reads a part of its weights for the
+// SHARE blocks of its column and a part of its pixels for the SPREAD blocks of its row (MULTICAST).
 // Results are stored from registers, or come through shared memory, THROUGH tiles of them to a team.
 // full[s]: the stage's bytes, one arrival that announces them, and one of each thread that copies pixels.
 // empty[s]: one arrival of each warp that multiplied it, of all blocks that are sent the same weights or pixels.
@@ -28,6 +29,8 @@ constexpr int TEAMS = PONG ? CONSUMERS : 1;             // each with a tile of t
 constexpr int MT = BM / 64 * TEAMS / CONSUMERS;
 constexpr int COLUMN_TILES = (NG + BN - 1) / BN;
 constexpr int PEERS = SHARE * SPREAD;
+constexpr int SENT_DOWN = MULTICAST ? SHARE : 1, SENT_ALONG = MULTICAST ? SPREAD : 1;   // blocks that get the same weights, pixels
+constexpr bool SENT = SENT_DOWN * SENT_ALONG > 1;
 typedef ClusterSums<BM, BN, SPLIT, 1> Sums;              // of a tile that SPLIT blocks share; this block's lie over the ring
 constexpr int OWN_SUM_BYTES = SPLIT == 1 ? 0 : Sums::Own::PART * 4;
 constexpr int SUMS_AT = STAGES * STAGE_BYTES > OWN_SUM_BYTES ? STAGES * STAGE_BYTES : OWN_SUM_BYTES;
@@ -42,7 +45,7 @@ static_assert(BN % 32 == 0, "whole slabs");
 static_assert(DEEP == 1 || TILES % (SPLIT * DEEP) == 0, "whole stages");
 static_assert(SPLIT == 1 || THROUGH == 0, "a cluster's sums go to memory themselves");
 static_assert(SPLIT == 1 || !PONG, "sums cross the cluster of all warpgroups");
-static_assert(COLUMN_TILES % SPREAD == 0 && (MAPS || SPREAD == 1), "whole rows of peers, sent by maps");
+static_assert(COLUMN_TILES % SPREAD == 0 && (MAPS || SENT_ALONG == 1), "whole rows of peers, sent by maps");
 
 // The kernel's parameters for what is added, and what stands for them where there are none.
 #if ADDED_CHANNELS
@@ -97,8 +100,8 @@ DEVICE int of_row() {
 // `column` of the weights.
 DEVICE void request_weights(uint32_t ring, uint32_t full, const Weights& w, int column, int tile, int slot) {
   constexpr int TOGETHER = ADDED_TILES == 0 ? DEEP : 1;   // tiles that lie behind each other
-  constexpr int PART = TOGETHER * B_BYTES / SHARE;
-  const int part = SHARE > 1 ? blockIdx.x % SHARE : 0;
+  constexpr int PART = TOGETHER * B_BYTES / SENT_DOWN;
+  const int part = SENT_DOWN > 1 ? blockIdx.x % SHARE : 0;
   mbarrier_expect(full + 8 * slot, DEEP * (B_BYTES + MAPPED_BYTES));
 #pragma unroll
   for (int d = 0; d < DEEP; d += TOGETHER) {
@@ -107,7 +110,7 @@ DEVICE void request_weights(uint32_t ring, uint32_t full, const Weights& w, int 
         (ADDED_TILES == 0 || k < OWN_TILES ? w.own + ((long long)column * OWN_TILES + k) * B_BYTES
                           : w.added + ((long long)column * ADDED_TILES + (k - OWN_TILES)) * B_BYTES) + part * PART;
     const uint32_t to = ring + slot * STAGE_BYTES + DEEP * A_BYTES + d * B_BYTES + part * PART;
-    if (SHARE > 1)
+    if (SENT_DOWN > 1)
       copy_bulk_to_all(to, from, PART, full + 8 * slot, of_column());
     else
       copy_bulk(to, from, PART, full + 8 * slot);
@@ -120,7 +123,7 @@ DEVICE int first_row(int group) { return PONG ? 0 : group * MT * 64; }
 // By a multiplying warp: stage `slot` is done with.
 DEVICE void release(uint32_t empty, int slot) {
   const int lane = threadIdx.x % 32;
-  if (PEERS == 1) {
+  if (!SENT) {
     if (lane == 0) mbarrier_arrive(empty + 8 * slot);
   } else if (lane < SHARE + SPREAD - 1) {
     // Those of its column, and the others of its row.

@@ -51,6 +51,13 @@ DEVICE bool elected() {
   asm volatile("{\n.reg .pred p;\nelect.sync _|p, 0xffffffff;\nselp.u32 %0, 1, 0, p;\n}" : "=r"(it));
   return it;
 }
+// dependency_wait(), with `x` computed before it. The assembler would put that off until after the wait, where it is waited for; that it
+// waits if x is negative, and also if it is not, it does not see through.
+DEVICE void dependency_wait_knowing(int x) {
+  asm volatile(
+      "{\n.reg .pred p;\nsetp.ge.s32 p, %0, 0;\n@p griddepcontrol.wait;\n@!p griddepcontrol.wait;\n}" ::"r"(x)
+      : "memory");
+}
 // A phase completes with `count` arrivals, and with all the bytes that were announced.
 DEVICE void mbarrier_init(uint32_t barrier, int count) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(count) : "memory");
@@ -127,6 +134,8 @@ DEVICE void copy_bulk_to_all(uint32_t shared, const void* global, int bytes, uin
 struct alignas(64) TensorMap {
   uint64_t opaque[16];
 };
+// Fetches the map itself, which the first copy by it would wait for: before the kernel in front has ended.
+DEVICE void prefetch_map(const TensorMap& map) { asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory"); }
 // The map's tile whose first element is (c0, c1), innermost first.
 DEVICE void copy_tile(uint32_t shared, const TensorMap& map, int c0, int c1, uint32_t barrier) {
   asm volatile(

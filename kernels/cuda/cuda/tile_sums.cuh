@@ -72,18 +72,27 @@ template <int ROWS, int COLUMNS, int BLOCKS, int PLANES> struct ClusterSums : Bl
   // By that thread, after it.
   DEVICE void expect() const { mbarrier_expect(barrier, mine() * PITCH * 4 * (BLOCKS - 1) * PLANES); }
 
-  // By each of `warps` warps, the one of number `warp`, once all have put this block's sums and made them visible to the copy engine.
-  DEVICE void send(const unsigned char* shared, int warp, int warps) const {
-    for (int part = warp; part < BLOCKS * PLANES; part += warps) {
-      const int to = part / PLANES, plane = part % PLANES;
-      if (to == rank || count(to) == 0 || !elected()) continue;
-      const float* const from = reinterpret_cast<const float*>(shared) + plane * Own::PART + first(to) * PITCH;
-      float* const there = reinterpret_cast<float*>(parts) + ((rank - (rank > to)) * PLANES + plane) * PART;
-      const int block = base + to * apart;
-      copy_to_cluster(cluster_address(shared_address(there), block), shared_address(from), count(to) * PITCH * 4,
-                      cluster_address(barrier, block));
-    }
+  // A run of this block's sums, and its way to the block that finishes them.
+  struct Parcel {
+    uint32_t to, from, barrier;
+    int bytes;   // none where there is nothing to send
+  };
+  // Number `part` of BLOCKS * PLANES.
+  DEVICE Parcel parcel(const unsigned char* shared, int part) const {
+    const int to = part / PLANES, plane = part % PLANES, block = base + to * apart;
+    const float* const from = reinterpret_cast<const float*>(shared) + plane * Own::PART + first(to) * PITCH;
+    float* const there = reinterpret_cast<float*>(parts) + ((rank - (rank > to)) * PLANES + plane) * PART;
+    return {cluster_address(shared_address(there), block), shared_address(from), cluster_address(barrier, block),
+            part >= BLOCKS * PLANES || to == rank ? 0 : count(to) * PITCH * 4};
+  }
+  // By a warp, once all have put this block's sums and made them visible to the copy engine.
+  DEVICE void send(const Parcel& parcel) const {
+    if (parcel.bytes > 0 && elected()) copy_to_cluster(parcel.to, parcel.from, parcel.bytes, parcel.barrier);
     __syncwarp();
+  }
+  // All of them, by each of `warps` warps, the one of number `warp`.
+  DEVICE void send(const unsigned char* shared, int warp, int warps) const {
+    for (int part = warp; part < BLOCKS * PLANES; part += warps) send(parcel(shared, part));
   }
   // All parts of this block's rows are there. The cluster's barrier after it tells that all were sent.
   DEVICE void wait() const {

@@ -160,7 +160,7 @@ impl Family for AttentionHeads {
     }
 
     fn version(&self) -> u32 {
-        1
+        2
     }
 
     fn tactics(&self, problem: &Problem<Dim>, symbols: &Symbols, target: &Target) -> Vec<Tactic> {

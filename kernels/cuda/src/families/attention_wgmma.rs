@@ -175,7 +175,7 @@ impl Family for AttentionWgmma {
     }
 
     fn version(&self) -> u32 {
-        2
+        3
     }
 
     fn tactics(&self, problem: &Problem<Dim>, symbols: &Symbols, target: &Target) -> Vec<Tactic> {

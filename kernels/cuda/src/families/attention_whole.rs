@@ -166,7 +166,7 @@ impl Family for AttentionWhole {
     }
 
     fn version(&self) -> u32 {
-        3
+        4
     }
 
     fn tactics(&self, problem: &Problem<Dim>, symbols: &Symbols, target: &Target) -> Vec<Tactic> {

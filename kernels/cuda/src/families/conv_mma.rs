@@ -307,7 +307,7 @@ impl Family for ConvMma {
     }
 
     fn version(&self) -> u32 {
-        2
+        3
     }
 
     fn takes_rows(&self) -> bool {

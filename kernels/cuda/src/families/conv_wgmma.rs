@@ -52,10 +52,13 @@ struct Tile {
     blocks: u32,
     /// Blocks of a cluster that share a tile's k.
     cluster: u32,
-    /// Blocks of a cluster that share their weights.
+    /// Blocks of a cluster with tiles below each other, which read the same weights.
     share: u32,
-    /// Blocks of a cluster that share their pixels.
+    /// Blocks of a cluster with tiles beside each other, which read the same pixels.
     spread: u32,
+    /// 1: each of them reads a part of that for all; 0: each reads all, and L2 answers what is asked near each other at the same
+    /// time once.
+    multicast: u32,
     /// 1: the copy engine brings the pixels, by a tensor map.
     maps: u32,
     /// 1: the warpgroups take a tile each, in turns.
@@ -182,6 +185,7 @@ impl Tile {
             ("cluster", self.cluster),
             ("share", self.share),
             ("spread", self.spread),
+            ("multicast", self.multicast),
             ("maps", self.maps),
             ("pong", self.pong),
             ("through", self.through),
@@ -201,6 +205,7 @@ impl Tile {
             cluster: tactic.get("cluster")?,
             share: tactic.get("share")?,
             spread: tactic.get("spread")?,
+            multicast: tactic.get("multicast")?,
             maps: tactic.get("maps")?,
             pong: tactic.get("pong")?,
             through: tactic.get("through")?,
@@ -246,7 +251,7 @@ impl Family for ConvWgmma {
     }
 
     fn version(&self) -> u32 {
-        7
+        8
     }
 
     fn takes_rows(&self) -> bool {
@@ -265,9 +270,9 @@ impl Family for ConvWgmma {
             .map(|t| (t.cost(&shape, symbols, target), t))
             .collect();
         ranked.sort_by(|a, b| a.0.total_cmp(&b.0));
-        // At most two that differ in stages, residency or how much is shared alone: the model errs alike for those.
+        // At most two that differ in stages, residency or which of two blocks' tiles lie together alone: the model errs alike for those.
         let kind = |t: &Tile| {
-            (t.m, t.n, t.groups, t.deep > 1, t.cluster, t.maps, t.pong, t.peers() > 1, t.through > 0)
+            (t.m, t.n, t.groups, t.deep > 1, t.cluster, t.maps, t.pong, t.peers(), t.multicast, t.through > 0)
         };
         let mut chosen: Vec<Tile> = Vec::new();
         for (_, tile) in ranked {
@@ -276,7 +281,10 @@ impl Family for ConvWgmma {
             }
         }
         let others = chosen.iter().filter(|t| short(t)).take(8).map(|t| Tile { early: 1 - t.early, ..*t });
-        chosen.iter().copied().chain(others).map(|t| t.tactic()).collect()
+        // Blocks of a cluster begin together, which the kernel before may put off: only the whole plan shows that.
+        let scattered = chosen.iter().filter(|t| t.peers() > 1 && t.multicast == 0).take(4);
+        let scattered = scattered.map(|t| Tile { share: 1, spread: 1, ..*t }).filter(|t| !chosen.contains(t));
+        chosen.iter().copied().chain(others).chain(scattered).map(|t| t.tactic()).collect()
     }
 
     fn cost(&self, problem: &Problem<Dim>, tactic: &Tactic, symbols: &Symbols, target: &Target) -> f64 {
@@ -313,6 +321,7 @@ impl Family for ConvWgmma {
             ("SPLIT", tile.cluster),
             ("SHARE", tile.share),
             ("SPREAD", tile.spread),
+            ("MULTICAST", tile.multicast),
             ("MAPS", tile.maps),
             ("PONG", tile.pong),
             ("THROUGH", tile.through),
@@ -346,7 +355,7 @@ impl Family for ConvWgmma {
         });
         let title = format!("{} ({tactic})", geometry.title("conv.wgmma"));
         let step = wgmma::step(tile.n, geometry.dtype);
-        let map = conv_maps::pixels(geometry, tile.m / tile.spread).filter(|_| tile.maps == 1);
+        let map = conv_maps::pixels(geometry, tile.rows_of_map()).filter(|_| tile.maps == 1);
         let pixels = if map.is_some() { MAPS } else { COPIES };
         let ending = match results {
             Some(_) => CARRY,
@@ -367,7 +376,7 @@ impl Family for ConvWgmma {
         let mut packs = vec![None, Some(shape.pack(&tile))];
         if let Some(added) = &shape.added {
             let map =
-                conv_maps::pixels(added, tile.m / tile.spread).ok_or("no tensor map for what is added")?;
+                conv_maps::pixels(added, tile.rows_of_map()).ok_or("no tensor map for what is added")?;
             args.extend([Arg::Map(Box::new(TensorMap { of: Tensor::Input(2), ..map })), Arg::Input(3)]);
             packs.extend([None, Some(shape.pack_of(added, [added.channels, 1, 1], &tile))]);
         }

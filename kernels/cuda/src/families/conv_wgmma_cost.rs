@@ -10,8 +10,10 @@ impl Tile {
         const CYCLES_PER_US: f64 = 1860.0;
         // Bytes a cycle that come from L2 to all multiprocessors.
         const L2_BYTES: f64 = 6070.0;
-        // What blocks share still has to come to each of them.
-        const SHARED: f64 = 0.39;
+        // The most of them that one takes.
+        const PORT_BYTES: f64 = 62.0;
+        // What blocks share still has to come to each of them, from L2 and by multicast.
+        const SHARED: [f64; 2] = [0.3, 0.39];
         let geometry = &shape.geometry;
         let out_size = shape.epilogue.out().size();
         let pixels = geometry.pixels().opt(symbols).max(1) as f64;
@@ -31,11 +33,13 @@ impl Tile {
             if shape.tiles > 1 { 4.0 } else { ((geometry.taps() * geometry.channels) as f64 / 16.0).ceil() };
         let tensor = m * n / 32.0 * 1.106 * steps / 4.0;
         let shared = (m + m / 64.0 * n) * steps / 4.0 + 0.46 * (m + n);
-        let [share, spread] = [self.share, self.spread].map(|s| SHARED + (1.0 - SHARED) / f64::from(s));
+        let still = SHARED[self.multicast as usize];
+        let [share, spread] = [self.share, self.spread].map(|s| still + (1.0 - still) / f64::from(s));
         let fill = (m * spread + n * share) * 128.0 * active / L2_BYTES;
+        let fill = fill.max((m + 0.35 * n) * 128.0 * per_sm / PORT_BYTES);
         let deep = f64::from(self.deep);
         let latency = 85.0 + if self.maps == 1 { 140.0 } else { 152.0 } / deep;
-        let late = 540.0 + if self.peers() > 1 { 710.0 } else { 0.0 };
+        let late = 540.0 + if self.multicast == 1 { 710.0 } else { 0.0 };
         // Where a tile's whole k has its place, nothing waits for one.
         let held = f64::from(self.stages) * deep;
         let waiting =
@@ -83,7 +87,8 @@ impl Tile {
         };
         // Blocks of a cluster wait for each other when they begin and end; a block for its last stores, where the copy engine
         // makes them.
-        let start = if size > 1.0 { 1690.0 } else { 0.0 } + if self.through > 0 { 100.0 } else { 0.0 };
+        let start = if self.cluster > 1 || self.multicast == 1 { 1690.0 } else { 0.0 }
+            + if self.through > 0 { 100.0 } else { 0.0 };
         // Kernels of a graph begin while others end.
         let late = if self.early == 0 && rounds < 2.0 { 0.08 } else { 0.0 };
         let launch = LAUNCH / 2.0 + late;
@@ -140,6 +145,7 @@ pub(super) fn candidates(shape: &Shape<'_>, wide: bool, target: &Target) -> Vec<
                     cluster,
                     share: 1,
                     spread: 1,
+                    multicast: 0,
                     maps,
                     pong,
                     through,
@@ -155,28 +161,30 @@ pub(super) fn candidates(shape: &Shape<'_>, wide: bool, target: &Target) -> Vec<
                 let fits = |tile: &Tile| tile.check(shape, wide, target).is_ok();
                 // As many stages as fit, and as a block has work for; fewer leave room for the next kernel's blocks.
                 let most = (2..=work).rev().map(|stages| tile(1, stages)).find(fits);
-                out.extend(most);
+                let mut alone: Vec<Tile> = most.into_iter().collect();
                 if blocks == 1 && pong == 0 && through == 0 {
                     let fewer = 2..most.map_or(2, |most| most.stages);
-                    out.extend(fewer.map(|stages| tile(1, stages)).filter(fits));
+                    alone.extend(fewer.map(|stages| tile(1, stages)).filter(fits));
                 }
                 // Fewer barriers, where a tile of k is multiplied in less than a barrier's time.
                 if blocks <= 2 && through == 0 && m * n <= 64 * 128 {
                     for deep in 2..=4 {
                         let stages = 2..=mine.div_ceil(deep).clamp(2, 6);
-                        out.extend(stages.map(|stages| tile(deep, stages)).filter(fits));
+                        alone.extend(stages.map(|stages| tile(deep, stages)).filter(fits));
                     }
                 }
-                // Sharing pays where L2 is asked for much.
-                let Some(alone) = most.filter(|_| m * n >= 64 * 128 && cluster <= 4 && blocks <= 2) else {
-                    continue;
-                };
-                for (share, spread) in [(2, 1), (4, 1), (1, 2), (2, 2)] {
-                    let shared = Tile { share, spread, ..alone };
-                    if (spread == 1 || cluster == 1) && fits(&shared) {
-                        out.push(shared);
+                // Neighbours ask L2 for the same lines at the same time; multicast pays where it is asked for much.
+                if cluster <= 4 && blocks <= 2 {
+                    let placed = [(2, 1), (4, 1), (1, 2), (2, 2)];
+                    let placed = placed.into_iter().filter(|(_, spread)| *spread == 1 || cluster == 1);
+                    for (share, spread) in placed {
+                        let near = alone.iter().map(|t| Tile { share, spread, ..*t });
+                        let sent = most.filter(|_| m * n >= 64 * 128);
+                        let sent = sent.map(|t| Tile { share, spread, multicast: 1, ..t });
+                        out.extend(near.chain(sent).filter(fits));
                     }
                 }
+                out.extend(alone);
             }
         }
     }
@@ -194,139 +202,298 @@ mod tests {
         (
             "f16 last | 32 64 64 1 | 56 56 | 3 3 | 1 1 | 1 1 | 1 1 1 1 | bias_relu",
             &[
-                (16.96, "m256 n64 groups2 stages5 blocks1 cluster1 share1 spread1 maps0 pong0 through0"),
-                (19.72, "m256 n64 groups2 stages4 blocks1 cluster1 share2 spread1 maps1 pong0 through1"),
-                (23.57, "m128 n64 groups2 stages4 blocks1 cluster1 share1 spread1 maps0 pong0 through0"),
+                (
+                    16.96,
+                    "m256 n64 groups2 stages5 blocks1 cluster1 share1 spread1 multicast0 maps0 pong0 through0",
+                ),
+                (
+                    19.72,
+                    "m256 n64 groups2 stages4 blocks1 cluster1 share2 spread1 multicast1 maps1 pong0 through1",
+                ),
+                (
+                    23.57,
+                    "m128 n64 groups2 stages4 blocks1 cluster1 share1 spread1 multicast0 maps0 pong0 through0",
+                ),
             ],
         ),
         (
             "f16 last | 32 128 128 1 | 28 28 | 3 3 | 1 1 | 1 1 | 1 1 1 1 | bias_relu",
             &[
-                (11.60, "m192 n128 groups3 stages5 blocks1 cluster1 share1 spread1 maps1 pong0 through0"),
-                (13.31, "m192 n128 groups3 stages5 blocks1 cluster1 share2 spread1 maps0 pong0 through0"),
-                (15.01, "m256 n128 groups2 stages4 blocks1 cluster1 share4 spread1 maps1 pong0 through0"),
-                (16.88, "m128 n128 groups1 stages7 blocks1 cluster1 share4 spread1 maps1 pong0 through0"),
+                (
+                    11.60,
+                    "m192 n128 groups3 stages5 blocks1 cluster1 share1 spread1 multicast0 maps1 pong0 through0",
+                ),
+                (
+                    13.31,
+                    "m192 n128 groups3 stages5 blocks1 cluster1 share2 spread1 multicast1 maps0 pong0 through0",
+                ),
+                (
+                    15.01,
+                    "m256 n128 groups2 stages4 blocks1 cluster1 share4 spread1 multicast1 maps1 pong0 through0",
+                ),
+                (
+                    16.88,
+                    "m128 n128 groups1 stages7 blocks1 cluster1 share4 spread1 multicast1 maps1 pong0 through0",
+                ),
             ],
         ),
         (
             "f16 last | 32 256 256 1 | 14 14 | 3 3 | 1 1 | 1 1 | 1 1 1 1 | bias_relu",
             &[
-                (12.76, "m192 n64 groups3 stages7 blocks1 cluster1 share1 spread2 maps1 pong0 through0"),
-                (14.41, "m64 n256 groups2 stages5 blocks1 cluster1 share4 spread1 maps1 pong1 through0"),
+                (
+                    12.76,
+                    "m192 n64 groups3 stages7 blocks1 cluster1 share1 spread2 multicast1 maps1 pong0 through0",
+                ),
+                (
+                    14.41,
+                    "m64 n256 groups2 stages5 blocks1 cluster1 share4 spread1 multicast1 maps1 pong1 through0",
+                ),
             ],
         ),
         (
             "f16 last | 32 1024 256 1 | 14 14 | 1 1 | 1 1 | 1 1 | 0 0 0 0 | bias_relu",
             &[
-                (6.74, "m192 n64 groups3 stages7 blocks1 cluster1 share1 spread1 maps1 pong0 through0"),
-                (7.96, "m64 n256 groups2 stages5 blocks1 cluster1 share1 spread1 maps1 pong1 through0"),
+                (
+                    6.74,
+                    "m192 n64 groups3 stages7 blocks1 cluster1 share1 spread1 multicast0 maps1 pong0 through0",
+                ),
+                (
+                    7.96,
+                    "m64 n256 groups2 stages5 blocks1 cluster1 share1 spread1 multicast0 maps1 pong1 through0",
+                ),
             ],
         ),
         (
             "f16 last | 32 256 1024 1 | 14 14 | 1 1 | 1 1 | 1 1 | 0 0 0 0 | bias_residual_relu",
             &[
-                (9.03, "m192 n64 groups3 stages4 blocks1 cluster1 share1 spread1 maps1 pong0 through0"),
-                (10.61, "m128 n128 groups2 stages6 blocks1 cluster1 share1 spread2 maps1 pong0 through1"),
+                (
+                    9.03,
+                    "m192 n64 groups3 stages4 blocks1 cluster1 share1 spread1 multicast0 maps1 pong0 through0",
+                ),
+                (
+                    10.61,
+                    "m128 n128 groups2 stages6 blocks1 cluster1 share1 spread2 multicast1 maps1 pong0 through1",
+                ),
             ],
         ),
         (
             "f16 last | 32 512 2048 1 | 7 7 | 1 1 | 1 1 | 1 1 | 0 0 0 0 | bias_residual_relu",
             &[
-                (9.19, "m128 n256 groups2 stages3 blocks1 cluster1 share1 spread1 maps1 pong0 through0"),
-                (10.32, "m128 n128 groups2 stages5 blocks1 cluster1 share2 spread2 maps1 pong0 through2"),
-                (12.14, "m256 n128 groups2 stages3 blocks1 cluster1 share2 spread1 maps1 pong0 through1"),
+                (
+                    9.19,
+                    "m128 n256 groups2 stages3 blocks1 cluster1 share1 spread1 multicast0 maps1 pong0 through0",
+                ),
+                (
+                    10.32,
+                    "m128 n128 groups2 stages5 blocks1 cluster1 share2 spread2 multicast1 maps1 pong0 through2",
+                ),
+                (
+                    12.14,
+                    "m256 n128 groups2 stages3 blocks1 cluster1 share2 spread1 multicast1 maps1 pong0 through1",
+                ),
             ],
         ),
         (
             "f16 last | 32 3072 768 1 | 128 | 1 | 1 | 1 | 0 0 | bias_residual",
             &[
-                (28.64, "m128 n192 groups2 stages4 blocks1 cluster1 share1 spread1 maps1 pong0 through1"),
-                (32.51, "m128 n96 groups2 stages8 blocks1 cluster1 share1 spread2 maps1 pong1 through0"),
-                (37.92, "m256 n128 groups2 stages3 blocks1 cluster1 share1 spread1 maps1 pong0 through1"),
+                (
+                    28.64,
+                    "m128 n192 groups2 stages4 blocks1 cluster1 share1 spread1 multicast0 maps1 pong0 through1",
+                ),
+                (
+                    32.51,
+                    "m128 n96 groups2 stages8 blocks1 cluster1 share1 spread2 multicast1 maps1 pong1 through0",
+                ),
+                (
+                    37.92,
+                    "m256 n128 groups2 stages3 blocks1 cluster1 share1 spread1 multicast0 maps1 pong0 through1",
+                ),
             ],
         ),
         (
             "f16 last | 32 768 768 1 | 128 | 1 | 1 | 1 | 0 0 | bias_residual",
             &[
-                (8.97, "m128 n96 groups2 stages8 blocks1 cluster1 share1 spread1 maps1 pong0 through0"),
-                (12.37, "m256 n128 groups2 stages3 blocks1 cluster1 share1 spread1 maps1 pong0 through1"),
+                (
+                    8.97,
+                    "m128 n96 groups2 stages8 blocks1 cluster1 share1 spread1 multicast0 maps1 pong0 through0",
+                ),
+                (
+                    12.37,
+                    "m256 n128 groups2 stages3 blocks1 cluster1 share1 spread1 multicast0 maps1 pong0 through1",
+                ),
             ],
         ),
         (
             "f16 last | 32 768 2304 1 | 197 | 1 | 1 | 1 | 0 0 | bias",
             &[
-                (35.18, "m128 n128 groups2 stages5 blocks1 cluster1 share2 spread1 maps1 pong1 through1"),
-                (39.72, "m192 n128 groups3 stages3 blocks1 cluster1 share1 spread1 maps1 pong0 through0"),
+                (
+                    35.18,
+                    "m128 n128 groups2 stages5 blocks1 cluster1 share2 spread1 multicast1 maps1 pong1 through1",
+                ),
+                (
+                    39.72,
+                    "m192 n128 groups3 stages3 blocks1 cluster1 share1 spread1 multicast0 maps1 pong0 through0",
+                ),
             ],
         ),
         (
             "f16 last | 1 64 64 1 | 56 56 | 3 3 | 1 1 | 1 1 | 1 1 1 1 | bias_relu",
             &[
-                (2.31, "m64 n64 groups2 stages8 blocks1 cluster1 share1 spread1 maps1 pong1 through0"),
-                (2.67, "m128 n32 groups1 stages8 blocks1 cluster1 share1 spread1 maps1 pong0 through0"),
-                (3.42, "m128 n64 groups2 stages3 blocks1 cluster3 share1 spread1 maps0 pong0 through0"),
+                (
+                    2.31,
+                    "m64 n64 groups2 stages8 blocks1 cluster1 share1 spread1 multicast0 maps1 pong1 through0",
+                ),
+                (
+                    2.67,
+                    "m128 n32 groups1 stages8 blocks1 cluster1 share1 spread1 multicast0 maps1 pong0 through0",
+                ),
+                (
+                    3.42,
+                    "m128 n64 groups2 stages3 blocks1 cluster3 share1 spread1 multicast0 maps0 pong0 through0",
+                ),
             ],
         ),
         (
             "f16 last | 1 256 256 1 | 14 14 | 3 3 | 1 1 | 1 1 | 1 1 1 1 | bias_relu",
             &[
-                (3.09, "m64 n96 groups1 stages4 blocks1 cluster8 share1 spread1 maps0 pong0 through0"),
-                (3.47, "m64 n128 groups1 stages5 blocks1 cluster8 share1 spread1 maps1 pong0 through0"),
-                (3.89, "m128 n64 groups1 stages5 blocks1 cluster8 share1 spread1 maps1 pong0 through0"),
+                (
+                    3.09,
+                    "m64 n96 groups1 stages4 blocks1 cluster8 share1 spread1 multicast0 maps0 pong0 through0",
+                ),
+                (
+                    3.47,
+                    "m64 n128 groups1 stages5 blocks1 cluster8 share1 spread1 multicast0 maps1 pong0 through0",
+                ),
+                (
+                    3.89,
+                    "m128 n64 groups1 stages5 blocks1 cluster8 share1 spread1 multicast0 maps1 pong0 through0",
+                ),
             ],
         ),
         (
             "f16 last | 1 512 512 1 | 7 7 | 3 3 | 1 1 | 1 1 | 1 1 1 1 | bias_relu",
             &[
-                (3.36, "m64 n64 groups1 stages4 blocks1 cluster8 share1 spread1 maps0 pong0 through0"),
-                (3.99, "m64 n128 groups1 stages8 blocks1 cluster8 share1 spread1 maps1 pong0 through0"),
-                (4.71, "m64 n32 groups1 stages8 blocks1 cluster4 share1 spread1 maps1 pong0 through0"),
-                (5.30, "m128 n64 groups1 stages8 blocks1 cluster8 share1 spread1 maps1 pong0 through0"),
+                (
+                    3.36,
+                    "m64 n64 groups1 stages4 blocks1 cluster8 share1 spread1 multicast0 maps0 pong0 through0",
+                ),
+                (
+                    3.99,
+                    "m64 n128 groups1 stages8 blocks1 cluster8 share1 spread1 multicast0 maps1 pong0 through0",
+                ),
+                (
+                    4.71,
+                    "m64 n32 groups1 stages8 blocks1 cluster4 share1 spread1 multicast0 maps1 pong0 through0",
+                ),
+                (
+                    5.30,
+                    "m128 n64 groups1 stages8 blocks1 cluster8 share1 spread1 multicast0 maps1 pong0 through0",
+                ),
             ],
         ),
         (
             "f16 last | 1 1024 256 1 | 14 14 | 1 1 | 1 1 | 1 1 | 0 0 0 0 | bias_relu",
             &[
-                (2.42, "m64 n64 groups1 stages4 blocks2 cluster4 share1 spread1 maps1 pong0 through0"),
-                (3.03, "m128 n32 groups1 stages4 blocks1 cluster4 share1 spread1 maps1 pong0 through0"),
-                (3.46, "m64 n64 groups2 stages7 blocks2 cluster1 share1 spread1 maps1 pong1 through0"),
-                (3.94, "m128 n96 groups2 stages2 blocks1 cluster8 share1 spread1 maps1 pong0 through0"),
+                (
+                    2.42,
+                    "m64 n64 groups1 stages4 blocks2 cluster4 share1 spread1 multicast0 maps1 pong0 through0",
+                ),
+                (
+                    3.03,
+                    "m128 n32 groups1 stages4 blocks1 cluster4 share1 spread1 multicast0 maps1 pong0 through0",
+                ),
+                (
+                    3.46,
+                    "m64 n64 groups2 stages7 blocks2 cluster1 share1 spread1 multicast0 maps1 pong1 through0",
+                ),
+                (
+                    3.94,
+                    "m128 n96 groups2 stages2 blocks1 cluster8 share1 spread1 multicast0 maps1 pong0 through0",
+                ),
             ],
         ),
         (
             "f16 last | 1 512 2048 1 | 7 7 | 1 1 | 1 1 | 1 1 | 0 0 0 0 | bias_residual_relu",
             &[
-                (2.04, "m64 n32 groups1 stages8 blocks1 cluster1 share1 spread1 maps1 pong0 through0"),
-                (2.35, "m64 n64 groups1 stages4 blocks1 cluster1 share1 spread1 maps1 pong0 through0"),
-                (2.82, "m128 n64 groups2 stages8 blocks1 cluster1 share1 spread1 maps1 pong0 through0"),
-                (3.21, "m128 n64 groups2 stages8 blocks1 cluster1 share1 spread2 maps1 pong0 through0"),
+                (
+                    2.04,
+                    "m64 n32 groups1 stages8 blocks1 cluster1 share1 spread1 multicast0 maps1 pong0 through0",
+                ),
+                (
+                    2.35,
+                    "m64 n64 groups1 stages4 blocks1 cluster1 share1 spread1 multicast0 maps1 pong0 through0",
+                ),
+                (
+                    2.82,
+                    "m128 n64 groups2 stages8 blocks1 cluster1 share1 spread1 multicast0 maps1 pong0 through0",
+                ),
+                (
+                    3.21,
+                    "m128 n64 groups2 stages8 blocks1 cluster1 share1 spread2 multicast1 maps1 pong0 through0",
+                ),
             ],
         ),
         (
             "f16 last | 1 768 3072 1 | 128 | 1 | 1 | 1 | 0 0 | bias",
             &[
-                (3.05, "m128 n32 groups2 stages8 blocks1 cluster1 share1 spread1 maps1 pong0 through0"),
-                (3.51, "m64 n32 groups1 stages6 blocks3 cluster1 share1 spread1 maps1 pong0 through0"),
-                (4.82, "m128 n96 groups2 stages4 blocks1 cluster3 share1 spread1 maps1 pong0 through0"),
-                (5.40, "m64 n128 groups1 stages3 blocks2 cluster3 share2 spread1 maps1 pong0 through0"),
+                (
+                    3.05,
+                    "m128 n32 groups2 stages8 blocks1 cluster1 share1 spread1 multicast0 maps1 pong0 through0",
+                ),
+                (
+                    3.51,
+                    "m64 n32 groups1 stages6 blocks3 cluster1 share1 spread1 multicast0 maps1 pong0 through0",
+                ),
+                (
+                    4.82,
+                    "m128 n96 groups2 stages4 blocks1 cluster3 share1 spread1 multicast0 maps1 pong0 through0",
+                ),
+                (
+                    5.40,
+                    "m64 n128 groups1 stages3 blocks2 cluster3 share2 spread1 multicast1 maps1 pong0 through0",
+                ),
             ],
         ),
         (
             "f16 last | 1 3072 768 1 | 128 | 1 | 1 | 1 | 0 0 | bias_residual",
             &[
-                (3.93, "m128 n32 groups1 stages8 blocks1 cluster4 share1 spread1 maps1 pong0 through0"),
-                (4.54, "m64 n32 groups1 stages8 blocks2 cluster4 share1 spread1 maps1 pong0 through0"),
-                (5.67, "m128 n128 groups2 stages3 blocks1 cluster8 share1 spread1 maps1 pong0 through0"),
-                (7.84, "m192 n32 groups3 stages7 blocks1 cluster4 share1 spread1 maps1 pong0 through0"),
+                (
+                    3.93,
+                    "m128 n32 groups1 stages8 blocks1 cluster4 share1 spread1 multicast0 maps1 pong0 through0",
+                ),
+                (
+                    4.54,
+                    "m64 n32 groups1 stages8 blocks2 cluster4 share1 spread1 multicast0 maps1 pong0 through0",
+                ),
+                (
+                    5.67,
+                    "m128 n128 groups2 stages3 blocks1 cluster8 share1 spread1 multicast0 maps1 pong0 through0",
+                ),
+                (
+                    7.84,
+                    "m192 n32 groups3 stages7 blocks1 cluster4 share1 spread1 multicast0 maps1 pong0 through0",
+                ),
             ],
         ),
         (
             "f16 last | 32 24 144 1 | 56 56 | 1 1 | 1 1 | 1 1 | 0 0 0 0 | bias_silu",
             &[
-                (14.85, "m192 n160 groups3 stages3 blocks1 cluster1 share1 spread1 maps1 pong0 through1"),
-                (16.71, "m64 n160 groups1 stages3 blocks2 cluster1 share1 spread1 maps1 pong0 through1"),
-                (19.65, "m64 n160 groups1 stages2 blocks2 cluster1 share1 spread1 maps1 pong0 through0"),
-                (22.96, "m128 n64 groups1 stages4 blocks2 cluster1 share1 spread1 maps1 pong0 through1"),
+                (
+                    14.85,
+                    "m192 n160 groups3 stages3 blocks1 cluster1 share1 spread1 multicast0 maps1 pong0 through1",
+                ),
+                (
+                    16.71,
+                    "m64 n160 groups1 stages3 blocks2 cluster1 share1 spread1 multicast0 maps1 pong0 through1",
+                ),
+                (
+                    19.65,
+                    "m64 n160 groups1 stages2 blocks2 cluster1 share1 spread1 multicast0 maps1 pong0 through0",
+                ),
+                (
+                    22.96,
+                    "m128 n64 groups1 stages4 blocks2 cluster1 share1 spread1 multicast0 maps1 pong0 through1",
+                ),
             ],
         ),
     ];
@@ -336,25 +503,103 @@ mod tests {
         (
             "f16 last | 1 768 768 1 | 128 | 1 | 1 | 1 | 0 0 | bias_residual",
             &[
-                (2.05, "m64 n32 groups1 stages4 deep3 blocks1 cluster1 share1 spread1 maps1 pong0 through0"),
-                (2.28, "m64 n32 groups1 stages4 deep2 blocks1 cluster1 share1 spread1 maps1 pong0 through0"),
-                (2.56, "m64 n32 groups1 stages8 deep1 blocks1 cluster1 share1 spread1 maps1 pong0 through0"),
-                (2.79, "m64 n32 groups1 stages2 deep3 blocks1 cluster1 share1 spread1 maps1 pong0 through0"),
+                (
+                    2.05,
+                    "m64 n32 groups1 stages4 deep3 blocks1 cluster1 share1 spread1 multicast0 maps1 pong0 through0",
+                ),
+                (
+                    2.28,
+                    "m64 n32 groups1 stages4 deep2 blocks1 cluster1 share1 spread1 multicast0 maps1 pong0 through0",
+                ),
+                (
+                    2.56,
+                    "m64 n32 groups1 stages8 deep1 blocks1 cluster1 share1 spread1 multicast0 maps1 pong0 through0",
+                ),
+                (
+                    2.79,
+                    "m64 n32 groups1 stages2 deep3 blocks1 cluster1 share1 spread1 multicast0 maps1 pong0 through0",
+                ),
             ],
         ),
         (
             "f16 last | 1 768 2304 1 | 128 | 1 | 1 | 1 | 0 0 | bias",
             &[
-                (2.68, "m64 n64 groups1 stages6 deep2 blocks1 cluster1 share1 spread1 maps1 pong0 through0"),
-                (3.01, "m64 n64 groups1 stages8 deep1 blocks1 cluster1 share1 spread1 maps1 pong0 through0"),
-                (3.36, "m64 n64 groups1 stages2 deep4 blocks1 cluster1 share1 spread1 maps1 pong0 through0"),
+                (
+                    2.68,
+                    "m64 n64 groups1 stages6 deep2 blocks1 cluster1 share1 spread1 multicast0 maps1 pong0 through0",
+                ),
+                (
+                    3.01,
+                    "m64 n64 groups1 stages8 deep1 blocks1 cluster1 share1 spread1 multicast0 maps1 pong0 through0",
+                ),
+                (
+                    3.36,
+                    "m64 n64 groups1 stages2 deep4 blocks1 cluster1 share1 spread1 multicast0 maps1 pong0 through0",
+                ),
             ],
         ),
         (
             "f16 last | 1 64 64 1 | 56 56 | 3 3 | 1 1 | 1 1 | 1 1 1 1 | bias_relu",
             &[
-                (2.08, "m64 n32 groups1 stages3 deep3 blocks1 cluster1 share1 spread1 maps1 pong0 through0"),
-                (2.35, "m64 n32 groups1 stages8 deep1 blocks1 cluster1 share1 spread1 maps1 pong0 through0"),
+                (
+                    2.08,
+                    "m64 n32 groups1 stages3 deep3 blocks1 cluster1 share1 spread1 multicast0 maps1 pong0 through0",
+                ),
+                (
+                    2.35,
+                    "m64 n32 groups1 stages8 deep1 blocks1 cluster1 share1 spread1 multicast0 maps1 pong0 through0",
+                ),
+            ],
+        ),
+    ];
+
+    // Likewise (2026-11-29), all of them early, with tiles of blocks beside each other.
+    const NEAR: &[(&str, &[(f64, &str)])] = &[
+        (
+            "f16 last | 32 256 256 1 | 14 14 | 3 3 | 1 1 | 1 1 | 1 1 1 1 | bias_relu",
+            &[
+                (
+                    11.24,
+                    "m192 n64 groups3 stages7 deep1 blocks1 cluster1 share1 spread2 multicast0 maps1 pong0 through0",
+                ),
+                (
+                    13.01,
+                    "m192 n64 groups3 stages7 deep1 blocks1 cluster1 share1 spread2 multicast1 maps1 pong0 through0",
+                ),
+            ],
+        ),
+        (
+            "f16 last | 1 3072 768 1 | 197 | 1 | 1 | 1 | 0 0 | bias_residual",
+            &[
+                (
+                    5.46,
+                    "m64 n128 groups1 stages8 deep1 blocks1 cluster4 share2 spread1 multicast0 maps1 pong0 through0",
+                ),
+                (
+                    6.14,
+                    "m128 n64 groups2 stages8 deep1 blocks1 cluster4 share2 spread1 multicast0 maps1 pong0 through0",
+                ),
+                (
+                    7.25,
+                    "m64 n32 groups1 stages4 deep4 blocks1 cluster1 share2 spread2 multicast0 maps1 pong0 through0",
+                ),
+                (
+                    10.07,
+                    "m128 n32 groups2 stages3 deep3 blocks1 cluster1 share2 spread2 multicast0 maps1 pong0 through0",
+                ),
+            ],
+        ),
+        (
+            "f16 last | 1 768 3072 1 | 197 | 1 | 1 | 1 | 0 0 | bias_gelu",
+            &[
+                (
+                    4.20,
+                    "m128 n64 groups2 stages8 deep1 blocks1 cluster1 share2 spread2 multicast0 maps1 pong0 through0",
+                ),
+                (
+                    6.49,
+                    "m256 n32 groups2 stages6 deep1 blocks1 cluster1 share1 spread2 multicast0 maps1 pong0 through0",
+                ),
             ],
         ),
     ];
@@ -363,5 +608,6 @@ mod tests {
     fn estimates_rank_as_measured() {
         conv_samples::assert_ranked(&ConvWgmma, MEASURED, " deep1 early0");
         conv_samples::assert_ranked(&ConvWgmma, DEEP, " early1");
+        conv_samples::assert_ranked(&ConvWgmma, NEAR, " early1");
     }
 }

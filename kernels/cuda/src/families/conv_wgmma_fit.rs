@@ -25,6 +25,11 @@ impl Tile {
         self.share * self.spread
     }
 
+    /// Pixels that a block asks for at a time by a map.
+    pub(super) const fn rows_of_map(&self) -> u32 {
+        if self.multicast == 1 { self.m / self.spread } else { self.m }
+    }
+
     /// Bytes of a team's tile of results in boxes of 64 columns.
     pub(super) const fn boxes(&self) -> u32 {
         self.m * self.n.div_ceil(64) * 128
@@ -159,14 +164,17 @@ impl Tile {
         {
             return fail("1, 2 or 4 blocks share weights, 1 or 2 pixels, in clusters of at most 8");
         }
-        if self.maps == 1 && !shape.mapped(self.m / self.spread) {
+        if self.multicast > 1 || self.multicast == 1 && self.peers() == 1 {
+            return fail("multicast or not, and only among several blocks");
+        }
+        if self.maps == 1 && !shape.mapped(self.rows_of_map()) {
             return fail("no tensor map for these pixels");
         }
         if self.maps == 0 && shape.added.is_some() {
             return fail("only maps bring the pixels of what is added");
         }
         if self.spread > 1
-            && (self.maps == 0 || !shape.column_tiles(self).is_multiple_of(self.spread as usize))
+            && (self.maps < self.multicast || !shape.column_tiles(self).is_multiple_of(self.spread as usize))
         {
             return fail("only maps bring pixels to several blocks, which take whole rows of tiles");
         }

@@ -30,6 +30,7 @@ fn packed_weights_meet_their_pixels_in_every_chunk() {
                 cluster: 1,
                 share: 1,
                 spread: 1,
+                multicast: 0,
                 maps: 0,
                 pong: 0,
                 through: 0,
@@ -69,31 +70,64 @@ fn a_tactic_that_does_not_fit_is_an_error() {
     let problem = conv_samples::conv().remove(0);
     let symbols = sample_symbols();
     for text in [
-        "conv.wgmma/7 m96 n64 groups1 stages3 deep1 blocks1 cluster1 share1 spread1 maps0 pong0 through0 early0",
-        "conv.wgmma/7 m64 n40 groups1 stages3 deep1 blocks1 cluster1 share1 spread1 maps0 pong0 through0 early0",
-        "conv.wgmma/7 m64 n64 groups1 stages9 deep1 blocks1 cluster1 share1 spread1 maps0 pong0 through0 early0",
-        "conv.wgmma/7 m64 n64 groups1 stages3 deep1 blocks1 cluster10 share1 spread1 maps0 pong0 through0 early0",
-        "conv.wgmma/7 m256 n256 groups2 stages2 deep1 blocks1 cluster1 share1 spread1 maps0 pong0 through0 early0",
-        "conv.wgmma/7 m128 n256 groups2 stages4 deep1 blocks2 cluster1 share1 spread1 maps0 pong0 through0 early0",
-        "conv.wgmma/7 m64 n64 groups1 stages3 deep1 blocks1 cluster1 share3 spread1 maps0 pong0 through0 early0",
-        "conv.wgmma/7 m64 n64 groups1 stages3 deep1 blocks1 cluster4 share4 spread1 maps0 pong0 through0 early0",
-        "conv.wgmma/7 m128 n64 groups2 stages3 deep1 blocks1 cluster1 share1 spread1 maps2 pong0 through0 early0",
-        "conv.wgmma/7 m64 n64 groups1 stages3 deep1 blocks1 cluster1 share1 spread2 maps1 pong0 through0 early0",
-        "conv.wgmma/7 m64 n32 groups1 stages3 deep1 blocks1 cluster1 share1 spread2 maps0 pong0 through0 early0",
-        "conv.wgmma/7 m64 n64 groups1 stages3 deep1 blocks1 cluster1 share1 spread1 maps1 pong1 through0 early0",
-        "conv.wgmma/7 m64 n64 groups2 stages3 deep1 blocks1 cluster2 share1 spread1 maps1 pong1 through0 early0",
-        "conv.wgmma/7 m64 n64 groups1 stages3 deep1 blocks1 cluster1 share1 spread1 maps1 pong0 through3 early0",
-        "conv.wgmma/7 m64 n64 groups1 stages3 deep1 blocks1 cluster2 share1 spread1 maps1 pong0 through1 early0",
-        "conv.wgmma/7 m64 n64 groups2 stages3 deep1 blocks1 cluster1 share1 spread1 maps1 pong1 through2 early0",
-        "conv.wgmma/7 m64 n32 groups1 stages3 deep1 blocks1 cluster1 share1 spread1 maps1 pong0 through1 early0",
-        "conv.wgmma/7 m64 n64 groups1 stages3 deep1 blocks1 cluster1 share1 spread1 maps1 pong0 through0 early2",
-        "conv.wgmma/7 m64 n64",
+        "conv.wgmma/8 m96 n64 groups1 stages3 deep1 blocks1 cluster1 share1 spread1 multicast0 maps0 pong0 through0 early0",
+        "conv.wgmma/8 m64 n40 groups1 stages3 deep1 blocks1 cluster1 share1 spread1 multicast0 maps0 pong0 through0 early0",
+        "conv.wgmma/8 m64 n64 groups1 stages9 deep1 blocks1 cluster1 share1 spread1 multicast0 maps0 pong0 through0 early0",
+        "conv.wgmma/8 m64 n64 groups1 stages3 deep1 blocks1 cluster10 share1 spread1 multicast0 maps0 pong0 through0 early0",
+        "conv.wgmma/8 m256 n256 groups2 stages2 deep1 blocks1 cluster1 share1 spread1 multicast0 maps0 pong0 through0 early0",
+        "conv.wgmma/8 m128 n256 groups2 stages4 deep1 blocks2 cluster1 share1 spread1 multicast0 maps0 pong0 through0 early0",
+        "conv.wgmma/8 m64 n64 groups1 stages3 deep1 blocks1 cluster1 share3 spread1 multicast1 maps0 pong0 through0 early0",
+        "conv.wgmma/8 m64 n64 groups1 stages3 deep1 blocks1 cluster4 share4 spread1 multicast1 maps0 pong0 through0 early0",
+        "conv.wgmma/8 m64 n64 groups1 stages3 deep1 blocks1 cluster1 share1 spread1 multicast1 maps0 pong0 through0 early0",
+        "conv.wgmma/8 m64 n64 groups1 stages3 deep1 blocks1 cluster1 share2 spread1 multicast2 maps0 pong0 through0 early0",
+        "conv.wgmma/8 m128 n64 groups2 stages3 deep1 blocks1 cluster1 share1 spread1 multicast0 maps2 pong0 through0 early0",
+        "conv.wgmma/8 m64 n64 groups1 stages3 deep1 blocks1 cluster1 share1 spread2 multicast1 maps1 pong0 through0 early0",
+        "conv.wgmma/8 m64 n32 groups1 stages3 deep1 blocks1 cluster1 share1 spread2 multicast1 maps0 pong0 through0 early0",
+        "conv.wgmma/8 m64 n64 groups1 stages3 deep1 blocks1 cluster1 share1 spread1 multicast0 maps1 pong1 through0 early0",
+        "conv.wgmma/8 m64 n64 groups2 stages3 deep1 blocks1 cluster2 share1 spread1 multicast0 maps1 pong1 through0 early0",
+        "conv.wgmma/8 m64 n64 groups1 stages3 deep1 blocks1 cluster1 share1 spread1 multicast0 maps1 pong0 through3 early0",
+        "conv.wgmma/8 m64 n64 groups1 stages3 deep1 blocks1 cluster2 share1 spread1 multicast0 maps1 pong0 through1 early0",
+        "conv.wgmma/8 m64 n64 groups2 stages3 deep1 blocks1 cluster1 share1 spread1 multicast0 maps1 pong1 through2 early0",
+        "conv.wgmma/8 m64 n32 groups1 stages3 deep1 blocks1 cluster1 share1 spread1 multicast0 maps1 pong0 through1 early0",
+        "conv.wgmma/8 m64 n64 groups1 stages3 deep1 blocks1 cluster1 share1 spread1 multicast0 maps1 pong0 through0 early2",
+        "conv.wgmma/8 m64 n64",
     ] {
         let tactic = text.parse().unwrap();
         assert!(ConvWgmma.build(&problem, &tactic, &symbols, &target()).is_err(), "{text}");
     }
     let elsewhere = Target::of("sm_100".parse().unwrap());
     assert!(ConvWgmma.tactics(&problem, &symbols, &elsewhere).is_empty());
+}
+
+// Blocks of a cluster with tiles beside each other need no maps and no part of each other's barriers, unless they send.
+#[test]
+fn neighbours_read_all_that_they_need_where_they_do_not_send() {
+    let symbols = sample_symbols();
+    let tactic = |multicast: u32, maps: u32| -> Tactic {
+        let text = format!(
+            "conv.wgmma/8 m64 n32 groups1 stages3 deep1 blocks1 cluster1 share2 spread2 multicast{multicast} maps{maps} pong0 through0 early0"
+        );
+        text.parse().unwrap()
+    };
+    let mut neighbours = 0;
+    for problem in conv_samples::conv() {
+        let Ok(build) = ConvWgmma.build(&problem, &tactic(0, 0), &symbols, &target()) else { continue };
+        assert!(ConvWgmma.build(&problem, &tactic(1, 0), &symbols, &target()).is_err(), "{problem}");
+        assert_eq!(build.launches[0].cluster, Some([4, 1, 1]));
+        // A map brings a whole tile's rows to a block, or its part of them to two.
+        let rows = |multicast| {
+            let build = ConvWgmma.build(&problem, &tactic(multicast, 1), &symbols, &target()).ok()?;
+            match &build.launches[0].args[0] {
+                Arg::Map(map) => Some(format!("{:?}", map.piece)),
+                _ => None,
+            }
+        };
+        if let (Some(all), Some(part)) = (rows(0), rows(1)) {
+            assert_ne!(all, part, "{problem}");
+            neighbours += 1;
+        }
+    }
+    assert!(neighbours > 2, "{neighbours}");
 }
 
 #[test]
