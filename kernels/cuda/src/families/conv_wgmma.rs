@@ -270,9 +270,10 @@ impl Family for ConvWgmma {
             .map(|t| (t.cost(&shape, symbols, target), t))
             .collect();
         ranked.sort_by(|a, b| a.0.total_cmp(&b.0));
-        // At most two that differ in stages, residency or which of two blocks' tiles lie together alone: the model errs alike for those.
+        // At most two that differ in stages, residency or how the tiles of as many blocks lie together alone: the model errs alike for
+        // those.
         let kind = |t: &Tile| {
-            (t.m, t.n, t.groups, t.deep > 1, t.cluster, t.maps, t.pong, t.peers(), t.multicast, t.through > 0)
+            (t.m, t.n, t.groups, t.deep, t.cluster, t.maps, t.pong, t.peers(), t.multicast, t.through > 0)
         };
         let mut chosen: Vec<Tile> = Vec::new();
         for (_, tile) in ranked {
@@ -281,10 +282,7 @@ impl Family for ConvWgmma {
             }
         }
         let others = chosen.iter().filter(|t| short(t)).take(8).map(|t| Tile { early: 1 - t.early, ..*t });
-        // Blocks of a cluster begin together, which the kernel before may put off: only the whole plan shows that.
-        let scattered = chosen.iter().filter(|t| t.peers() > 1 && t.multicast == 0).take(4);
-        let scattered = scattered.map(|t| Tile { share: 1, spread: 1, ..*t }).filter(|t| !chosen.contains(t));
-        chosen.iter().copied().chain(others).chain(scattered).map(|t| t.tactic()).collect()
+        chosen.iter().copied().chain(others).map(|t| t.tactic()).collect()
     }
 
     fn cost(&self, problem: &Problem<Dim>, tactic: &Tactic, symbols: &Symbols, target: &Target) -> f64 {

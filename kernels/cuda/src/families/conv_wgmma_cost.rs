@@ -10,8 +10,6 @@ impl Tile {
         const CYCLES_PER_US: f64 = 1860.0;
         // Bytes a cycle that come from L2 to all multiprocessors.
         const L2_BYTES: f64 = 6070.0;
-        // The most of them that one takes.
-        const PORT_BYTES: f64 = 62.0;
         // What blocks share still has to come to each of them, from L2 and by multicast.
         const SHARED: [f64; 2] = [0.3, 0.39];
         let geometry = &shape.geometry;
@@ -36,7 +34,6 @@ impl Tile {
         let still = SHARED[self.multicast as usize];
         let [share, spread] = [self.share, self.spread].map(|s| still + (1.0 - still) / f64::from(s));
         let fill = (m * spread + n * share) * 128.0 * active / L2_BYTES;
-        let fill = fill.max((m + 0.35 * n) * 128.0 * per_sm / PORT_BYTES);
         let deep = f64::from(self.deep);
         let latency = 85.0 + if self.maps == 1 { 140.0 } else { 152.0 } / deep;
         let late = 540.0 + if self.multicast == 1 { 710.0 } else { 0.0 };
