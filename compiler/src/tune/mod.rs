@@ -269,7 +269,7 @@ impl Measured {
         }
         for job in jobs {
             let verdicts = tuner.measure(&job, symbols, target, warn)?;
-            let rivals = ranked(&job, &verdicts, warn)?;
+            let rivals = ranked(&job, &verdicts, target, warn)?;
             if let Choice { tactic, measured: Some(microseconds), .. } = &rivals[0] {
                 let (tactic, gpu) = (tactic.clone(), gpu.clone().unwrap_or_default());
                 tactics.set(target.arch, &job.problem, Entry { tactic, microseconds: *microseconds, gpu });
@@ -325,7 +325,12 @@ impl From<Ended> for Error {
 
 // The candidates that may be used, fastest first and at least one: those with a time, or where there is none, the most
 // promising that was not tried. One that failed or was wrong is never among them.
-fn ranked(job: &Job, verdicts: &[Verdict], warn: &mut dyn FnMut(String)) -> Result<Vec<Choice>, Ended> {
+fn ranked(
+    job: &Job,
+    verdicts: &[Verdict],
+    target: &Target,
+    warn: &mut dyn FnMut(String),
+) -> Result<Vec<Choice>, Ended> {
     let choice = |candidate: &Candidate, measured| {
         let Candidate { tactic, estimate, build } = candidate.clone();
         Choice { tactic, measured, estimate, build }
@@ -348,7 +353,7 @@ fn ranked(job: &Job, verdicts: &[Verdict], warn: &mut dyn FnMut(String)) -> Resu
     timed.sort_by(|a, b| a.0.total_cmp(&b.0));
     if let Some(limit) = timed.first().map(|(time, _)| time * settle::NEAR) {
         timed.retain(|(time, _)| *time <= limit);
-        return Ok(rivals(timed).into_iter().map(|(time, c)| choice(c, Some(time))).collect());
+        return Ok(rivals(timed, target).into_iter().map(|(time, c)| choice(c, Some(time))).collect());
     }
     let untried = job.candidates.iter().zip(verdicts).find(|(_, v)| **v == Verdict::Untried);
     untried.map(|(candidate, _)| vec![choice(candidate, None)]).ok_or_else(|| {
@@ -364,18 +369,24 @@ fn families<'a>(tactics: impl Iterator<Item = &'a Tactic>) -> Vec<String> {
     names.collect::<BTreeSet<String>>().into_iter().collect()
 }
 
-// The fastest few; of those, one of another family if there is one, for kernels of one family overlap with others alike.
-fn rivals(mut timed: Vec<(f64, &Candidate)>) -> Vec<(f64, &Candidate)> {
-    let most = settle::MOST_RIVALS;
-    let family = |entry: &(f64, &Candidate)| entry.1.tactic.family.clone();
-    if let Some(first) = timed.first().map(family)
-        && timed.iter().take(most).all(|t| family(t) == first)
-        && let Some(other) = timed.iter().position(|t| family(t) != first)
-    {
-        timed.swap(most - 1, other);
-    }
-    timed.truncate(most);
-    timed
+// The fastest few, the fastest of each footprint before any second one: alone they take much the same, but what overlaps with them in
+// the whole plan goes by their footprint.
+fn rivals<'a>(timed: Vec<(f64, &'a Candidate)>, target: &Target) -> Vec<(f64, &'a Candidate)> {
+    let mut seen = BTreeSet::new();
+    let (mut first, second): (Vec<_>, Vec<_>) =
+        timed.into_iter().partition(|(_, candidate)| seen.insert(footprint(candidate, target)));
+    first.extend(second);
+    first.truncate(settle::MOST_RIVALS);
+    first
+}
+
+// What a kernel leaves to the kernels before and behind it: how many multiprocessors near each other its clusters wait for, and how many of
+// its blocks one multiprocessor has room for. Kernels of one family do the rest alike.
+fn footprint(candidate: &Candidate, target: &Target) -> (String, u32, u32) {
+    let launch = candidate.build.launches.first();
+    let cluster = launch.and_then(|l| l.cluster).map_or(1, |c| c.iter().product());
+    let room = launch.map_or(1, |l| target.shared_per_multiprocessor / (l.shared + 1024).max(1));
+    (candidate.tactic.family.clone(), cluster, room.min(3))
 }
 
 fn constants(region: &Region, graph: &Graph) -> Vec<bool> {
