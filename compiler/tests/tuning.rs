@@ -172,7 +172,8 @@ fn rivals_are_the_fastest_of_each_footprint_and_then_the_others() {
     let footprint = |r: &tune::Choice| {
         let launch = &r.build.launches[0];
         let room = target().shared_per_multiprocessor / (launch.shared + 1024);
-        (r.tactic.family.clone(), launch.cluster, room.min(3))
+        let cluster: u32 = launch.cluster.map_or(1, |c| c.iter().product());
+        (r.tactic.family.clone(), cluster, room.min(3))
     };
     let mut seen = std::collections::BTreeSet::new();
     let firsts: Vec<bool> = rivals.iter().map(|r| seen.insert(footprint(r))).collect();
