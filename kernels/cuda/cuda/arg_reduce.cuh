@@ -18,7 +18,7 @@ DEVICE Best better(Best a, Best b) {
 // Along the middle of [OUTER, LEN, INNER]: one thread for each column, DEPTH threads share a column.
 extern "C" __global__ void __launch_bounds__(COLUMNS* DEPTH)
   KERNEL_NAME(const elem_t* x, long long* out SYMBOL_PARAMS PREFETCH_PARAMS) {
-  PREFETCH;
+  PREFETCH(threadIdx.x == 0);
   __shared__ Best parts[DEPTH][COLUMNS];
   dependency_wait();
   const index_t len = LEN, inner = INNER;
@@ -41,7 +41,7 @@ extern "C" __global__ void __launch_bounds__(COLUMNS* DEPTH)
 #else
 extern "C" __global__ void __launch_bounds__(GROUP* ROWS)
   KERNEL_NAME(const elem_t* x, long long* out SYMBOL_PARAMS PREFETCH_PARAMS) {
-  PREFETCH;
+  PREFETCH(threadIdx.x == 0);
   dependency_wait();
   const index_t len = LEN;
   const index_t row = index_t(blockIdx.x) * ROWS + threadIdx.x / GROUP;

@@ -27,7 +27,7 @@ template <int B> DEVICE uint32_t pair(const uint4& x, const uint4& y) {
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     KERNEL_NAME(const element_t* q, const element_t* k, const element_t* v MASK_PARAMS,
                 element_t* out SYMBOL_PARAMS PREFETCH_PARAMS) {
-  PREFETCH;
+  PREFETCH(threadIdx.x == 0);
   extern __shared__ __align__(16) float sums[];   // [GROUPS][QUERIES][PITCH], then each row's maximum and sum of powers
   float* const states = sums + GROUPS * QUERIES * PITCH;
   const int lane = threadIdx.x % 32, group = threadIdx.x / 32, g = lane / 4, c = lane % 4;

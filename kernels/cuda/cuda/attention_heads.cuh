@@ -140,7 +140,7 @@ DEVICE void multiply(const Place& place MASK_PARAMS, element_t* out SYMBOL_PARAM
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     KERNEL_NAME(const element_t* q, const element_t* k, const element_t* v MASK_PARAMS,
                 element_t* out SYMBOL_PARAMS PREFETCH_PARAMS) {
-  PREFETCH;
+  PREFETCH(threadIdx.x == 0);
   extern __shared__ __align__(1024) unsigned char shared[];
   const Place place(shared);
   if (threadIdx.x == 0) {

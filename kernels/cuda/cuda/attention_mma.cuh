@@ -35,7 +35,7 @@ DEVICE void load_q(uint32_t (&r)[4], const unsigned char* rows, int step) {
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     KERNEL_NAME(const element_t* q, const element_t* k, const element_t* v MASK_PARAMS,
                 element_t* out SYMBOL_PARAMS PREFETCH_PARAMS) {
-  PREFETCH;
+  PREFETCH(threadIdx.x == 0);
   extern __shared__ __align__(128) unsigned char shared[];
   unsigned char* const shared_q = shared;
   unsigned char* const shared_k = shared + BYTES_Q;

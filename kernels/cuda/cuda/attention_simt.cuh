@@ -30,7 +30,7 @@ template <int ROWS_, int COLUMNS, int STRIDE_TO> DEVICE void copy(acc_t* to, con
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
     KERNEL_NAME(const element_t* q, const element_t* k, const element_t* v MASK_PARAMS,
                 element_t* out SYMBOL_PARAMS PREFETCH_PARAMS) {
-  PREFETCH;
+  PREFETCH(threadIdx.x == 0);
   extern __shared__ __align__(128) unsigned char shared[];
   acc_t* const shared_q = reinterpret_cast<acc_t*>(shared);
   acc_t* const tile = shared_q + WARPS * ROWS * PADDED;

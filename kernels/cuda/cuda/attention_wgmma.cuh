@@ -213,7 +213,6 @@ DEVICE void multiply(const Place& place MASK_PARAMS, element_t* out SYMBOL_PARAM
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     KERNEL_NAME(const element_t* q, const element_t* k, const element_t* v MASK_PARAMS,
                 element_t* out SYMBOL_PARAMS PREFETCH_PARAMS) {
-  PREFETCH;
   extern __shared__ __align__(1024) unsigned char shared[];
   const Place place(shared);
   if (threadIdx.x == 0) {
@@ -233,6 +232,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
   if (threadIdx.x >= 128 * CONSUMERS) {
     if (PRODUCER_REGISTERS > 0) give_registers<PRODUCER_REGISTERS>();
     fill(place, q, k, v MASK_NAMES SYMBOL_NAMES);
+    PREFETCH(threadIdx.x == 128 * CONSUMERS);
   } else {
     if (PRODUCER_REGISTERS > 0) take_registers<CONSUMER_REGISTERS>();
     dependency_wait();

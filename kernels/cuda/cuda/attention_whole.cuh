@@ -12,7 +12,6 @@ static_assert(KEYS % 16 == 0 && KEYS <= 256 && DIM % 16 == 0 && DIM_V % 16 == 0,
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     KERNEL_NAME(const element_t* q, const element_t* k, const element_t* v MASK_PARAMS,
                 element_t* out SYMBOL_PARAMS PREFETCH_PARAMS) {
-  PREFETCH;
   extern __shared__ __align__(1024) unsigned char shared[];
   unsigned char *const shared_k = shared + Q_BYTES, *const shared_v = shared_k + K_BYTES;
   float* const shared_mask = reinterpret_cast<float*>(shared_v + V_BYTES);
@@ -61,6 +60,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
   }
 #endif
   if (EARLY) launch_dependents();
+  PREFETCH(threadIdx.x == 0);
 
   const uint64_t queries = wgmma_operand(shared_address(shared) + group * 8192);
   const uint64_t keys = wgmma_operand(shared_address(shared_k)), values = values_operand<ROWS>(shared_address(shared_v));

@@ -25,7 +25,7 @@ constexpr unsigned long long ROWS_READ = read_by(TALL, SH, DH, KH), COLUMNS_READ
 
 extern "C" __global__ void __launch_bounds__(THREADS)
     KERNEL_NAME(const element_t* x, const element_t* w EPILOGUE_PARAMS RESULTS_PARAMS SYMBOL_PARAMS PREFETCH_PARAMS) {
-  PREFETCH;
+  PREFETCH(threadIdx.x == 0);
   Results results{RESULTS};
   const index_t strips = (OW + WIDE - 1) / WIDE, bands = (OH + TALL - 1) / TALL;
   index_t channel, strip, band, image;

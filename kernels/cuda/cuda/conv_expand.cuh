@@ -42,7 +42,7 @@ DEVICE void read_filters(const element_t* own, int step, uint32_t (&b)[EIGHTS][2
 extern "C" __global__ void __launch_bounds__(THREADS)
     KERNEL_NAME(const element_t* x, const element_t* w,
                 const element_t* first BETWEEN_PARAMS EPILOGUE_PARAMS RESULTS_PARAMS SYMBOL_PARAMS PREFETCH_PARAMS) {
-  PREFETCH;
+  PREFETCH(threadIdx.x == 0);
   Results results{RESULTS};
   extern __shared__ uint4 shared[];
   element_t* const made = reinterpret_cast<element_t*>(shared);      // [REGION][Y_PITCH]

@@ -240,7 +240,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
                 , const element_t* scales
 #endif
                 EPILOGUE_PARAMS SYMBOL_PARAMS PREFETCH_PARAMS) {
-  PREFETCH;
+  PREFETCH(threadIdx.x == 0);
   extern __shared__ __align__(128) unsigned char shared[];
   unsigned char* const tiles_a = shared;
   unsigned char* const tiles_b = shared + STAGES * A_BYTES;

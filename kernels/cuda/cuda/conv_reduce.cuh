@@ -3,7 +3,7 @@
 
 extern "C" __global__ void __launch_bounds__(128)
     KERNEL_NAME(const acc_t* partial EPILOGUE_PARAMS SYMBOL_PARAMS PREFETCH_PARAMS) {
-  PREFETCH;
+  PREFETCH(threadIdx.x == 0);
   launch_dependents();
   dependency_wait();
   const index_t i = ((index_t)blockIdx.x * 128 + threadIdx.x) * WIDTH;

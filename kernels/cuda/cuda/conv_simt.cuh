@@ -52,7 +52,7 @@ extern "C" __global__ void __launch_bounds__(BOUNDS)
 #else
                 EPILOGUE_PARAMS SYMBOL_PARAMS PREFETCH_PARAMS) {
 #endif
-  PREFETCH;
+  PREFETCH(threadIdx.x == 0);
   __shared__ __align__(16) acc_t shared_a[2][BK][A_PITCH];
   __shared__ __align__(16) acc_t shared_b[2][BK][BN];
   const int thread = threadIdx.x;

@@ -10,7 +10,7 @@ extern "C" __global__ void __launch_bounds__(128)
                 , const element_t* added_x, const element_t* added_w
 #endif
                 EPILOGUE_PARAMS SYMBOL_PARAMS PREFETCH_PARAMS) {
-  PREFETCH;
+  PREFETCH(threadIdx.x == 0);
   const index_t i = (index_t)blockIdx.x * 128 + threadIdx.x;
   const index_t pixels = OD * OH * OW;
   launch_dependents();

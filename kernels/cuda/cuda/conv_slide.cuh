@@ -21,7 +21,7 @@ DEVICE constexpr int tap_of(int i, int o, int stride, int dilation, int taps) {
 
 extern "C" __global__ void __launch_bounds__(THREADS)
     KERNEL_NAME(const element_t* x, const element_t* w EPILOGUE_PARAMS RESULTS_PARAMS SYMBOL_PARAMS PREFETCH_PARAMS) {
-  PREFETCH;
+  PREFETCH(threadIdx.x == 0);
   Results results{RESULTS};
   extern __shared__ uint4 shared[];
   element_t* const tile = reinterpret_cast<element_t*>(shared);

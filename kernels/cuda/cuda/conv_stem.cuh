@@ -206,7 +206,7 @@ DEVICE void store_maxima(const unsigned char* results, int from, int rows, int y
 
 extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT)
     KERNEL_NAME(const pixel_t* x, const unsigned char* w EPILOGUE_PARAMS SYMBOL_PARAMS PREFETCH_PARAMS) {
-  PREFETCH;
+  PREFETCH(threadIdx.x == 0);
   extern __shared__ __align__(1024) unsigned char shared[];
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, group = lane / 4, quad = lane % 4;
   const int column0 = blockIdx.y * BN;

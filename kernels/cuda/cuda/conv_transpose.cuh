@@ -20,7 +20,7 @@ template <int KERNEL, int STRIDE, int DILATION> DEVICE int first_tap(int at) {
 
 extern "C" __global__ void __launch_bounds__(THREADS)
     KERNEL_NAME(const element_t* x, const element_t* w EPILOGUE_PARAMS SYMBOL_PARAMS PREFETCH_PARAMS) {
-  PREFETCH;
+  PREFETCH(threadIdx.x == 0);
   // A row's strips: SW phases, each of ceil(ceil(OW / SW) / WIDE) strips.
   const index_t phase_strips = ((OW + SW - 1) / SW + WIDE - 1) / WIDE;
   const index_t strips = phase_strips * SW;

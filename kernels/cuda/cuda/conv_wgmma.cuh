@@ -100,10 +100,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     fill(shared, full, empty, x, ADDED_X, weights, warp - 4 * CONSUMERS, first, count SYMBOL_NAMES);
     __syncwarp();
     if (EARLY) launch_dependents();
+    PREFETCH(begins);
     if (SPLIT > 1 && !SENT) cluster_wait();
   } else {
     if (PRODUCER_REGISTERS > 0) take_registers<CONSUMER_REGISTERS>();
-    PREFETCH;
     dependency_wait();
     const Epilogue epilogue = EPILOGUE;
     Position at = {0, 0};

@@ -14,7 +14,7 @@ constexpr int W1_BYTES = HIDDEN * PITCH * sizeof(element_t), W2_BYTES = HIDDEN *
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
     KERNEL_NAME(const element_t* x, const element_t* w1, const element_t* w2 BETWEEN_PARAMS EPILOGUE_PARAMS SYMBOL_PARAMS
                     PREFETCH_PARAMS) {
-  PREFETCH;
+  PREFETCH(threadIdx.x == 0);
   extern __shared__ __align__(128) unsigned char shared[];
   // Behind the weights: sums of rows, sums of those or of parts of a filter, means, hidden sums of every block, what becomes of them.
   acc_t* const sums = reinterpret_cast<acc_t*>(shared + (STAGED ? W1_BYTES + W2_BYTES : 0));

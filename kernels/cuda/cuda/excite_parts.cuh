@@ -8,7 +8,7 @@ constexpr int V = HIDDEN % 4 == 0 ? 4 : HIDDEN % 2 == 0 ? 2 : 1;
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
     KERNEL_NAME(const acc_t* parts, const element_t* w2 BETWEEN_PARAMS EPILOGUE_PARAMS SYMBOL_PARAMS PREFETCH_PARAMS) {
-  PREFETCH;
+  PREFETCH(threadIdx.x == 0);
   extern __shared__ uint4 shared[];
   // Behind the weights: sums of rows, sums of those or of parts of a filter, hidden sums, what becomes of them.
   acc_t* const rows = reinterpret_cast<acc_t*>(reinterpret_cast<unsigned char*>(shared) + (STAGED ? W2_BYTES : 0));

@@ -166,7 +166,7 @@ DEVICE void multiply_all(float (&acc)[TILES_M][TILES_N][4], const uint32_t (&a)[
 
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     KERNEL_NAME(const element_t* a, const element_t* b RESULT_PARAMS SYMBOL_PARAMS PREFETCH_PARAMS) {
-  PREFETCH;
+  PREFETCH(threadIdx.x == 0);
   extern __shared__ __align__(128) unsigned char shared[];
   const int warp = threadIdx.x / 32 % WARPS, group = threadIdx.x / (32 * WARPS);
   const int warp_m = warp % WARPS_M, warp_n = warp / WARPS_M;

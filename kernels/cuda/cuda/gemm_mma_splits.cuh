@@ -1,6 +1,6 @@
 // The sum of SPLITS partial products, in order, and the epilogue.
 extern "C" __global__ void __launch_bounds__(256) KERNEL_NAME(const acc_t* partial EPILOGUE_PARAMS SYMBOL_PARAMS PREFETCH_PARAMS) {
-  PREFETCH;
+  PREFETCH(threadIdx.x == 0);
   dependency_wait();
   launch_dependents();
   const index_t count = SIZE_BATCH * SIZE_M * SIZE_N, i = (blockIdx.x * 256 + threadIdx.x) * VECTOR;

@@ -53,7 +53,7 @@ typedef Operand<BLOCK_N, B_ALONG_K, ALIGN_B, ALL_K, ALL_N> OperandB;
 
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     KERNEL_NAME(const element_t* a, const element_t* b RESULT_PARAMS SYMBOL_PARAMS PREFETCH_PARAMS) {
-  PREFETCH;
+  PREFETCH(threadIdx.x == 0);
   __shared__ __align__(16) acc_t tiles_a[2][BLOCK_K * OperandA::PITCH];
   __shared__ __align__(16) acc_t tiles_b[2][BLOCK_K * OperandB::PITCH];
   constexpr int RASTER = 8;

@@ -8,7 +8,7 @@ static_assert(B_ALONG_K || GROUPS == WARPS, "all warps split k");
 
 extern "C" __global__ void __launch_bounds__(THREADS)
     KERNEL_NAME(const element_t* a, const element_t* b RESULT_PARAMS SYMBOL_PARAMS PREFETCH_PARAMS) {
-  PREFETCH;
+  PREFETCH(threadIdx.x == 0);
   __shared__ acc_t sums[GROUPS][ROWS][SPREAD];
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const index_t tiles_n = (SIZE_N + SPREAD - 1) / SPREAD;

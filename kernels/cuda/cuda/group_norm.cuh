@@ -63,7 +63,7 @@ DEVICE acc_t factor_of(acc_t squares, acc_t count) { return rsqrt(squares / coun
 #if STATISTICS
 extern "C" __global__ void __launch_bounds__(THREADS)
     KERNEL_NAME(const elem_t* x, Moments* parts SYMBOL_PARAMS PREFETCH_PARAMS) {
-  PREFETCH;
+  PREFETCH(threadIdx.x == 0);
   dependency_wait();
   PART
   acc_t v[V], sum = 0;
@@ -91,7 +91,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 extern "C" __global__ void __launch_bounds__(THREADS)
     KERNEL_NAME(const elem_t* x, const elem_t* scale, const elem_t* bias,
                 const Moments* parts EPILOGUE_PARAMS SYMBOL_PARAMS PREFETCH_PARAMS) {
-  PREFETCH;
+  PREFETCH(threadIdx.x == 0);
   dependency_wait();
   PART
   const int lane = threadIdx.x % 32;
@@ -115,7 +115,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 extern "C" __global__ void __launch_bounds__(THREADS)
     KERNEL_NAME(const elem_t* x, const elem_t* scale,
                 const elem_t* bias EPILOGUE_PARAMS SYMBOL_PARAMS PREFETCH_PARAMS) {
-  PREFETCH;
+  PREFETCH(threadIdx.x == 0);
   dependency_wait();
   const index_t spatial = SPATIAL, vectors = spatial * PER / V, image = blockIdx.x / GROUPS;
   const int group = blockIdx.x % GROUPS;

@@ -9,7 +9,7 @@
 
 extern "C" __global__ void __launch_bounds__(GROUP* ROWS)
   KERNEL_NAME(const elem_t* x, const elem_t* scale BIAS_PARAM EPILOGUE_PARAMS SYMBOL_PARAMS PREFETCH_PARAMS) {
-  PREFETCH;
+  PREFETCH(threadIdx.x == 0);
   dependency_wait();
   const index_t len = LEN;
   const index_t row = index_t(blockIdx.x) * ROWS + threadIdx.x / GROUP;

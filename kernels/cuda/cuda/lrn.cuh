@@ -1,7 +1,7 @@
 // Normalisation across a window of SIZE channels: a thread has V neighbouring positions of one channel.
 extern "C" __global__ void __launch_bounds__(THREADS)
   KERNEL_NAME(const elem_t* x EPILOGUE_PARAMS SYMBOL_PARAMS PREFETCH_PARAMS) {
-  PREFETCH;
+  PREFETCH(threadIdx.x == 0);
   dependency_wait();
   const index_t spatial = SPATIAL;
   const index_t at = (index_t(blockIdx.x) * THREADS + threadIdx.x) * V;

@@ -31,7 +31,7 @@ DEVICE acc_t finish(acc_t s, index_t count) {
 // The window is the whole of [N, LEN, CHANNELS]: a thread has V neighbouring channels, DEPTH threads share the positions.
 extern "C" __global__ void __launch_bounds__(COLUMNS* DEPTH)
     KERNEL_NAME(const elem_t* x EPILOGUE_PARAMS SYMBOL_PARAMS PREFETCH_PARAMS) {
-  PREFETCH;
+  PREFETCH(threadIdx.x == 0);
   __shared__ acc_t shares[DEPTH][COLUMNS * V];
   dependency_wait();
   const index_t len = LEN, channels = CHANNELS;
@@ -69,7 +69,7 @@ extern "C" __global__ void __launch_bounds__(COLUMNS* DEPTH)
 // The window is the whole of [N, CHANNELS, LEN]: GROUP threads for each channel, ROWS channels in a block.
 extern "C" __global__ void __launch_bounds__(GROUP* ROWS)
     KERNEL_NAME(const elem_t* x EPILOGUE_PARAMS SYMBOL_PARAMS PREFETCH_PARAMS) {
-  PREFETCH;
+  PREFETCH(threadIdx.x == 0);
   dependency_wait();
   const index_t len = LEN;
   const index_t row = index_t(blockIdx.x) * ROWS + threadIdx.x / GROUP;
@@ -119,7 +119,7 @@ DEVICE index_t positions(index_t first, index_t window, int step, index_t end) {
 // A thread has V neighbouring channels (or one element, channels first).
 extern "C" __global__ void __launch_bounds__(THREADS)
     KERNEL_NAME(const elem_t* x EPILOGUE_PARAMS SYMBOL_PARAMS PREFETCH_PARAMS) {
-  PREFETCH;
+  PREFETCH(threadIdx.x == 0);
   dependency_wait();
   const index_t input[RANK] = INPUT_SIZES, output[RANK] = OUTPUT_SIZES, window[RANK] = WINDOW_SIZES;
   const int stride[RANK] = STRIDES, step[RANK] = DILATIONS, pad[RANK] = PADS, pad_end[RANK] = PADS_END;

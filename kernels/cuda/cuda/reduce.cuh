@@ -84,7 +84,7 @@ DEVICE acc_t finish(State s, long long count) {
 // Merges the parts, one thread for each result.
 extern "C" __global__ void __launch_bounds__(THREADS)
     KERNEL_NAME(const State* parts EPILOGUE_PARAMS SYMBOL_PARAMS PREFETCH_PARAMS) {
-  PREFETCH;
+  PREFETCH(threadIdx.x == 0);
   dependency_wait();
   const index_t results = RESULTS;
   const index_t at = index_t(blockIdx.x) * THREADS + threadIdx.x;
@@ -102,7 +102,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 // Rows of LEN contiguous elements: GROUP threads for each (part of a) row, ROWS of them in a block.
 extern "C" __global__ void __launch_bounds__(GROUP* ROWS)
     KERNEL_NAME(const elem_t* x RESULT_PARAMS SYMBOL_PARAMS PREFETCH_PARAMS) {
-  PREFETCH;
+  PREFETCH(threadIdx.x == 0);
   dependency_wait();
   const index_t len = LEN, rows = OUTER;
   const index_t row = index_t(blockIdx.x / SPLITS) * ROWS + threadIdx.x / GROUP;
@@ -137,7 +137,7 @@ extern "C" __global__ void __launch_bounds__(GROUP* ROWS)
 // The middle of [OUTER, LEN, INNER]: a thread has V neighbouring columns, DEPTH threads share (a part of) a column.
 extern "C" __global__ void __launch_bounds__(COLUMNS* DEPTH)
     KERNEL_NAME(const elem_t* x RESULT_PARAMS SYMBOL_PARAMS PREFETCH_PARAMS) {
-  PREFETCH;
+  PREFETCH(threadIdx.x == 0);
   __shared__ State shares[DEPTH][COLUMNS * V];
   dependency_wait();
   const index_t len = LEN, inner = INNER, columns = index_t(OUTER) * inner;
@@ -187,7 +187,7 @@ extern "C" __global__ void __launch_bounds__(COLUMNS* DEPTH)
 // Any interleaving of kept and reduced dimensions: GROUP threads for each result.
 extern "C" __global__ void __launch_bounds__(GROUP* ROWS)
     KERNEL_NAME(const elem_t* x EPILOGUE_PARAMS SYMBOL_PARAMS PREFETCH_PARAMS) {
-  PREFETCH;
+  PREFETCH(threadIdx.x == 0);
   dependency_wait();
   const index_t kept[KEPT] = KEPT_SIZES, kept_stride[KEPT] = KEPT_STRIDES;
   const index_t reduced[REDUCED] = REDUCED_SIZES, reduced_stride[REDUCED] = REDUCED_STRIDES;

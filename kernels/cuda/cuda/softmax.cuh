@@ -28,7 +28,7 @@ DEVICE acc_t probability(acc_t x, acc_t top, acc_t scale) {
 // Along the middle of [OUTER, LEN, INNER]: a thread has V neighbouring columns, DEPTH threads share a column.
 extern "C" __global__ void __launch_bounds__(COLUMNS* DEPTH)
   KERNEL_NAME(const elem_t* x EPILOGUE_PARAMS SYMBOL_PARAMS PREFETCH_PARAMS) {
-  PREFETCH;
+  PREFETCH(threadIdx.x == 0);
   __shared__ Running parts[DEPTH][COLUMNS * V];
   dependency_wait();
   const index_t len = LEN, inner = INNER;
@@ -72,7 +72,7 @@ extern "C" __global__ void __launch_bounds__(COLUMNS* DEPTH)
 #else
 extern "C" __global__ void __launch_bounds__(GROUP* ROWS)
   KERNEL_NAME(const elem_t* x EPILOGUE_PARAMS SYMBOL_PARAMS PREFETCH_PARAMS) {
-  PREFETCH;
+  PREFETCH(threadIdx.x == 0);
   dependency_wait();
   const index_t len = LEN;
   const index_t row = index_t(blockIdx.x) * ROWS + threadIdx.x / GROUP;

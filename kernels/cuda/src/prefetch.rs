@@ -1,20 +1,22 @@
 //! Weights asked into L2 ahead of the kernel that reads them. A kernel that can do so names `PREFETCH_PARAMS` last among its
-//! parameters and `PREFETCH` in its body, before it waits for the kernel before it; both are empty until the planner gives it something to ask for.
+//! parameters and `PREFETCH(asks)` in its body, which one thread reaches for which `asks` is true; both are empty until the planner gives it
+//! something to ask for. The copy engine takes requests in turn, so the place for them is behind those for the kernel's own operands.
 
 use crate::dim::{Dim, product};
 use crate::family::Arg;
 
 /// The two macros as a source has them when it is built.
-pub(crate) const NOTHING: &str = "#define PREFETCH_PARAMS\n#define PREFETCH\n";
+pub(crate) const NOTHING: &str = "#define PREFETCH_PARAMS\n#define PREFETCH(asks)\n";
 
-// Thread 0 of each block asks for the block's share, which is a parameter: a division would hold up the whole block. Requests do not wait, and none is remembered by the kernel.
+// One thread of each block asks for the block's share, which is a parameter: a division would hold up the whole block. Requests do not wait,
+// and none is remembered by the kernel.
 const SOMETHING: &str = r#"#define PREFETCH_PARAMS , const unsigned char* prefetch_from, int prefetch_bytes, int prefetch_share
-#define PREFETCH prefetch(prefetch_from, prefetch_bytes, prefetch_share)
+#define PREFETCH(asks) prefetch(asks, prefetch_from, prefetch_bytes, prefetch_share)
 
 // Asks the weights of a later kernel from memory into L2: `bytes`, a multiple of 16, `share` for each block.
-DEVICE void prefetch(const unsigned char* from, int bytes, int share) {
+DEVICE void prefetch(bool asks, const unsigned char* from, int bytes, int share) {
 #if __CUDA_ARCH__ >= 900
-  if (threadIdx.x != 0) return;
+  if (!asks) return;
   const unsigned block = (blockIdx.z * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x;
   const unsigned long long first = (unsigned long long)block * share;
   if (first >= bytes) return;
