@@ -61,7 +61,7 @@ def torch_on_gpu(precision):
 def element(precision):
     import torch
 
-    return torch.float16 if precision == "fp16" else torch.float32
+    return {"fp16": torch.float16, "bf16": torch.bfloat16}.get(precision, torch.float32)
 
 
 def cast(tensors, dtype):
@@ -88,6 +88,19 @@ def sample(spec):
 
     with numpy.load(spec["reference"]) as arrays:
         return arrays["input"], arrays["output"]
+
+
+def bits(tensor):
+    """An array; NumPy lacks bfloat16, of which it holds the bits."""
+    import torch
+
+    return (tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor).cpu().numpy()
+
+
+def widened(array, precision):
+    import numpy
+
+    return (array.astype(numpy.uint32) << 16).view(numpy.float32) if precision == "bf16" else array
 
 
 def relative_error(got, want):
@@ -188,7 +201,7 @@ def prepare(spec):
             do_constant_folding=True,
         )
         want = model.float()(*cast(xs, torch.float32))
-    numpy.savez(spec["reference"], input=xs[0].cpu().numpy(), output=want.float().cpu().numpy())
+    numpy.savez(spec["reference"], input=bits(xs[0]), output=want.float().cpu().numpy())
     return {}
 
 
@@ -296,7 +309,8 @@ def check(spec, xs, run, output):
     import torch
 
     given, want = sample(spec)
-    xs[0].copy_(torch.from_numpy(given))
+    given = torch.from_numpy(given)
+    xs[0].copy_(given.view(torch.bfloat16) if spec["precision"] == "bf16" and given.dtype == torch.uint16 else given)
     run()
     torch.cuda.synchronize()
     return relative_error(output().float().cpu().numpy(), want)
@@ -308,6 +322,8 @@ def onnxruntime(spec):
         import onnxruntime as ort
     except ImportError as e:
         raise Unavailable(str(e))
+    if spec["precision"] == "bf16":
+        raise Unavailable("its tensors are bound as NumPy's, which has no bfloat16")
     if "CUDAExecutionProvider" not in ort.get_available_providers():
         raise Unavailable(f"onnxruntime {ort.__version__} has no CUDA provider")
     # The CUDA libraries of PyTorch's wheels.
@@ -611,7 +627,7 @@ def bakelite_error(arguments, spec, work, common):
         print(f"    bakelite run: {tail(text)}", flush=True)
         return None
     with numpy.load(outputs) as arrays:
-        return relative_error(arrays["output"], want)
+        return relative_error(widened(arrays["output"], spec["precision"]), want)
 
 
 def refused(what, status, text, seconds):
@@ -676,7 +692,7 @@ def main():
     parser.add_argument("--models", default=MODELS, help="networks, single layers, or `layers` for all of layers.py")
     parser.add_argument("--batches", default="1,32")
     parser.add_argument("--peers", default=",".join(PEERS))
-    parser.add_argument("--precision", default="fp16", choices=["fp16", "fp32", "tf32"])
+    parser.add_argument("--precision", default="fp16", choices=["fp16", "bf16", "fp32", "tf32"])
     parser.add_argument("--json", default="benches/peers.json", type=pathlib.Path)
     parser.add_argument("--work", default="target/peers", type=pathlib.Path, help="folder for ONNX files and weights")
     parser.add_argument("--replays", type=int, default=200)
