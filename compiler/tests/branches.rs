@@ -82,7 +82,7 @@ impl Tuner for Fake {
     fn gpu(&self) -> Option<&str> {
         Some("A")
     }
-    fn most_candidates(&self) -> usize {
+    fn most_candidates(&self, _: usize) -> usize {
         1
     }
     fn prepare(&mut self, _: &[Job], _: &bakelite_kernels::Target) -> Result<()> {

@@ -59,7 +59,7 @@ impl Tuner for Fake<'_> {
     fn gpu(&self) -> Option<&str> {
         Some(self.gpu)
     }
-    fn most_candidates(&self) -> usize {
+    fn most_candidates(&self, _: usize) -> usize {
         2
     }
     fn prepare(&mut self, _: &[Job], _: &Target) -> Result<()> {

@@ -22,8 +22,8 @@ use std::time::{Duration, Instant};
 pub(crate) enum Effort {
     /// The four most promising kernels of each family for each problem, each timed alone.
     Fast,
-    /// The 32 most promising of each family; then, in the whole model, regions joined or apart for at most 15 s, and the best
-    /// kernels for at most 20 s.
+    /// The 32 most promising of each family, fewer in a model of more than 20 problems; then, in the whole model, regions joined or
+    /// apart for at most 15 s, and the best kernels for what is left of 50 s, 5 at least and 35 at most.
     #[default]
     Normal,
     /// All of them; then, in the whole model, regions joined or apart, and the best kernels, each for at most 3 minutes.

@@ -27,12 +27,24 @@ use std::time::{Duration, Instant};
 pub enum Effort {
     /// The four most promising tactics of each family for each problem.
     Fast,
-    /// The 32 most promising of each family; then regions joined or apart in the whole plan for at most 15 s, and the best tactics
-    /// for at most 20 s.
+    /// The 32 most promising of each family, fewer where there are more than 20 problems; then regions joined or apart in the whole plan
+    /// for at most 15 s, and the best tactics for what is left of 50 s, 5 at least and 35 at most.
     #[default]
     Normal,
     /// All; then regions joined or apart in the whole plan, and the best tactics, each for at most 3 minutes.
     Exhaustive,
+}
+
+impl Effort {
+    /// The most candidates of a family for each of so many problems.
+    fn candidates(self, problems: usize) -> usize {
+        match self {
+            Effort::Fast => 4,
+            // What 16 cores compile in half a minute; fewer than 16 would miss good ones.
+            Effort::Normal => (640 / problems.max(1)).clamp(16, 32),
+            Effort::Exhaustive => usize::MAX,
+        }
+    }
 }
 
 /// What a tuner reports while it works.
@@ -203,12 +215,8 @@ impl Tuner for GpuTuner<'_> {
         Some(self.gpu.name())
     }
 
-    fn most_candidates(&self) -> usize {
-        match self.effort {
-            Effort::Fast => 4,
-            Effort::Normal => 32,
-            Effort::Exhaustive => usize::MAX,
-        }
+    fn most_candidates(&self, problems: usize) -> usize {
+        self.effort.candidates(problems)
     }
 
     fn prepare(&mut self, jobs: &[Job], target: &Target) -> Result<()> {
@@ -275,7 +283,7 @@ impl Tuner for GpuTuner<'_> {
             // What measuring has left of a minute, but for the compiler's other work.
             Effort::Normal => Duration::from_secs(50)
                 .saturating_sub(self.began.elapsed())
-                .clamp(Duration::from_secs(5), Duration::from_secs(20)),
+                .clamp(Duration::from_secs(5), Duration::from_secs(35)),
             Effort::Exhaustive => Duration::from_secs(180),
         }
     }
@@ -388,6 +396,13 @@ mod tests {
         assert_eq!(plain_kernel(&gemm(128, 768, 768), &symbols, &target).unwrap(), None);
         let large = plain_kernel(&gemm(8192, 8192, 8192), &symbols, &target).unwrap().unwrap();
         assert_eq!(large.tactic.family, "gemm.simt");
+    }
+
+    #[test]
+    fn many_problems_get_fewer_candidates_each() {
+        let normal = [1, 20, 26, 40, 64].map(|problems| Effort::Normal.candidates(problems));
+        assert_eq!(normal, [32, 32, 24, 16, 16]);
+        assert_eq!((Effort::Fast.candidates(64), Effort::Exhaustive.candidates(64)), (4, usize::MAX));
     }
 
     #[test]

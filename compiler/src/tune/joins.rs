@@ -124,8 +124,7 @@ fn measure_joined(
     loop {
         let (regions, found) = fuse(stages, target, known)?;
         (stages.fused)(&regions);
-        let search = Search::full(tuner);
-        let (error, tried) = match measured.measure(&regions, target, tactics, search, tuner, warn) {
+        let (error, tried) = match measured.measure(&regions, target, tactics, Search::FULL, tuner, warn) {
             Ok(()) => return Ok((regions, found)),
             Err(Ended::Failed(error)) => return Err(error),
             Err(Ended::Unusable(error, tried)) => (error, tried),
@@ -253,7 +252,7 @@ impl<'a> Trials<'a> {
                 return Ok(None);
             }
             let start = Instant::now();
-            let search = Search { most: tuner.most_candidates().min(FEW), kept: false };
+            let search = Search { most: FEW, kept: false };
             let done = self.measured.measure(&regions, self.target, &mut self.tactics, search, tuner, warn);
             match done {
                 Ok(()) => (),

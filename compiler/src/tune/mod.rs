@@ -74,8 +74,8 @@ pub trait Tuner {
     /// The GPU's name; `None` where there is none.
     fn gpu(&self) -> Option<&str>;
 
-    /// The most candidates worth timing for one problem; 0 where there is nothing to time with.
-    fn most_candidates(&self) -> usize;
+    /// The most candidates of a family worth timing for each of so many problems; 0 where there is nothing to time with.
+    fn most_candidates(&self, problems: usize) -> usize;
 
     /// Sees every job before the first is measured.
     fn prepare(&mut self, jobs: &[Job], target: &Target) -> Result<()>;
@@ -125,7 +125,7 @@ impl Tuner for Estimate {
     fn gpu(&self) -> Option<&str> {
         None
     }
-    fn most_candidates(&self) -> usize {
+    fn most_candidates(&self, _: usize) -> usize {
         0
     }
     fn prepare(&mut self, _: &[Job], _: &Target) -> Result<()> {
@@ -199,23 +199,21 @@ pub fn choose(
     warn: &mut dyn FnMut(String),
 ) -> Result<Chosen> {
     let mut measured = Measured::default();
-    measured.measure(&regions, target, tactics, Search::full(tuner), tuner, warn)?;
+    measured.measure(&regions, target, tactics, Search::FULL, tuner, warn)?;
     Ok(measured.pick(regions, target, tactics, tuner))
 }
 
 /// How thoroughly to measure.
 #[derive(Clone, Copy)]
 struct Search {
-    /// The most candidates of a family.
+    /// The most candidates of a family, of what the tuner would try.
     most: usize,
     /// Whether it is kept, should the rest not be.
     kept: bool,
 }
 
 impl Search {
-    fn full(tuner: &dyn Tuner) -> Search {
-        Search { most: tuner.most_candidates().max(1), kept: true }
-    }
+    const FULL: Search = Search { most: usize::MAX, kept: true };
 }
 
 /// Problems that the tactics file did not answer, each with the tactics that may be used, fastest first.
@@ -261,8 +259,9 @@ impl Measured {
         warn: &mut dyn FnMut(String),
     ) -> Result<(), Ended> {
         let (symbols, gpu) = (&regions.graph.symbols, tuner.gpu().map(str::to_owned));
-        let missing = self.missing(regions, target, tactics, gpu.as_deref(), warn).into_iter();
-        let jobs = missing.map(|(region, constant)| job(region, constant, symbols, target, search.most));
+        let missing = self.missing(regions, target, tactics, gpu.as_deref(), warn);
+        let most = tuner.most_candidates(missing.len()).clamp(1, search.most);
+        let jobs = missing.into_iter().map(|(region, constant)| job(region, constant, symbols, target, most));
         let jobs = jobs.collect::<Result<Vec<Job>>>()?;
         if !jobs.is_empty() {
             tuner.prepare(&jobs, target)?;
@@ -432,8 +431,10 @@ fn from_file(
 /// times, none was over 1.15 times.
 const PROMISING: f64 = 1.25;
 
-/// Tactics of a family that are tried however they are estimated: its estimates may all be too high.
+/// Tactics of a family that are tried although they are estimated to be slower: its estimates may all be too high ...
 const FEW: usize = 4;
+/// ... but by so much they are not. Its best one stays, should all others be refused.
+const HOPELESS: f64 = 3.0;
 
 fn job(region: &Region, constant: Vec<bool>, symbols: &Symbols, target: &Target, most: usize) -> Result<Job> {
     let mut problem_candidates: Vec<Candidate> = Vec::new();
@@ -442,7 +443,8 @@ fn job(region: &Region, constant: Vec<bool>, symbols: &Symbols, target: &Target,
         // Of each family: estimates are better within one than between two.
         let alike = problem_candidates.iter().filter(|c| c.tactic.family == tactic.family).count();
         let best = problem_candidates.first().map_or(estimate, |c| c.estimate);
-        if alike == most || (most < usize::MAX && alike >= FEW && estimate > best * PROMISING) {
+        let tried = |from: usize, limit: f64| alike < from || estimate <= best * limit;
+        if alike == most || most < usize::MAX && !(tried(FEW, PROMISING) && tried(1, HOPELESS)) {
             continue;
         }
         let built = build(&region.problem, &tactic, symbols, target);
