@@ -250,7 +250,8 @@ fn the_whole_plan_settles_and_the_file_records_it() {
     let mut tactics = Tactics::default();
     let alone = choose(&mut fake("A", &ranked), &mut tactics).0.unwrap();
     let best = alone.choices[0].tactic.clone();
-    let second = alone.open.iter().find(|o| o.regions == [0]).unwrap().rivals[1].tactic.clone();
+    let open = alone.open.iter().find(|o| o.regions == [0]).unwrap();
+    let second = open.rivals.iter().find(|r| r.measured == Some(11.0)).unwrap().tactic.clone();
     // In the whole plan the product's second tactic is faster.
     let plan_time = |plan: &Plan| {
         let tactic = &plan.steps[0].cuda.as_ref().unwrap().tactic;
@@ -267,4 +268,34 @@ fn the_whole_plan_settles_and_the_file_records_it() {
         assert!(text.contains(&format!("| {second} | 11.00 | A")), "{text}");
         assert!(!text.contains(&format!("| {best} |")), "{text}");
     }
+}
+
+#[test]
+fn blocks_get_a_multiprocessor_each_where_the_whole_plan_is_faster_so() {
+    let (mut tactics, target) = (Tactics::default(), target());
+    let mut tuner = Fake { most: 32, ..fake("A", &ranked) };
+    let alone = tune::choose(product(), &target, &mut tactics, &mut tuner, &mut |w| panic!("{w}")).unwrap();
+    let least = target.shared_per_multiprocessor / 2;
+    let shared = |c: &tune::Choice| c.build.launches[0].shared;
+    // The fastest whose blocks leave room, and right behind it the same kernel for blocks that have none beside them.
+    let rivals = &alone.open[0].rivals;
+    let at = rivals.iter().position(|r| shared(r) < least - 1024).unwrap();
+    let (with, sole) = (&rivals[at], &rivals[at + 1]);
+    assert_eq!(sole.tactic.to_string(), format!("{} sole1", with.tactic));
+    assert_eq!((&sole.build.kernels, sole.measured), (&with.build.kernels, with.measured));
+    assert!(2 * (shared(sole) + 1024) > target.shared_per_multiprocessor);
+    assert_eq!(rivals.iter().filter(|r| r.tactic.get("sole").is_ok()).count(), 1);
+
+    let (whole, wanted) = (bakelite::Target::Cuda(target.clone()), shared(sole));
+    let of = |plan: &Plan| plan.steps[0].cuda.as_ref().unwrap().launches[0].shared;
+    let plan_time = |plan: &Plan| if of(plan) == wanted { 90.0 } else { 100.0 };
+    let mut tuner = Fake { plan_time: &plan_time, ..fake("A", &ranked) };
+    let mut make = |chosen: &Chosen| plan::build(chosen.clone(), &whole);
+    tune::settle(alone, &target, &mut tactics, &mut tuner, &mut make).unwrap();
+    // A build from the file is the same.
+    let mut file = Tactics::parse(&tactics.print()).unwrap();
+    let chosen =
+        tune::choose(product(), &target, &mut file, &mut tune::Estimate, &mut |w| panic!("{w}")).unwrap();
+    assert!(chosen.choices[0].tactic.to_string().ends_with(" sole1"), "{}", tactics.print());
+    assert_eq!(of(&plan::build(chosen, &whole).unwrap()), wanted);
 }

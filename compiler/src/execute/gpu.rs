@@ -65,13 +65,15 @@ impl Session {
             })?;
             kernels.push(load_kernel(gpu, &arch, image)?);
         }
+        let mut shared = vec![0; kernels.len()];
         for launch in plan.steps.iter().filter_map(|s| s.cuda.as_ref()).flat_map(|c| &c.launches) {
-            if launch.shared > 48 * 1024 {
-                kernels[launch.kernel].set_max_dynamic_smem(launch.shared)?;
-            }
+            shared[launch.kernel] = launch.shared.max(shared[launch.kernel]);
             if launch.cluster.is_some_and(|c| c.iter().product::<u32>() > 8) {
                 kernels[launch.kernel].allow_large_clusters()?;
             }
+        }
+        for (kernel, shared) in kernels.iter().zip(shared).filter(|(_, shared)| *shared > 48 * 1024) {
+            kernel.set_max_dynamic_smem(shared)?;
         }
         let weights = DeviceBuffer::alloc(gpu, plan.weight_bytes as usize)?;
         for w in &plan.weights {

@@ -20,7 +20,7 @@ use crate::fuse::{Region, Regions};
 use crate::ir::Graph;
 use crate::plan::Plan;
 use bakelite_kernels::families::{candidates, find};
-use bakelite_kernels::{Build, Dim, Problem, Symbols, Tactic, Target};
+use bakelite_kernels::{Build, Dim, Problem, Symbols, Tactic, Target, sole};
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -185,7 +185,9 @@ pub(crate) fn build(
             tactic.version
         ));
     }
-    family.build(problem, tactic, symbols, target)
+    let (own, sole) = sole::split(tactic);
+    let build = family.build(problem, &own, symbols, target)?;
+    Ok(if sole { sole::apart(build, target) } else { build })
 }
 
 /// Chooses a tactic for each region. `tactics` is read where it has an entry for the problem on this architecture and
@@ -268,7 +270,7 @@ impl Measured {
         }
         for job in jobs {
             let verdicts = tuner.measure(&job, symbols, target, warn)?;
-            let rivals = ranked(&job, &verdicts, target, warn)?;
+            let rivals = ranked(&job, &verdicts, (symbols, target), warn)?;
             if let Choice { tactic, measured: Some(microseconds), .. } = &rivals[0] {
                 let (tactic, gpu) = (tactic.clone(), gpu.clone().unwrap_or_default());
                 tactics.set(target.arch, &job.problem, Entry { tactic, microseconds: *microseconds, gpu });
@@ -327,7 +329,7 @@ impl From<Ended> for Error {
 fn ranked(
     job: &Job,
     verdicts: &[Verdict],
-    target: &Target,
+    (symbols, target): (&Symbols, &Target),
     warn: &mut dyn FnMut(String),
 ) -> Result<Vec<Choice>, Ended> {
     let choice = |candidate: &Candidate, measured| {
@@ -352,7 +354,8 @@ fn ranked(
     timed.sort_by(|a, b| a.0.total_cmp(&b.0));
     if let Some(limit) = timed.first().map(|(time, _)| time * settle::NEAR) {
         timed.retain(|(time, _)| *time <= limit);
-        return Ok(rivals(timed, target).into_iter().map(|(time, c)| choice(c, Some(time))).collect());
+        let rivals = rivals(timed, target).into_iter().map(|(time, c)| choice(c, Some(time))).collect();
+        return Ok(with_sole(rivals, symbols, target));
     }
     let untried = job.candidates.iter().zip(verdicts).find(|(_, v)| **v == Verdict::Untried);
     untried.map(|(candidate, _)| vec![choice(candidate, None)]).ok_or_else(|| {
@@ -377,6 +380,18 @@ fn rivals<'a>(timed: Vec<(f64, &'a Candidate)>, target: &Target) -> Vec<(f64, &'
     first.extend(second);
     first.truncate(settle::MOST_RIVALS);
     first
+}
+
+// Behind the fastest tactic that could have a multiprocessor for each of its blocks, the same with that: alone they take the same, in the
+// whole plan it goes by what the kernels before hold.
+fn with_sole(mut rivals: Vec<Choice>, symbols: &Symbols, target: &Target) -> Vec<Choice> {
+    if let Some(at) = rivals.iter().position(|r| sole::matters(&r.build, symbols, target)) {
+        let shared = rivals[at].clone();
+        let (tactic, build) = (sole::sole(&shared.tactic), sole::apart(shared.build, target));
+        rivals.insert(at + 1, Choice { tactic, build, ..rivals[at].clone() });
+        rivals.truncate(settle::MOST_RIVALS);
+    }
+    rivals
 }
 
 // What a kernel leaves to the kernels before and behind it: how many multiprocessors near each other its clusters wait for, and how many of

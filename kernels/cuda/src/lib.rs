@@ -7,6 +7,7 @@ pub mod families;
 pub mod family;
 pub mod nvrtc;
 pub mod prefetch;
+pub mod sole;
 pub mod tactic;
 pub mod target;
 pub mod tensor_map;
