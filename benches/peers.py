@@ -19,6 +19,7 @@ import json
 import os
 import pathlib
 import platform
+import queue
 import re
 import shutil
 import signal
@@ -479,7 +480,7 @@ def child_command(task, spec, answer):
 
 def ask(task, spec, seconds, work, environment=None):
     """What a child process answers."""
-    answer = work / f"answer-{task}-{pathlib.Path(spec.get('onnx', 'any')).stem}.json"
+    answer = work / f"answer-{os.getpid()}-{task}-{pathlib.Path(spec.get('onnx', 'any')).stem}.json"
     answer.unlink(missing_ok=True)
     status, text = limited(child_command(task, spec, answer), seconds, environment)
     if status is None:
@@ -568,25 +569,55 @@ def tail(text):
     return " / ".join(lines[-3:])[:400]
 
 
-def bakelite(arguments, spec, work):
-    """Tunes and times with the command line, as a user would."""
+def tactics_of(arguments, spec, work):
+    return pathlib.Path(arguments.tactics or work) / f"{pathlib.Path(spec['onnx']).stem}.tactics"
+
+
+def of_bakelite(command, arguments, spec, work):
+    more = ["--nvrtc", arguments.nvrtc] if arguments.nvrtc else []
+    tactics = ["--tactics", str(tactics_of(arguments, spec, work))]
+    return [arguments.bakelite, command, spec["onnx"], "--precision", spec["precision"], *tactics, *more]
+
+
+def tune(arguments, spec, work, environment=None):
+    """Exit status and text of the command line, and its seconds."""
+    if not arguments.tactics:
+        tactics_of(arguments, spec, work).unlink(missing_ok=True)
+    began = time.time()
+    command = [*of_bakelite("tune", arguments, spec, work), "--effort", arguments.effort]
+    return *limited(command, arguments.timeout, environment), time.time() - began
+
+
+def tuned_together(arguments, specs, work):
+    """Tunes on all of --gpus at once, each with its share of the cores; what each gave, by its file."""
+    cores = max(1, (os.cpu_count() or 1) // arguments.gpus)
+    free = queue.SimpleQueue()
+    for gpu in range(arguments.gpus):
+        free.put(gpu)
+
+    def one(spec):
+        gpu = free.get()
+        try:
+            here = {**os.environ, "CUDA_VISIBLE_DEVICES": str(gpu), "RAYON_NUM_THREADS": str(cores)}
+            return tune(arguments, spec, work, here)
+        finally:
+            free.put(gpu)
+
+    with concurrent.futures.ThreadPoolExecutor(arguments.gpus) as pool:
+        return {spec["onnx"]: outcome for spec, outcome in zip(specs, pool.map(one, specs))}
+
+
+def bakelite(arguments, spec, work, tuned=None):
+    """Tunes, unless it has been, and times with the command line, as a user would."""
     if not arguments.bakelite:
         return {"status": "unavailable", "why": "no --bakelite"}
-    stem = pathlib.Path(spec["onnx"]).stem
-    tactics = pathlib.Path(arguments.tactics or work) / f"{stem}.tactics"
-    numbers = work / f"{stem}.bench.json"
+    numbers = work / f"{pathlib.Path(spec['onnx']).stem}.bench.json"
     numbers.unlink(missing_ok=True)
-    more = ["--nvrtc", arguments.nvrtc] if arguments.nvrtc else []
-    common = [spec["onnx"], "--precision", spec["precision"], "--tactics", str(tactics), *more]
-    if not arguments.tactics:
-        tactics.unlink(missing_ok=True)
-    began = time.time()
-    tune = [arguments.bakelite, "tune", *common, "--effort", arguments.effort]
-    status, text = limited(tune, arguments.timeout)
+    status, text, seconds = tuned or tune(arguments, spec, work)
     if status != 0:
         return refused("tune", status, text, arguments.timeout)
-    seconds = time.time() - began
-    bench = [arguments.bakelite, "bench", *common, "--json", str(numbers), "--iterations", str(max(300, spec["replays"]))]
+    bench = of_bakelite("bench", arguments, spec, work)
+    bench += ["--json", str(numbers), "--iterations", str(max(300, spec["replays"]))]
     single = layers.sizes(spec["model"])
     if arguments.layers or single:
         bench.append("--layers")
@@ -610,18 +641,19 @@ def bakelite(arguments, spec, work):
     if single:
         # The layer itself, without the steps that bring its operands into their layout.
         row["kernel_us"] = round(max(step["alone_us"] for step in found["layers"]["steps"]), 2)
-    row["error"] = bakelite_error(arguments, spec, work, common)
+    row["error"] = bakelite_error(arguments, spec, work)
     return row
 
 
-def bakelite_error(arguments, spec, work, common):
+def bakelite_error(arguments, spec, work):
     import numpy
 
     given, want = sample(spec)
     inputs, outputs = work / "inputs.npz", work / "outputs.npz"
     numpy.savez(inputs, input=given)
     outputs.unlink(missing_ok=True)
-    run = [arguments.bakelite, "run", *common, "--device", "gpu", "--inputs", str(inputs), "--outputs", str(outputs)]
+    run = of_bakelite("run", arguments, spec, work)
+    run += ["--device", "gpu", "--inputs", str(inputs), "--outputs", str(outputs)]
     status, text = limited(run, arguments.timeout)
     if status != 0:
         print(f"    bakelite run: {tail(text)}", flush=True)
@@ -699,6 +731,7 @@ def main():
     parser.add_argument("--timeout", type=int, default=240, help="seconds for one step of one peer")
     parser.add_argument("--compile-timeout", type=int, default=300, help="seconds for torch.compile")
     parser.add_argument("--jobs", type=int, default=1, help="exports, loads and builds at once; each is measured alone")
+    parser.add_argument("--gpus", type=int, default=1, help="GPUs, all alike, on which Bakelite tunes at once; the first measures")
     parser.add_argument("--budget", type=int, default=0, help="start nothing after so many seconds")
     parser.add_argument("--effort", default="normal", choices=["fast", "normal", "exhaustive"])
     parser.add_argument("--tactics", help="folder of tactics files to use and keep; else tuned from nothing")
@@ -752,11 +785,14 @@ def main():
     todo = exported(todo, arguments, work)
     together = [(peer, spec) for peer, spec in todo if peer in TOGETHER]
     built_together(together, arguments.jobs, arguments.compile_timeout, work, record)
+    tuned = {}
+    if arguments.gpus > 1 and arguments.bakelite:
+        tuned = tuned_together(arguments, [spec for peer, spec in todo if peer == "bakelite"], work)
     for peer, spec in todo:
         if arguments.budget and time.time() - began > arguments.budget:
             sys.exit(f"the budget of {arguments.budget} s is spent; call again for the rest")
         if peer == "bakelite":
-            record(spec, peer, bakelite(arguments, spec, work))
+            record(spec, peer, bakelite(arguments, spec, work, tuned.get(spec["onnx"])))
         elif peer not in TOGETHER:
             record(spec, peer, ask(peer, spec, arguments.timeout, work))
 
