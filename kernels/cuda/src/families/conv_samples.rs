@@ -236,6 +236,12 @@ pub fn layers() -> Vec<Problem<Dim>> {
     LAYERS.iter().map(|text| Sample::of(text).conv()).collect()
 }
 
+/// The convolution that a line like those above says.
+#[cfg(test)]
+pub(super) fn parse(text: &str) -> Problem<Dim> {
+    Sample::of(text).conv()
+}
+
 /// Asserts that a family's estimates rank tactics on the H200 as measured times do, wherever these are 12 % apart. For each sample,
 /// times in µs and tactics without the family's name and what `all` have in common, the fastest first.
 #[cfg(test)]
@@ -243,7 +249,7 @@ pub(super) fn assert_ranked(family: &dyn crate::Family, measured: &[(&str, &[(f6
     let symbols = super::sample_symbols();
     let target = crate::Target::of("sm_90a".parse().unwrap());
     for (text, times) in measured {
-        let problem = Sample::of(text).conv();
+        let problem = parse(text);
         let cost = |tactic: &str| {
             let tactic = format!("{}/{} {tactic}{all}", family.name(), family.version());
             family.cost(&problem, &tactic.parse().unwrap(), &symbols, &target)

@@ -251,7 +251,7 @@ impl Family for ConvWgmma {
     }
 
     fn version(&self) -> u32 {
-        8
+        9
     }
 
     fn takes_rows(&self) -> bool {
