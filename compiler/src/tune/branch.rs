@@ -41,7 +41,7 @@ pub fn branch(
         last = tuner.time_plan(&plans[picks[0]], plans.len())?;
         Ok(last)
     };
-    let picks = decide(&[plans.len()], &mut time, &mut || true)?;
+    let picks = decide(&[plans.len()], &[], &mut time, &mut || true)?;
     // Once more what was decided, so that the last time is its.
     time(&picks)?;
     let Some(microseconds) = last else { return Ok(chosen) };

@@ -224,7 +224,7 @@ impl<'a> Trials<'a> {
     ) -> Result<Vec<usize>> {
         let answers: Vec<usize> = self.questions.iter().map(|q| q.answers.len()).collect();
         let (began, patience) = (self.began, self.patience);
-        decide(&answers, &mut |picks| self.time(picks, stages, tuner, warn), &mut || {
+        decide(&answers, &[], &mut |picks| self.time(picks, stages, tuner, warn), &mut || {
             began.elapsed() < patience
         })
     }

@@ -5,6 +5,7 @@ use super::{Choice, Chosen, Entry, Tactics, Tuner};
 use crate::error::Result;
 use crate::plan::Plan;
 use bakelite_kernels::Target;
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 /// A problem whose tactics the whole plan has yet to decide between.
@@ -20,6 +21,8 @@ pub struct Open {
 pub(super) const MOST_RIVALS: usize = 8;
 /// A tactic that is this many times slower alone is not tried.
 pub(super) const NEAR: f64 = 1.5;
+/// Of two problems' tactics that are tried together, the first few of each.
+const FEW: usize = 3;
 /// A plan must be faster by this share to count as faster.
 const NOISE: f64 = 0.0025;
 
@@ -47,7 +50,7 @@ pub fn settle(
         put(&mut chosen, &open, picks);
         tuner.time_plan(&plan(&chosen)?, rivals.iter().map(|r| r - 1).sum())
     };
-    let picks = decide(&rivals, &mut time, &mut || began.elapsed() < patience)?;
+    let picks = decide(&rivals, &neighbours(&open), &mut time, &mut || began.elapsed() < patience)?;
     // Once more what was decided, so that the last time is its.
     time(&picks)?;
     for (open, pick) in open.iter().zip(&picks).filter(|(_, pick)| **pick > 0) {
@@ -67,43 +70,85 @@ fn put(chosen: &mut Chosen, open: &[Open], picks: &[usize]) {
 }
 
 /// For each question how it is best answered: `answers` says how many answers each has, the most promising first, and the first
-/// is the one to beat; all second answers are tried, then all third ones, for time may run out. `time` says how long everything
-/// takes with these answers, or `None` if it cannot; `go_on` whether there is time for more.
+/// is the one to beat; all second answers are tried, then all third ones, for time may run out, and at last those of `pairs` of questions
+/// together. `time` says how long everything takes with these answers, or `None` if it cannot; `go_on` whether there is time for more.
 pub fn decide(
     answers: &[usize],
+    pairs: &[(usize, usize)],
     time: &mut dyn FnMut(&[usize]) -> Result<Option<f64>>,
     go_on: &mut dyn FnMut() -> bool,
 ) -> Result<Vec<usize>> {
-    let mut picks = vec![0; answers.len()];
-    let Some(mut best) = time(&picks)? else { return Ok(picks) };
+    let picks = vec![0; answers.len()];
+    let Some(best) = time(&picks)? else { return Ok(picks) };
+    let mut search = Search { picks, best, late: false, time, go_on };
     // An answer may suit the ones given after it less: as often as something changes, all over again.
     loop {
-        let before = picks.clone();
+        let before = search.picks.clone();
         for answer in 0..answers.iter().copied().max().unwrap_or(0) {
             for (question, count) in answers.iter().enumerate() {
-                if answer >= *count || answer == picks[question] || answer == before[question] {
-                    continue;
-                }
-                if !go_on() {
-                    return Ok(picks);
-                }
-                let mut trial = picks.clone();
-                trial[question] = answer;
-                let faster = |time: f64, best: f64| time < best * (1.0 - NOISE);
-                let Some(first) = time(&trial)?.filter(|t| faster(*t, best)) else { continue };
-                // It may have been luck, or the old one's bad luck: both once more, the old one judged by its best.
-                best = time(&picks)?.map_or(best, |t| t.min(best));
-                let Some(second) = time(&trial)? else { continue };
-                if faster(first.max(second), best) {
-                    (picks, best) = (trial, first.max(second));
+                if answer < *count && answer != before[question] {
+                    search.attempt(&[(question, answer)])?;
                 }
             }
         }
-        if picks == before {
-            break;
+        if search.picks == before {
+            for (one, other) in pairs {
+                let few = |question: usize| 0..answers[question].min(FEW);
+                for (a, b) in few(*one).flat_map(|a| few(*other).map(move |b| (a, b))) {
+                    search.attempt(&[(*one, a), (*other, b)])?;
+                }
+            }
+        }
+        if search.late || search.picks == before {
+            return Ok(search.picks);
         }
     }
-    Ok(picks)
+}
+
+struct Search<'a> {
+    picks: Vec<usize>,
+    best: f64,
+    /// Whether there was no time for an attempt.
+    late: bool,
+    time: &'a mut dyn FnMut(&[usize]) -> Result<Option<f64>>,
+    go_on: &'a mut dyn FnMut() -> bool,
+}
+
+impl Search<'_> {
+    // Tries these answers to these questions, all of them other ones than now, and keeps them if they are faster.
+    fn attempt(&mut self, answers: &[(usize, usize)]) -> Result<()> {
+        if self.late || answers.iter().any(|(question, answer)| self.picks[*question] == *answer) {
+            return Ok(());
+        }
+        self.late = !(self.go_on)();
+        if self.late {
+            return Ok(());
+        }
+        let mut trial = self.picks.clone();
+        answers.iter().for_each(|(question, answer)| trial[*question] = *answer);
+        let faster = |time: f64, best: f64| time < best * (1.0 - NOISE);
+        let Some(first) = (self.time)(&trial)?.filter(|t| faster(*t, self.best)) else { return Ok(()) };
+        // It may have been luck, or the old one's bad luck: both once more, the old one judged by its best.
+        self.best = (self.time)(&self.picks)?.map_or(self.best, |t| t.min(self.best));
+        let Some(second) = (self.time)(&trial)? else { return Ok(()) };
+        if faster(first.max(second), self.best) {
+            (self.picks, self.best) = (trial, first.max(second));
+        }
+        Ok(())
+    }
+}
+
+// Pairs of open problems of which one comes right behind the other, most often first: what overlaps.
+fn neighbours(open: &[Open]) -> Vec<(usize, usize)> {
+    let of = |region: usize| open.iter().position(|o| o.regions.contains(&region));
+    let mut often: BTreeMap<(usize, usize), usize> = BTreeMap::new();
+    for (at, problem) in open.iter().enumerate() {
+        let next = problem.regions.iter().filter_map(|region| of(region + 1)).filter(|next| *next != at);
+        next.for_each(|next| *often.entry((at.min(next), at.max(next))).or_default() += 1);
+    }
+    let mut pairs: Vec<_> = often.into_iter().collect();
+    pairs.sort_by_key(|(_, times)| std::cmp::Reverse(*times));
+    pairs.into_iter().map(|(pair, _)| pair).collect()
 }
 
 #[cfg(test)]
@@ -128,7 +173,7 @@ mod tests {
             left = left.saturating_sub(1);
             left > 0
         };
-        let picks = decide(&answers, &mut time, &mut go_on).unwrap();
+        let picks = decide(&answers, &[(0, 1)], &mut time, &mut go_on).unwrap();
         (picks, calls)
     }
 
@@ -136,7 +181,8 @@ mod tests {
     fn what_is_faster_alone_stays_where_nothing_overlaps() {
         let (picks, calls) = run(&[&[10.0, 11.0, 12.0], &[5.0, 6.0]], |_| 0.0, 100);
         assert_eq!(picks, [0, 0]);
-        assert_eq!(calls, [vec![0, 0], vec![1, 0], vec![0, 1], vec![2, 0]]);
+        let single = [vec![0, 0], vec![1, 0], vec![0, 1], vec![2, 0]];
+        assert_eq!((&calls[..4], &calls[4..]), (&single[..], &[vec![1, 1], vec![2, 1]][..]));
     }
 
     #[test]
@@ -153,6 +199,29 @@ mod tests {
     }
 
     #[test]
+    fn two_questions_are_answered_together_where_neither_is_alone() {
+        // A kernel that lets the next one start early, and one that gains by it: either alone is slower.
+        let together = |p: &[usize]| if p == [1, 2] { 6.0 } else { 0.0 };
+        let times: [&[f64]; 2] = [&[10.0, 11.0], &[5.0, 6.0, 7.0, 8.0]];
+        assert_eq!(run(&times, together, 100).0, [1, 2]);
+        // The fourth answer is not among the few.
+        let far = |p: &[usize]| if p == [1, 3] { 6.0 } else { 0.0 };
+        assert_eq!(run(&times, far, 100).0, [0, 0]);
+        // What is better together may make another answer better alone.
+        let again = |p: &[usize]| [0.0, 6.0, 9.0][usize::from(p[0] == 1) * p[1].saturating_sub(1).min(2)];
+        assert_eq!(run(&times, again, 100).0, [1, 3]);
+    }
+
+    #[test]
+    fn neighbours_are_the_problems_of_regions_behind_each_other() {
+        let open = |regions: &[usize]| Open { regions: regions.to_vec(), rivals: vec![] };
+        // Three layers of a, b, c; d in front.
+        let open = [open(&[1, 4, 7]), open(&[2, 5, 8]), open(&[3, 6, 9]), open(&[0])];
+        assert_eq!(neighbours(&open), [(0, 1), (1, 2), (0, 2), (0, 3)]);
+        assert!(neighbours(&open[3..]).is_empty());
+    }
+
+    #[test]
     fn noise_does_not_decide() {
         // The first call had bad luck, so the trial looks faster by more than noise; the second look says otherwise.
         let (mut calls, times) = (0, [10.0, 9.99]);
@@ -160,7 +229,7 @@ mod tests {
             calls += 1;
             Ok(Some(times[picks[0]] * if calls == 1 { 1.01 } else { 1.0 }))
         };
-        assert_eq!(decide(&[2], &mut time, &mut || true).unwrap(), [0]);
+        assert_eq!(decide(&[2], &[], &mut time, &mut || true).unwrap(), [0]);
         assert_eq!(calls, 4, "the first, the trial, and both again");
     }
 
@@ -169,7 +238,7 @@ mod tests {
         let (picks, calls) = run(&[&[10.0, 1.0], &[5.0, 1.0]], |_| 0.0, 2);
         assert_eq!((picks, calls.len()), (vec![1, 0], 4));
         let mut time = |picks: &[usize]| Ok((picks[0] != 1).then_some(10.0 - picks[0] as f64));
-        assert_eq!(decide(&[3], &mut time, &mut || true).unwrap(), [2]);
-        assert_eq!(decide(&[3], &mut |_: &[usize]| Ok(None), &mut || true).unwrap(), [0]);
+        assert_eq!(decide(&[3], &[], &mut time, &mut || true).unwrap(), [2]);
+        assert_eq!(decide(&[3], &[], &mut |_: &[usize]| Ok(None), &mut || true).unwrap(), [0]);
     }
 }
