@@ -13,18 +13,18 @@ pub(crate) const PLACES: Places = Places {
 
 /// Every kernel of this target.
 pub(crate) struct Kernels {
-    conv_direct_878a71ba: Kernel,
-    conv_simt_26e96730: Kernel,
-    conv_simt_9f6b4775: Kernel,
-    conv_simt_f986fa86: Kernel,
-    conv_simt_5e2f7ad8: Kernel,
-    pool_d5701907: Kernel,
-    conv_direct_045615de: Kernel,
-    conv_simt_1d7f52fe: Kernel,
-    pool_63e69d6c: Kernel,
-    gemm_simt_dff9582f: Kernel,
-    gemm_simt_361d8593: Kernel,
-    gemm_simt_83339af6: Kernel,
+    conv_direct_bb01cec2: Kernel,
+    conv_simt_1d4bd58d: Kernel,
+    conv_simt_93fd9e28: Kernel,
+    conv_simt_7ee2c257: Kernel,
+    conv_simt_2357ef5d: Kernel,
+    pool_15f0b03b: Kernel,
+    conv_direct_b234c05c: Kernel,
+    conv_simt_14fe27b8: Kernel,
+    pool_beb000fa: Kernel,
+    gemm_simt_b30ffc46: Kernel,
+    gemm_simt_6bfb116c: Kernel,
+    gemm_simt_a1d3e341: Kernel,
 }
 
 /// A kernel from its images, with the dynamic shared memory and clusters that its launches have.
@@ -40,18 +40,18 @@ macro_rules! load {
 impl Kernels {
     pub(crate) fn load(gpu: &Gpu) -> Result<Kernels> {
         Ok(Kernels {
-            conv_direct_878a71ba: load!(gpu, "conv_direct_878a71ba", 0, false),
-            conv_simt_26e96730: load!(gpu, "conv_simt_26e96730", 0, false),
-            conv_simt_9f6b4775: load!(gpu, "conv_simt_9f6b4775", 0, false),
-            conv_simt_f986fa86: load!(gpu, "conv_simt_f986fa86", 0, false),
-            conv_simt_5e2f7ad8: load!(gpu, "conv_simt_5e2f7ad8", 0, false),
-            pool_d5701907: load!(gpu, "pool_d5701907", 0, false),
-            conv_direct_045615de: load!(gpu, "conv_direct_045615de", 0, false),
-            conv_simt_1d7f52fe: load!(gpu, "conv_simt_1d7f52fe", 0, false),
-            pool_63e69d6c: load!(gpu, "pool_63e69d6c", 0, false),
-            gemm_simt_dff9582f: load!(gpu, "gemm_simt_dff9582f", 0, false),
-            gemm_simt_361d8593: load!(gpu, "gemm_simt_361d8593", 0, false),
-            gemm_simt_83339af6: load!(gpu, "gemm_simt_83339af6", 0, false),
+            conv_direct_bb01cec2: load!(gpu, "conv_direct_bb01cec2", 0, false),
+            conv_simt_1d4bd58d: load!(gpu, "conv_simt_1d4bd58d", 0, false),
+            conv_simt_93fd9e28: load!(gpu, "conv_simt_93fd9e28", 0, false),
+            conv_simt_7ee2c257: load!(gpu, "conv_simt_7ee2c257", 0, false),
+            conv_simt_2357ef5d: load!(gpu, "conv_simt_2357ef5d", 0, false),
+            pool_15f0b03b: load!(gpu, "pool_15f0b03b", 0, false),
+            conv_direct_b234c05c: load!(gpu, "conv_direct_b234c05c", 0, false),
+            conv_simt_14fe27b8: load!(gpu, "conv_simt_14fe27b8", 0, false),
+            pool_beb000fa: load!(gpu, "pool_beb000fa", 0, false),
+            gemm_simt_b30ffc46: load!(gpu, "gemm_simt_b30ffc46", 0, false),
+            gemm_simt_6bfb116c: load!(gpu, "gemm_simt_6bfb116c", 0, false),
+            gemm_simt_a1d3e341: load!(gpu, "gemm_simt_a1d3e341", 0, false),
         })
     }
 }
@@ -74,7 +74,7 @@ pub(crate) fn enqueue(
     // conv.direct/1 1.87 us
     launch(
         stream,
-        &k.conv_direct_878a71ba,
+        &k.conv_direct_bb01cec2,
         early([(16 * batch) as u32, 1, 1], [128, 1, 1]),
         &[
             io.x.into(),
@@ -95,13 +95,13 @@ pub(crate) fn enqueue(
     // m32 n32 k16 tm4 tn4 split8 7.78 us
     launch(
         stream,
-        &k.conv_simt_26e96730,
+        &k.conv_simt_1d4bd58d,
         early([(2 * batch) as u32, 8, 1], [64, 1, 1]),
         &[a(4194304), w(1536), a(0), Arg::I32(batch as i32)],
     )?;
     launch(
         stream,
-        &k.conv_simt_9f6b4775,
+        &k.conv_simt_93fd9e28,
         early([(4 * batch) as u32, 1, 1], [128, 1, 1]),
         &[a(0), w(38400), a(4718592), Arg::I32(batch as i32)],
     )?;
@@ -111,7 +111,7 @@ pub(crate) fn enqueue(
     // [2048,64,8,1] [0,1,0,0] | conv.simt/1 m32 n32 k16 tm4 tn4 split8 7.82 us
     launch(
         stream,
-        &k.conv_simt_f986fa86,
+        &k.conv_simt_7ee2c257,
         early([(2 * batch) as u32, 8, 1], [64, 1, 1]),
         &[
             a(4718592),
@@ -125,7 +125,7 @@ pub(crate) fn enqueue(
     )?;
     launch(
         stream,
-        &k.conv_simt_5e2f7ad8,
+        &k.conv_simt_2357ef5d,
         early([(4 * batch) as u32, 1, 1], [128, 1, 1]),
         &[a(0), a(4194304), w(75520), a(5242880), Arg::I32(batch as i32)],
     )?;
@@ -134,7 +134,7 @@ pub(crate) fn enqueue(
     // dtype=f32 then (f32) { } -> %0:f32 | pool/1 threads256 v1 1.13 us
     launch(
         stream,
-        &k.pool_d5701907,
+        &k.pool_15f0b03b,
         early([(2 * batch) as u32, 1, 1], [256, 1, 1]),
         &[
             a(5242880),
@@ -151,7 +151,7 @@ pub(crate) fn enqueue(
     // %5:f32 [0,1,0,0] | conv.direct/1 1.26 us
     launch(
         stream,
-        &k.conv_direct_045615de,
+        &k.conv_direct_b234c05c,
         early([(4 * batch) as u32, 1, 1], [128, 1, 1]),
         &[a(0), w(75776), w(77056), a(262144), Arg::I32(batch as i32)],
     )?;
@@ -161,7 +161,7 @@ pub(crate) fn enqueue(
     // conv.simt/1 m32 n64 k16 tm4 tn4 split1 2.14 us
     launch(
         stream,
-        &k.conv_simt_1d7f52fe,
+        &k.conv_simt_14fe27b8,
         early([((16 * batch + 31) / 32) as u32, 1, 1], [128, 1, 1]),
         &[
             a(262144),
@@ -183,7 +183,7 @@ pub(crate) fn enqueue(
     // layout=channels_first dtype=f32 then (f32) { } -> %0:f32 | pool/1 threads256 v1 0.95 us
     launch(
         stream,
-        &k.pool_63e69d6c,
+        &k.pool_beb000fa,
         early([batch as u32, 1, 1], [256, 1, 1]),
         &[
             a(0),
@@ -199,13 +199,13 @@ pub(crate) fn enqueue(
     // m32 n32 k16 tm4 tn4 splitk4 3.53 us
     launch(
         stream,
-        &k.gemm_simt_dff9582f,
+        &k.gemm_simt_b30ffc46,
         early([(2 * ((batch + 31) / 32)) as u32, 1, 4], [64, 1, 1]),
         &[a(262144), w(85760), a(0), Arg::I32(batch as i32)],
     )?;
     launch(
         stream,
-        &k.gemm_simt_361d8593,
+        &k.gemm_simt_6bfb116c,
         early([((64 * batch + 1023) / 1024) as u32, 1, 1], [256, 1, 1]),
         &[a(0), w(151296), a(65536), Arg::I32(batch as i32)],
     )?;
@@ -214,7 +214,7 @@ pub(crate) fn enqueue(
     // tn4 splitk1 3.01 us
     launch(
         stream,
-        &k.gemm_simt_83339af6,
+        &k.gemm_simt_a1d3e341,
         early([((batch + 31) / 32) as u32, 1, 1], [64, 1, 1]),
         &[a(65536), w(151552), w(154112), io.logits.into(), Arg::I32(batch as i32)],
     )?;
