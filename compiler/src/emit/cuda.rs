@@ -5,20 +5,15 @@ use crate::error::{Error, Result, Stage};
 use crate::plan::{CudaStep, Place, Plan, Step};
 use bakelite_host::DType;
 use bakelite_kernels::Dim;
-use bakelite_kernels::family::{Arg, Launch};
+use bakelite_kernels::family::{Allowance, Arg, Launch};
 use bakelite_kernels::tensor_map::{Piece, TensorMap};
 use bakelite_templates as templates;
 
 /// Kernels, with what their launches ask for.
 pub(super) fn kernels(plan: &Plan) -> Vec<templates::Kernel> {
-    let launches = || plan.steps.iter().filter_map(|s| s.cuda.as_ref()).flat_map(|c| &c.launches);
     let one = |(i, k): (usize, &crate::plan::KernelSource)| {
-        let mine = || launches().filter(move |l| l.kernel == i);
-        templates::Kernel {
-            name: k.name.clone(),
-            shared: mine().map(|l| l.shared).max().unwrap_or(0),
-            large_clusters: mine().filter_map(|l| l.cluster).any(|[x, y, z]| x * y * z > 8),
-        }
+        let Allowance { shared, large_clusters } = Allowance::of(i, plan.launches());
+        templates::Kernel { name: k.name.clone(), shared, large_clusters }
     };
     plan.kernels.iter().enumerate().map(one).collect()
 }

@@ -7,6 +7,7 @@ use crate::error::{Error, Result, Stage};
 use crate::ir::Tensor;
 use crate::plan::{CudaStep, Place, Plan, Step};
 use bakelite_host::DType;
+use bakelite_kernels::family::Allowance;
 use bakelite_kernels::tensor_map::Piece;
 use bakelite_kernels::{Arg as PlanArg, Dim, Launch as PlanLaunch, TensorMap as PlanMap};
 use bakelite_runtime::{
@@ -59,21 +60,11 @@ impl Session {
         let arch = plan.target.to_string();
         let modules: HashMap<&str, &Images> = images.iter().map(|i| (i.name.as_str(), i)).collect();
         let mut kernels = Vec::new();
-        for source in &plan.kernels {
+        for (i, source) in plan.kernels.iter().enumerate() {
             let image = modules.get(source.name.as_str()).ok_or_else(|| {
                 Error::new(Stage::Run, format!("kernel {}", source.name), "was not compiled")
             })?;
-            kernels.push(load_kernel(gpu, &arch, image)?);
-        }
-        let mut shared = vec![0; kernels.len()];
-        for launch in plan.steps.iter().filter_map(|s| s.cuda.as_ref()).flat_map(|c| &c.launches) {
-            shared[launch.kernel] = launch.shared.max(shared[launch.kernel]);
-            if launch.cluster.is_some_and(|c| c.iter().product::<u32>() > 8) {
-                kernels[launch.kernel].allow_large_clusters()?;
-            }
-        }
-        for (kernel, shared) in kernels.iter().zip(shared).filter(|(_, shared)| *shared > 48 * 1024) {
-            kernel.set_max_dynamic_smem(shared)?;
+            kernels.push(load_kernel(gpu, &arch, image, Allowance::of(i, plan.launches()))?);
         }
         let weights = DeviceBuffer::alloc(gpu, plan.weight_bytes as usize)?;
         for w in &plan.weights {
@@ -285,8 +276,9 @@ pub(crate) fn time_graph(
     Ok(median(times.split_off(2)))
 }
 
-/// A kernel from its images.
-pub(crate) fn load_kernel(gpu: &Gpu, arch: &str, images: &Images) -> Result<Kernel> {
+/// A kernel from its images, for launches that ask for so much.
+pub(crate) fn load_kernel(gpu: &Gpu, arch: &str, images: &Images, allowed: Allowance) -> Result<Kernel> {
+    const ALWAYS_ALLOWED: u32 = 48 * 1024;
     let mut list = vec![Image::new(arch, &images.cubin)];
     let ptx_arch = images.ptx_arch();
     if let (Some(arch), Some(ptx)) = (&ptx_arch, &images.ptx) {
@@ -294,7 +286,14 @@ pub(crate) fn load_kernel(gpu: &Gpu, arch: &str, images: &Images) -> Result<Kern
     }
     let at =
         |e: bakelite_runtime::Error| Error::new(Stage::Run, format!("kernel {}", images.name), e.to_string());
-    Module::load(gpu, &list).and_then(|m| m.kernel(&images.name)).map_err(at)
+    let kernel = Module::load(gpu, &list).and_then(|m| m.kernel(&images.name)).map_err(at)?;
+    if allowed.shared > ALWAYS_ALLOWED {
+        kernel.set_max_dynamic_smem(allowed.shared).map_err(at)?;
+    }
+    if allowed.large_clusters {
+        kernel.allow_large_clusters().map_err(at)?;
+    }
+    Ok(kernel)
 }
 
 impl Loaded {

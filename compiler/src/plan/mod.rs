@@ -144,6 +144,11 @@ impl Plan {
         if self.lower_bound == 0 { 1.0 } else { self.arena as f64 / self.lower_bound as f64 }
     }
 
+    /// Every launch of every step.
+    pub fn launches(&self) -> impl Iterator<Item = &Launch> + Clone {
+        self.steps.iter().filter_map(|s| s.cuda.as_ref()).flat_map(|c| &c.launches)
+    }
+
     /// Names what the plan computes, and what of it needs what, whatever kernels do it: the key of choices for the whole plan.
     pub fn key(&self) -> String {
         let mut hash = blake3::Hasher::new();

@@ -6,6 +6,7 @@ use crate::error::{Error, Result, Stage};
 use crate::execute::gpu::{Addresses, launch, load_kernel, time_graph, time_once};
 use crate::execute::kernels::Images;
 use bakelite_host::Problem;
+use bakelite_kernels::family::Allowance;
 use bakelite_kernels::trial::{self, Elements};
 use bakelite_kernels::{Build, Dim, Pack, Symbols, prefetch};
 use bakelite_runtime::{DeviceBuffer, Gpu, Kernel, Stream, memcpy_dtod};
@@ -188,18 +189,14 @@ impl<'a> Subject<'a> {
     }
 
     fn kernels(&self, build: &Build, images: &[&Images]) -> Result<Vec<Kernel>, String> {
-        let load = |i: &&Images| load_kernel(self.stream.gpu(), self.arch, i).map_err(|e| e.to_string());
-        let kernels = images.iter().map(load).collect::<Result<Vec<_>, _>>()?;
-        for l in &build.launches {
-            let kernel = kernels.get(l.kernel).ok_or("it launches a kernel that it does not have")?;
-            if l.shared > 48 * 1024 {
-                kernel.set_max_dynamic_smem(l.shared).map_err(|e| e.to_string())?;
-            }
-            if l.cluster.is_some_and(|c| c.iter().product::<u32>() > 8) {
-                kernel.allow_large_clusters().map_err(|e| e.to_string())?;
-            }
+        if build.launches.iter().any(|l| l.kernel >= images.len()) {
+            return Err("it launches a kernel that it does not have".to_owned());
         }
-        Ok(kernels)
+        let load = |(i, image): (usize, &&Images)| {
+            let allowed = Allowance::of(i, build.launches.iter());
+            load_kernel(self.stream.gpu(), self.arch, image, allowed).map_err(|e| e.to_string())
+        };
+        images.iter().enumerate().map(load).collect()
     }
 
     // Puts the operands on the GPU as the build wants them packed.

@@ -72,6 +72,26 @@ pub struct Launch {
     pub args: Vec<Arg>,
 }
 
+/// What a kernel must be allowed for its launches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Allowance {
+    /// Most dynamic shared memory, bytes.
+    pub shared: u32,
+    /// Clusters of more blocks than every GPU that has clusters takes.
+    pub large_clusters: bool,
+}
+
+impl Allowance {
+    /// Of kernel number `kernel` for those of `launches` that are its.
+    pub fn of<'a>(kernel: usize, launches: impl Iterator<Item = &'a Launch> + Clone) -> Allowance {
+        let mine = launches.filter(|l| l.kernel == kernel);
+        Allowance {
+            shared: mine.clone().map(|l| l.shared).max().unwrap_or(0),
+            large_clusters: mine.filter_map(|l| l.cluster).any(|c| c.iter().product::<u32>() > 8),
+        }
+    }
+}
+
 /// A kernel parameter.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Arg {
