@@ -40,7 +40,7 @@ impl Effort {
     fn candidates(self, problems: usize) -> usize {
         match self {
             Effort::Fast => 4,
-            // What 16 cores compile in half a minute; fewer than 16 would miss good ones.
+            // On 16 cores resnet50's 26 problems take less than a minute so. Twelve of all families together missed good ones.
             Effort::Normal => (640 / problems.max(1)).clamp(16, 32),
             Effort::Exhaustive => usize::MAX,
         }

@@ -386,9 +386,9 @@ fn rivals<'a>(timed: Vec<(f64, &'a Candidate)>, target: &Target) -> Vec<(f64, &'
 // whole plan it goes by what the kernels before hold.
 fn with_sole(mut rivals: Vec<Choice>, symbols: &Symbols, target: &Target) -> Vec<Choice> {
     if let Some(at) = rivals.iter().position(|r| sole::matters(&r.build, symbols, target)) {
-        let shared = rivals[at].clone();
-        let (tactic, build) = (sole::sole(&shared.tactic), sole::apart(shared.build, target));
-        rivals.insert(at + 1, Choice { tactic, build, ..rivals[at].clone() });
+        let Choice { tactic, build, .. } = rivals[at].clone();
+        let (tactic, build) = (sole::sole(&tactic), sole::apart(build, target));
+        rivals.insert(at + 1, Choice { tactic, build, ..rivals[at] });
         rivals.truncate(settle::MOST_RIVALS);
     }
     rivals

@@ -80,32 +80,32 @@ pub fn decide(
 ) -> Result<Vec<usize>> {
     let picks = vec![0; answers.len()];
     let Some(best) = time(&picks)? else { return Ok(picks) };
-    let mut search = Search { picks, best, late: false, time, go_on };
+    let mut tried = Attempts { picks, best, late: false, time, go_on };
     // An answer may suit the ones given after it less: as often as something changes, all over again.
     loop {
-        let before = search.picks.clone();
+        let before = tried.picks.clone();
         for answer in 0..answers.iter().copied().max().unwrap_or(0) {
             for (question, count) in answers.iter().enumerate() {
                 if answer < *count && answer != before[question] {
-                    search.attempt(&[(question, answer)])?;
+                    tried.attempt(&[(question, answer)])?;
                 }
             }
         }
-        if search.picks == before {
+        if tried.picks == before {
             for (one, other) in pairs {
                 let few = |question: usize| 0..answers[question].min(FEW);
                 for (a, b) in few(*one).flat_map(|a| few(*other).map(move |b| (a, b))) {
-                    search.attempt(&[(*one, a), (*other, b)])?;
+                    tried.attempt(&[(*one, a), (*other, b)])?;
                 }
             }
         }
-        if search.late || search.picks == before {
-            return Ok(search.picks);
+        if tried.late || tried.picks == before {
+            return Ok(tried.picks);
         }
     }
 }
 
-struct Search<'a> {
+struct Attempts<'a> {
     picks: Vec<usize>,
     best: f64,
     /// Whether there was no time for an attempt.
@@ -114,7 +114,7 @@ struct Search<'a> {
     go_on: &'a mut dyn FnMut() -> bool,
 }
 
-impl Search<'_> {
+impl Attempts<'_> {
     // Tries these answers to these questions, all of them other ones than now, and keeps them if they are faster.
     fn attempt(&mut self, answers: &[(usize, usize)]) -> Result<()> {
         if self.late || answers.iter().any(|(question, answer)| self.picks[*question] == *answer) {

@@ -7,6 +7,11 @@ fn target() -> Target {
     Target::of("sm_90a".parse().unwrap())
 }
 
+/// Of the present version, with these parameters.
+fn tactic(parameters: &str) -> Tactic {
+    format!("{}/{} {parameters}", ConvWgmma.name(), ConvWgmma.version()).parse().unwrap()
+}
+
 #[test]
 fn packed_weights_meet_their_pixels_in_every_chunk() {
     let (mut checked, mut products) = (0, 0);
@@ -70,30 +75,29 @@ fn a_tactic_that_does_not_fit_is_an_error() {
     let problem = conv_samples::conv().remove(0);
     let symbols = sample_symbols();
     for text in [
-        "conv.wgmma/9 m96 n64 groups1 stages3 deep1 blocks1 cluster1 share1 spread1 multicast0 maps0 pong0 through0 early0",
-        "conv.wgmma/9 m64 n40 groups1 stages3 deep1 blocks1 cluster1 share1 spread1 multicast0 maps0 pong0 through0 early0",
-        "conv.wgmma/9 m64 n64 groups1 stages9 deep1 blocks1 cluster1 share1 spread1 multicast0 maps0 pong0 through0 early0",
-        "conv.wgmma/9 m64 n64 groups1 stages3 deep1 blocks1 cluster10 share1 spread1 multicast0 maps0 pong0 through0 early0",
-        "conv.wgmma/9 m256 n256 groups2 stages2 deep1 blocks1 cluster1 share1 spread1 multicast0 maps0 pong0 through0 early0",
-        "conv.wgmma/9 m128 n256 groups2 stages4 deep1 blocks2 cluster1 share1 spread1 multicast0 maps0 pong0 through0 early0",
-        "conv.wgmma/9 m64 n64 groups1 stages3 deep1 blocks1 cluster1 share3 spread1 multicast1 maps0 pong0 through0 early0",
-        "conv.wgmma/9 m64 n64 groups1 stages3 deep1 blocks1 cluster4 share4 spread1 multicast1 maps0 pong0 through0 early0",
-        "conv.wgmma/9 m64 n64 groups1 stages3 deep1 blocks1 cluster1 share1 spread1 multicast1 maps0 pong0 through0 early0",
-        "conv.wgmma/9 m64 n64 groups1 stages3 deep1 blocks1 cluster1 share2 spread1 multicast2 maps0 pong0 through0 early0",
-        "conv.wgmma/9 m128 n64 groups2 stages3 deep1 blocks1 cluster1 share1 spread1 multicast0 maps2 pong0 through0 early0",
-        "conv.wgmma/9 m64 n64 groups1 stages3 deep1 blocks1 cluster1 share1 spread2 multicast1 maps1 pong0 through0 early0",
-        "conv.wgmma/9 m64 n32 groups1 stages3 deep1 blocks1 cluster1 share1 spread2 multicast1 maps0 pong0 through0 early0",
-        "conv.wgmma/9 m64 n64 groups1 stages3 deep1 blocks1 cluster1 share1 spread1 multicast0 maps1 pong1 through0 early0",
-        "conv.wgmma/9 m64 n64 groups2 stages3 deep1 blocks1 cluster2 share1 spread1 multicast0 maps1 pong1 through0 early0",
-        "conv.wgmma/9 m64 n64 groups1 stages3 deep1 blocks1 cluster1 share1 spread1 multicast0 maps1 pong0 through3 early0",
-        "conv.wgmma/9 m64 n64 groups1 stages3 deep1 blocks1 cluster2 share1 spread1 multicast0 maps1 pong0 through1 early0",
-        "conv.wgmma/9 m64 n64 groups2 stages3 deep1 blocks1 cluster1 share1 spread1 multicast0 maps1 pong1 through2 early0",
-        "conv.wgmma/9 m64 n32 groups1 stages3 deep1 blocks1 cluster1 share1 spread1 multicast0 maps1 pong0 through1 early0",
-        "conv.wgmma/9 m64 n64 groups1 stages3 deep1 blocks1 cluster1 share1 spread1 multicast0 maps1 pong0 through0 early2",
-        "conv.wgmma/9 m64 n64",
+        "m96 n64 groups1 stages3 deep1 blocks1 cluster1 share1 spread1 multicast0 maps0 pong0 through0 early0",
+        "m64 n40 groups1 stages3 deep1 blocks1 cluster1 share1 spread1 multicast0 maps0 pong0 through0 early0",
+        "m64 n64 groups1 stages9 deep1 blocks1 cluster1 share1 spread1 multicast0 maps0 pong0 through0 early0",
+        "m64 n64 groups1 stages3 deep1 blocks1 cluster10 share1 spread1 multicast0 maps0 pong0 through0 early0",
+        "m256 n256 groups2 stages2 deep1 blocks1 cluster1 share1 spread1 multicast0 maps0 pong0 through0 early0",
+        "m128 n256 groups2 stages4 deep1 blocks2 cluster1 share1 spread1 multicast0 maps0 pong0 through0 early0",
+        "m64 n64 groups1 stages3 deep1 blocks1 cluster1 share3 spread1 multicast1 maps0 pong0 through0 early0",
+        "m64 n64 groups1 stages3 deep1 blocks1 cluster4 share4 spread1 multicast1 maps0 pong0 through0 early0",
+        "m64 n64 groups1 stages3 deep1 blocks1 cluster1 share1 spread1 multicast1 maps0 pong0 through0 early0",
+        "m64 n64 groups1 stages3 deep1 blocks1 cluster1 share2 spread1 multicast2 maps0 pong0 through0 early0",
+        "m128 n64 groups2 stages3 deep1 blocks1 cluster1 share1 spread1 multicast0 maps2 pong0 through0 early0",
+        "m64 n64 groups1 stages3 deep1 blocks1 cluster1 share1 spread2 multicast1 maps1 pong0 through0 early0",
+        "m64 n32 groups1 stages3 deep1 blocks1 cluster1 share1 spread2 multicast1 maps0 pong0 through0 early0",
+        "m64 n64 groups1 stages3 deep1 blocks1 cluster1 share1 spread1 multicast0 maps1 pong1 through0 early0",
+        "m64 n64 groups2 stages3 deep1 blocks1 cluster2 share1 spread1 multicast0 maps1 pong1 through0 early0",
+        "m64 n64 groups1 stages3 deep1 blocks1 cluster1 share1 spread1 multicast0 maps1 pong0 through3 early0",
+        "m64 n64 groups1 stages3 deep1 blocks1 cluster2 share1 spread1 multicast0 maps1 pong0 through1 early0",
+        "m64 n64 groups2 stages3 deep1 blocks1 cluster1 share1 spread1 multicast0 maps1 pong1 through2 early0",
+        "m64 n32 groups1 stages3 deep1 blocks1 cluster1 share1 spread1 multicast0 maps1 pong0 through1 early0",
+        "m64 n64 groups1 stages3 deep1 blocks1 cluster1 share1 spread1 multicast0 maps1 pong0 through0 early2",
+        "m64 n64",
     ] {
-        let tactic = text.parse().unwrap();
-        assert!(ConvWgmma.build(&problem, &tactic, &symbols, &target()).is_err(), "{text}");
+        assert!(ConvWgmma.build(&problem, &tactic(text), &symbols, &target()).is_err(), "{text}");
     }
     let elsewhere = Target::of("sm_100".parse().unwrap());
     assert!(ConvWgmma.tactics(&problem, &symbols, &elsewhere).is_empty());
@@ -108,9 +112,9 @@ fn three_warpgroups_have_room_for_192_by_192() {
             conv_samples::parse(&format!("f16 last | 32 768 768 1 | 197 | 1 | 1 | 1 | 0 0 | {epilogue}"));
         for through in [0, 1] {
             let text = format!(
-                "conv.wgmma/9 m192 n192 groups3 stages3 deep1 blocks1 cluster1 share1 spread1 multicast0 maps1 pong0 through{through} early0"
+                "m192 n192 groups3 stages3 deep1 blocks1 cluster1 share1 spread1 multicast0 maps1 pong0 through{through} early0"
             );
-            let build = ConvWgmma.build(&problem, &text.parse().unwrap(), &symbols, &target()).unwrap();
+            let build = ConvWgmma.build(&problem, &tactic(&text), &symbols, &target()).unwrap();
             assert_eq!((build.launches[0].block[0], build.launches[0].grid[0].as_const()), (512, Some(132)));
         }
         let offered = ConvWgmma.tactics(&problem, &symbols, &target());
@@ -122,11 +126,10 @@ fn three_warpgroups_have_room_for_192_by_192() {
 #[test]
 fn neighbours_read_all_that_they_need_where_they_do_not_send() {
     let symbols = sample_symbols();
-    let tactic = |multicast: u32, maps: u32| -> Tactic {
-        let text = format!(
-            "conv.wgmma/9 m64 n32 groups1 stages3 deep1 blocks1 cluster1 share2 spread2 multicast{multicast} maps{maps} pong0 through0 early0"
-        );
-        text.parse().unwrap()
+    let tactic = |multicast: u32, maps: u32| {
+        tactic(&format!(
+            "m64 n32 groups1 stages3 deep1 blocks1 cluster1 share2 spread2 multicast{multicast} maps{maps} pong0 through0 early0"
+        ))
     };
     let mut neighbours = 0;
     for problem in conv_samples::conv() {
