@@ -98,10 +98,11 @@ def bits(tensor):
     return (tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor).cpu().numpy()
 
 
-def widened(array, precision):
+def widened(array):
+    """The numbers of such an array; others as they are."""
     import numpy
 
-    return (array.astype(numpy.uint32) << 16).view(numpy.float32) if precision == "bf16" else array
+    return (array.astype(numpy.uint32) << 16).view(numpy.float32) if array.dtype == numpy.uint16 else array
 
 
 def relative_error(got, want):
@@ -311,7 +312,7 @@ def check(spec, xs, run, output):
 
     given, want = sample(spec)
     given = torch.from_numpy(given)
-    xs[0].copy_(given.view(torch.bfloat16) if spec["precision"] == "bf16" and given.dtype == torch.uint16 else given)
+    xs[0].copy_(given.view(torch.bfloat16) if given.dtype == torch.uint16 else given)
     run()
     torch.cuda.synchronize()
     return relative_error(output().float().cpu().numpy(), want)
@@ -659,7 +660,7 @@ def bakelite_error(arguments, spec, work):
         print(f"    bakelite run: {tail(text)}", flush=True)
         return None
     with numpy.load(outputs) as arrays:
-        return relative_error(widened(arrays["output"], spec["precision"]), want)
+        return relative_error(widened(arrays["output"]), want)
 
 
 def refused(what, status, text, seconds):
@@ -785,12 +786,18 @@ def main():
     todo = exported(todo, arguments, work)
     together = [(peer, spec) for peer, spec in todo if peer in TOGETHER]
     built_together(together, arguments.jobs, arguments.compile_timeout, work, record)
-    tuned = {}
-    if arguments.gpus > 1 and arguments.bakelite:
-        tuned = tuned_together(arguments, [spec for peer, spec in todo if peer == "bakelite"], work)
-    for peer, spec in todo:
+
+    def within_budget():
         if arguments.budget and time.time() - began > arguments.budget:
             sys.exit(f"the budget of {arguments.budget} s is spent; call again for the rest")
+
+    tuned = {}
+    ours = [spec for peer, spec in todo if peer == "bakelite"]
+    if arguments.gpus > 1 and arguments.bakelite and ours:
+        within_budget()
+        tuned = tuned_together(arguments, ours, work)
+    for peer, spec in todo:
+        within_budget()
         if peer == "bakelite":
             record(spec, peer, bakelite(arguments, spec, work, tuned.get(spec["onnx"])))
         elif peer not in TOGETHER:
