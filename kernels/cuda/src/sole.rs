@@ -1,5 +1,5 @@
-//! Blocks that have a multiprocessor each. A kernel that may start while the one before it ends finds most multiprocessors taken, and its
-//! blocks go two or three to each of the others, where they share what comes from L2 and the tensor cores. `sole1` behind the parameters of
+//! Blocks that have a multiprocessor each. A kernel that may start while the one before it ends finds most multiprocessors taken; where
+//! several of its blocks go to one of the others, they share what comes from L2 and the tensor cores. `sole1` behind the parameters of
 //! any family's tactic asks for so much shared memory that no second block fits: the rest wait for a multiprocessor to become free.
 //! The kernel is the same.
 
