@@ -28,7 +28,7 @@ struct Results {
   }
   template <int W, class Reads>
   DEVICE void store(const Epilogue& epilogue, const acc_t (&acc)[W], index_t i, const Reads& reads) {
-    const auto stored = epilogue.result<W>(acc, i, reads, {});
+    const auto stored = epilogue.result<W>(acc, i, reads);
     store_vec<W>(epilogue.out + i, stored);
 #pragma unroll
     for (int e = 0; e < W; ++e) sum[e] += widen(stored.v[e]);

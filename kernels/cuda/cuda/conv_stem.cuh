@@ -340,7 +340,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT)
           constexpr uint32_t LEAST = BRAIN ? 0xff80ff80 : 0xfc00fc00;
           uint4 halves = make_uint4(LEAST, LEAST, LEAST, LEAST);
           if (to[eight % 2] >= 0 && is_filter) {
-            const auto result = epilogue.template result<WIDTH>(sum, to[eight % 2] + n, reads[eight % 2][s][p], {});
+            const auto result = epilogue.template result<WIDTH>(sum, to[eight % 2] + n, reads[eight % 2][s][p]);
             halves = *reinterpret_cast<const uint4*>(result.v);
           }
           const int slot = (turn * TH + row0 + eight / (TW / 8)) % RING;

@@ -78,7 +78,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
 #pragma unroll
     for (int s = 0; s < STAGES; ++s) {
       mbarrier_init(full + 8 * s, FILLING);
-      mbarrier_init(empty + 8 * s, 4 * CONSUMERS / TEAMS * (SENT_DOWN + SENT_ALONG - 1));
+      mbarrier_init(empty + 8 * s, 4 * TEAM * (SENT_DOWN + SENT_ALONG - 1));
     }
     if (SPLIT > 1) sums.begin();
     for (int b = 0; b < RESULT_BARRIERS; ++b) mbarrier_init(result_barriers + 8 * b, 1);
@@ -109,16 +109,16 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     Position at = {0, 0};
     int team = 0;
     Results results(shared + STAGES * STAGE_BYTES, result_barriers RESULT_NAMES);
-    if (SPLIT == 1) results.begin((index_t)blockIdx.x / PEERS + (PONG ? group * (gridDim.x / PEERS) : 0) SYMBOL_NAMES);
+    if (SPLIT == 1) results.begin((index_t)blockIdx.x / PEERS + (PONG ? group / TEAM * (gridDim.x / PEERS) : 0) SYMBOL_NAMES);
     for (index_t turn = blockIdx.x / PEERS; turn < TURNS; turn += gridDim.x / PEERS) {
-      const bool mine = !PONG || team == group;
+      const bool mine = !PONG || team == group / TEAM;
       if (++team == TEAMS) team = 0;
       if (!mine) {
         skip(at, count);
         continue;
       }
       // In turns, also because a team that runs ahead would take an older phase of full[s] for its own.
-      if (PONG && turn >= gridDim.x / PEERS) named_barrier(3 + group, 256);
+      if (PONG && turn >= gridDim.x / PEERS) named_barrier(3 + group / TEAM, 128 * CONSUMERS);
       const bool last = turn + gridDim.x / PEERS >= TURNS;
       const Tile tile = tile_of(turn SYMBOL_NAMES);
       const index_t row0 = tile.row * BM + first_row(group);
@@ -127,7 +127,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
       if constexpr (SPLIT == 1) {
         results.ask(row0, column0, epilogue SYMBOL_NAMES);
         multiply(acc, at, ring, full, empty, group, count);
-        if (PONG && !last) named_barrier_arrive(3 + (group ^ 1), 256);
+        if (PONG && !last) named_barrier_arrive(3 + (group / TEAM ^ 1), 128 * CONSUMERS);
         if (!EARLY && last) launch_dependents();
         multiplied(at, empty);
         results.finish(acc, row0, column0, turn, epilogue SYMBOL_NAMES);

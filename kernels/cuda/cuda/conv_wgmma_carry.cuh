@@ -17,6 +17,7 @@ struct Results {
   unsigned char* boxes;    // of this warp
   uint32_t there;          // THROUGH barriers of this warp: what it reads has come
   int tiles;               // so far
+  typename Epilogue::template Columns<8> columns[AHEAD];
   typename Epilogue::template Reads<8> reads[AHEAD][2];
   KnownRows known;
 
@@ -58,19 +59,19 @@ struct Results {
     __syncwarp();
   }
 
+  static DEVICE int column_of(int slab, int column0) { return column0 + slab % SLABS * 32 + threadIdx.x % 4 * 8; }
   // Element 0 of a thread's row of a slab in the dense result, or -1.
   DEVICE index_t place_of(int slab, int half, index_t row0, int column0 SYMBOL_PARAMS) const {
-    const int lane = threadIdx.x % 32;
-    const int n = column0 + slab % SLABS * 32 + lane % 4 * 8;
-    const index_t m = warp_row(row0) + slab / SLABS * 64 + half * 8 + lane / 4;
+    const int n = column_of(slab, column0);
+    const index_t m = warp_row(row0) + slab / SLABS * 64 + half * 8 + threadIdx.x % 32 / 4;
     return m < M && (NG % BN == 0 || n < NG) ? m * FILTERS + n : -1;
   }
   DEVICE void ask(int slab, index_t row0, int column0, const Epilogue& epilogue SYMBOL_PARAMS) {
+    const int n = column_of(slab, column0);
+    columns[slab % AHEAD] = epilogue.template of_columns<8>(NG % BN == 0 || n < NG ? n : 0);
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const index_t at = place_of(slab, half, row0, column0 SYMBOL_NAMES);
-      if (at >= 0) reads[slab % AHEAD][half] = epilogue.template read<8>(at);
-    }
+    for (int half = 0; half < 2; ++half)
+      reads[slab % AHEAD][half] = epilogue.template read<8>(max(place_of(slab, half, row0, column0 SYMBOL_NAMES), (index_t)0));
   }
   // What else the epilogue reads first is under way while this tile is multiplied.
   DEVICE void ask(index_t row0, int column0, const Epilogue& epilogue SYMBOL_PARAMS) {
@@ -112,7 +113,7 @@ struct Results {
         acc_t sum[8];
 #pragma unroll
         for (int e = 0; e < 8; ++e) sum[e] = sum_at(acc[i], s % SLABS, half, e);
-        const auto result = epilogue.template result<8>(sum, at, reads[s % AHEAD][half], carried, known.rows[i][half]);
+        const auto result = epilogue.template result<8>(sum, at, columns[s % AHEAD], reads[s % AHEAD][half], carried, known.rows[i][half]);
         store_vec<8>(reinterpret_cast<result_t*>(chunk), result);
       }
       if (s + AHEAD < COUNT) ask(s + AHEAD, row0, column0, epilogue SYMBOL_NAMES);

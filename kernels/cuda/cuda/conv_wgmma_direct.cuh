@@ -16,10 +16,11 @@ struct Slab {
     for (int half = 0; half < 2; ++half) {
       const index_t m = row0 + slab / COLUMNS * 64 + half * 8 + lane / 4;
       to[half] = m < M && (NG % BN == 0 || RUNS || n < NG) ? m * FILTERS + n : -1;
-      if (to[half] < 0) continue;
 #pragma unroll
-      for (int p = 0; p < PARTS; ++p)
-        if (PARTS == 1 || n + p * WIDTH < NG) reads[half][p] = epilogue.template read<WIDTH>(to[half] + p * WIDTH);
+      for (int p = 0; p < PARTS; ++p) {
+        const bool read = to[half] >= 0 && (PARTS == 1 || n + p * WIDTH < NG);
+        reads[half][p] = epilogue.template read<WIDTH>(read ? to[half] + p * WIDTH : 0);
+      }
     }
   }
 
@@ -39,7 +40,7 @@ struct Slab {
         for (int i = 0; i < WIDTH; ++i) sum[i] = sum_at(acc[slab / COLUMNS], slab % COLUMNS, half, p * WIDTH + i);
 #if RUNS
         if (n + p * WIDTH < NG) {
-          const auto some = epilogue.template result<WIDTH>(sum, to[half] + p * WIDTH, reads[half][p], {}, rows[half]);
+          const auto some = epilogue.template result<WIDTH>(sum, to[half] + p * WIDTH, reads[half][p], rows[half]);
 #pragma unroll
           for (int i = 0; i < WIDTH; ++i) x[half].v[p * WIDTH + i] = some.v[i];
         }

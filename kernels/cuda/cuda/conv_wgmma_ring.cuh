@@ -5,8 +5,8 @@
 //             come by a map of their own, and weights likewise
 // A ring of STAGES stages of DEEP tiles of both operands, rows of 128 bytes, swizzled. The threads behind the multiplying ones fill it:
 // weights come packed as [column tile][k tile][BN rows][128 bytes], so that a tile is one bulk copy; how pixels come is in
-// the next part. CONSUMERS warpgroups multiply, MT x 64 rows each: of one tile together, or of one tile each and in turns
-// (PONG), so that one finishes its tile while the other multiplies. A block takes every gridDim.x-th tile of the output, and
+// the next part. CONSUMERS warpgroups multiply, MT x 64 rows each: of one tile together, or in two teams with a tile each and in
+// turns (PONG), so that one finishes its tile while the other multiplies. A block takes every gridDim.x-th tile of the output, and
 // fills the ring for the next while it finishes one. Or SPLIT blocks of a cluster share one tile's k; each finishes
 // some of its rows. SHARE x SPREAD blocks of a cluster (its peers) take tiles below and beside each other: multiprocessors near
 // each other that ask for the same lines at the same time get them from L2 at once. Or each reads a part of its weights for the
@@ -25,8 +25,9 @@ constexpr int B_BYTES = BN * 128;
 constexpr int STAGE_BYTES = DEEP * (A_BYTES + B_BYTES);   // pixels, then filters
 constexpr int MAPPED_BYTES = MAPS ? A_BYTES : 0;
 constexpr int FILLING = MAPS ? 1 : 129;                 // arrivals at full[s]
-constexpr int TEAMS = PONG ? CONSUMERS : 1;             // each with a tile of the output
-constexpr int MT = BM / 64 * TEAMS / CONSUMERS;
+constexpr int TEAMS = PONG ? 2 : 1;                     // each with a tile of the output
+constexpr int TEAM = CONSUMERS / TEAMS;                 // its warpgroups
+constexpr int MT = BM / 64 / TEAM;
 constexpr int COLUMN_TILES = (NG + BN - 1) / BN;
 constexpr int PEERS = SHARE * SPREAD;
 constexpr int SENT_DOWN = MULTICAST ? SHARE : 1, SENT_ALONG = MULTICAST ? SPREAD : 1;   // blocks that get the same weights, pixels
@@ -40,7 +41,7 @@ constexpr int RING_BYTES = SUMS_AT + (SPLIT == 1 ? RESULT_BYTES : Sums::BYTES);
 
 static_assert(CG % 8 == 0 && ADDED_CHANNELS % 8 == 0, "16-byte chunks of channels");
 static_assert(MAPS || ADDED_TILES == 0, "maps bring what is added");
-static_assert(BM * TEAMS % (64 * CONSUMERS) == 0 && BN <= 256, "whole wgmma tiles");
+static_assert(CONSUMERS % TEAMS == 0 && BM % (64 * TEAM) == 0 && BN <= 256, "whole wgmma tiles");
 static_assert(BN % 32 == 0, "whole slabs");
 static_assert(DEEP == 1 || TILES % (SPLIT * DEEP) == 0, "whole stages");
 static_assert(SPLIT == 1 || THROUGH == 0, "a cluster's sums go to memory themselves");
@@ -118,7 +119,7 @@ DEVICE void request_weights(uint32_t ring, uint32_t full, const Weights& w, int 
 }
 
 // Where the rows of a multiplying warpgroup begin in its team's tile.
-DEVICE int first_row(int group) { return PONG ? 0 : group * MT * 64; }
+DEVICE int first_row(int group) { return (PONG ? group % TEAM : group) * MT * 64; }
 
 // By a multiplying warp: stage `slot` is done with.
 DEVICE void release(uint32_t empty, int slot) {

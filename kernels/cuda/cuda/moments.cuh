@@ -15,39 +15,41 @@ struct RowStatistics {
 template <int LEN> struct RowParts {
   static constexpr int SPANS = LEN / 32, WIDE = SPANS % 2 == 0 ? 2 : 1;   // spans to a load
   static constexpr int ALL = SPANS / WIDE, LOADS = (ALL + 3) / 4;
+  float first;   // of the row's first span, its sum
   Vec<float, 2 * WIDE> spans[LOADS];
 
   static DEVICE bool has(int load) { return ALL % 4 == 0 || load * 4 + (int)threadIdx.x % 4 < ALL; }
 
   DEVICE RowParts() {}
   DEVICE RowParts(const float* moments, index_t row) {
-    const float* const from = moments + row * (SPANS * 2) + threadIdx.x % 4 * (2 * WIDE);
+    moments += row * (SPANS * 2);
+    first = *moments;
+    const float* const from = moments + threadIdx.x % 4 * (2 * WIDE);
 #pragma unroll
     for (int l = 0; l < LOADS; ++l)
       if (has(l)) spans[l] = load_vec<2 * WIDE>(from + l * (8 * WIDE));
   }
-
-  // The mean of LEN values, those of each span together.
-  template <class F> DEVICE float mean_of(F f) const {
-    float sum = 0;
-#pragma unroll
-    for (int l = 0; l < LOADS; ++l) {
-#pragma unroll
-      for (int s = 0; s < WIDE; ++s)
-        if (has(l)) sum += f(spans[l].v[2 * s], spans[l].v[2 * s + 1]);
-    }
-    return quad_sum(sum) * (1.f / LEN);
-  }
 };
 
+// Deviations are from the first span's mean, for both sums to be on their way between lanes at the same time. The square of its own is at
+// most SPANS times the variance, so that their difference loses few digits.
 template <bool RMS, int LEN> DEVICE RowStatistics row_statistics(const RowParts<LEN>& parts, float epsilon) {
-  float mean = 0;
-  if (!RMS) mean = parts.mean_of([](float sum, float) { return sum; });
-  const float variance = parts.mean_of([&](float sum, float squares) {
-    const float off = sum * (1.f / 32) - mean;
-    return squares + 32 * off * off;
-  });
-  return {mean, rsqrtf(variance + epsilon)};
+  typedef RowParts<LEN> Parts;
+  const float pivot = RMS ? 0 : parts.first * (1.f / 32);
+  float offs = 0, squares = 0;
+#pragma unroll
+  for (int l = 0; l < Parts::LOADS; ++l) {
+#pragma unroll
+    for (int s = 0; s < Parts::WIDE; ++s) {
+      if (!Parts::has(l)) continue;
+      const float off = parts.spans[l].v[2 * s] * (1.f / 32) - pivot;
+      offs += off;
+      squares += parts.spans[l].v[2 * s + 1] + 32 * off * off;
+    }
+  }
+  squares = quad_sum(squares) * (1.f / LEN);
+  const float off = RMS ? 0 : quad_sum(offs) * (1.f / Parts::SPANS);
+  return {RMS ? 0 : pivot + off, rsqrtf(squares - off * off + epsilon)};
 }
 
 // Elements i to i + 7 of rows of whole 32s, the same of three neighbours beside. Nothing is stored where i is negative.

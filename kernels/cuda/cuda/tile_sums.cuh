@@ -135,7 +135,7 @@ template <class Sums, int COLUMNS, int WIDTH, int THREADS, int BATCH> struct Fin
       const int column = column0 + item % ACROSS * WIDTH;
       const bool exists = row < sums.mine() && (columns % COLUMNS == 0 || column < columns);
       to[b] = exists ? (row0 + sums.first() + row) * FILTERS + shift + column : -1;
-      if (exists) reads[b] = epilogue.template read<WIDTH>(to[b]);
+      reads[b] = epilogue.template read<WIDTH>(exists ? to[b] : 0);
       parts[b] = epilogue.row_parts(row < sums.mine() ? row0 + sums.first() + row : 0);
     }
   }

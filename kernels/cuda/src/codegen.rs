@@ -11,7 +11,9 @@ use std::fmt::Write;
 mod epilogue;
 mod row;
 
-pub use epilogue::{Record, between, epilogue, epilogue_args, epilogue_carried, epilogue_in_two_steps};
+pub use epilogue::{
+    Record, between, epilogue, epilogue_args, epilogue_carried, epilogue_in_two_steps, epilogue_returned,
+};
 pub use row::{Source, indent, literal, row};
 
 const PRELUDE: &str = concat!(include_str!("../cuda/prelude.cuh"), include_str!("../cuda/hopper.cuh"));
@@ -319,9 +321,44 @@ struct Epilogue {
 
     #[test]
     fn a_result_is_given_to_those_who_store_it() {
-        let text = epilogue_carried(&Epilogue::store(DType::F16), &dims("6272 65"), None);
+        let text = epilogue_returned(&Epilogue::store(DType::F16), &dims("6272 65"));
         assert!(text.contains("typedef f16 result_t;\n"), "{text}");
         assert!(text.contains("DEVICE Vec<result_t, V> result(") && !text.contains("store"), "{text}");
+    }
+
+    #[test]
+    fn what_goes_by_columns_is_read_for_all_rows_of_them() {
+        // A bias by column, one by row, and two residuals, of which the kernel brings the first itself.
+        let mut program = Program { inputs: vec![DType::F32], ..Program::default() };
+        let mut sum = 0;
+        let strides = ["0 1", "1 0", "512 1", "512 1"];
+        let inputs = strides.map(|_| program.add_input(DType::F16));
+        for input in inputs {
+            sum = program.push(Instr::Apply(Pw::Add, vec![sum, input]));
+        }
+        program.outputs = vec![(sum, DType::F16)];
+        let operands = strides.iter().map(|strides| access("0", strides)).collect();
+        let text = epilogue_carried(&Epilogue::new(program, operands), &dims("64 512"), Some(2));
+        let reads = "  template <int V> struct Columns {
+    Vec<f16, V> v1;
+  };
+  template <int V> DEVICE Columns<V> of_columns(index_t i) const {
+    const index_t c1 = i % 512;
+    return {load_row<V, 16>(e0 + c1)};
+  }
+  template <int V> struct Reads {
+    float x2;
+    Vec<f16, V> v4;
+  };
+  template <int V> DEVICE Reads<V> read(index_t i) const {
+    const index_t c0 = i / 512;
+    return {widen(e1[c0]), load_row<V, 16>(e3 + i)};
+  }
+";
+        assert!(text.contains(reads), "{text}");
+        for line in ["v1 = columns.v1;", "x2 = reads.x2;", "v3 = carried;", "v4 = reads.v4;"] {
+            assert!(text.contains(&format!("const auto& {line}\n")), "{line}: {text}");
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@
 //! - `BAKELITE_TIME`: also print the time of every tactic.
 //! - `BAKELITE_FAMILY`: only families whose names begin with one of these, separated by commas.
 //! - `BAKELITE_MOST`: at most so many tactics of each family and sample.
+//! - `BAKELITE_TACTICS`: these instead of the proposed ones, separated by semicolons, as a tactics file has them.
 
 #![allow(clippy::unwrap_used)]
 
@@ -236,13 +237,24 @@ fn jobs(samples: &[Problem<Dim>], target: &Target) -> Vec<Job> {
     let symbols = sample_symbols();
     let only = std::env::var("BAKELITE_FAMILY").unwrap_or_default();
     let most = std::env::var("BAKELITE_MOST").map_or(usize::MAX, |n| n.parse().unwrap());
+    let named = std::env::var("BAKELITE_TACTICS").ok();
+    let named: Option<Vec<Tactic>> = named.map(|all| all.split(';').map(|t| t.parse().unwrap()).collect());
     let mut jobs = Vec::new();
     for (sample, problem) in samples.iter().enumerate() {
         for family in FAMILIES.iter().filter(|f| only.split(',').any(|o| f.name().starts_with(o))) {
-            let offered = bakelite_kernels::families::tactics(*family, problem, &symbols, target);
+            let offered = match &named {
+                Some(named) => named.iter().filter(|t| t.family == family.name()).cloned().collect(),
+                None => bakelite_kernels::families::tactics(*family, problem, &symbols, target),
+            };
             for tactic in offered.into_iter().take(most) {
-                let build = family.build(problem, &tactic, &symbols, target);
-                let build = build.unwrap_or_else(|e| panic!("{tactic} refuses what it proposed: {e}"));
+                let build = match family.build(problem, &tactic, &symbols, target) {
+                    Ok(build) => build,
+                    Err(e) if named.is_some() => {
+                        println!("{tactic} is refused: {e}");
+                        continue;
+                    }
+                    Err(e) => panic!("{tactic} refuses what it proposed: {e}"),
+                };
                 let cost = family.cost(problem, &tactic, &symbols, target);
                 jobs.push(Job { sample, tactic, cost, build, cubins: vec![] });
             }
@@ -265,7 +277,15 @@ fn compile(jobs: &mut [Job], arch: Arch) -> Result<(), NvrtcError> {
             if let Some(cubin) = file.as_ref().and_then(|f| std::fs::read(f).ok()) {
                 return Ok((source.clone(), cubin));
             }
-            let cubin = nvrtc.as_ref().map_err(Clone::clone)?.compile(source, "kernel", arch)?.cubin;
+            let compiled = nvrtc.as_ref().map_err(Clone::clone)?.compile(source, "kernel", arch)?;
+            if compiled.spill_bytes > 0 {
+                println!(
+                    "{} spills {} bytes",
+                    source.lines().next().unwrap_or_default(),
+                    compiled.spill_bytes
+                );
+            }
+            let cubin = compiled.cubin;
             if let Some(file) = file {
                 std::fs::write(&file, &cubin).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
             }

@@ -46,8 +46,14 @@ pub fn epilogue_in_two_steps(epilogue: &Epilogue<Dim>, out_shape: &[Dim]) -> Str
     epilogue_in_steps(epilogue, out_shape, &Steps::Two, &LAST)
 }
 
-/// The same with `result<V>(acc, i, reads, carried)`, which stores nothing: for kernels that bring the elements of operand
-/// `carried`, of type `carried_t`, and store the result's, of `result_t`, in ways of their own.
+/// The same with `result<V>(acc, i, reads)`, which stores nothing: for kernels that store the result, of type `result_t`, in ways of
+/// their own.
+pub fn epilogue_returned(epilogue: &Epilogue<Dim>, out_shape: &[Dim]) -> String {
+    epilogue_in_steps(epilogue, out_shape, &Steps::Returned, &LAST)
+}
+
+/// The same with `result<V>(acc, i, columns, reads, carried)`, where `columns = of_columns<V>(i)` is what all rows of these columns
+/// read: for kernels that finish several rows, and bring the elements of operand `carried`, of type `carried_t`, themselves.
 pub fn epilogue_carried(epilogue: &Epilogue<Dim>, out_shape: &[Dim], carried: Option<usize>) -> String {
     epilogue_in_steps(epilogue, out_shape, &Steps::Carried(carried), &LAST)
 }
@@ -64,7 +70,9 @@ enum Steps {
     One,
     /// It reads, then it stores.
     Two,
-    /// It reads all but this operand, and stores nothing.
+    /// It reads, and stores nothing.
+    Returned,
+    /// It reads what goes by columns, then the rest but this operand, and stores nothing.
     Carried(Option<usize>),
 }
 
@@ -112,16 +120,24 @@ fn epilogue_in_steps(epilogue: &Epilogue<Dim>, out_shape: &[Dim], steps: &Steps,
         Steps::Carried(Some(n)) => format!("v{}", n + 1),
         _ => String::new(),
     };
+    let besides = "  // What those elements read besides.\n";
     let (reads, more) = match steps {
         Steps::One => (String::new(), ""),
-        _ => row.reads(&carried),
+        Steps::Two | Steps::Returned => {
+            (besides.to_owned() + &row.reads(["Reads", "read"], |_| true), ", const Reads<V>& reads")
+        }
+        Steps::Carried(_) => {
+            let columns = row.reads(["Columns", "of_columns"], |load| load.by_column);
+            let others = row.reads(["Reads", "read"], |load| !load.by_column && load.name != carried);
+            let what = "  // What those elements read besides: the same in all rows, then the rest.\n";
+            (what.to_owned() + &columns + &others, ", const Columns<V>& columns, const Reads<V>& reads")
+        }
     };
     let loads = row.loads.iter().map(|load| match (&load.of, steps) {
-        (Some(_), Steps::Carried(_)) if load.name == carried => {
-            format!("const auto& {carried} = carried;\n")
-        }
-        (Some(_), Steps::Two | Steps::Carried(_)) => format!("const auto& {0} = reads.{0};\n", load.name),
-        _ => load.statement(),
+        (None, _) | (_, Steps::One) => load.statement(),
+        (_, Steps::Carried(_)) if load.name == carried => format!("const auto& {carried} = carried;\n"),
+        (_, Steps::Carried(_)) if load.by_column => format!("const auto& {0} = columns.{0};\n", load.name),
+        _ => format!("const auto& {0} = reads.{0};\n", load.name),
     });
     let mut body = row.before.clone() + &loads.collect::<String>() + &row.results;
     if epilogue.moments {
@@ -133,11 +149,16 @@ fn epilogue_in_steps(epilogue: &Epilogue<Dim>, out_shape: &[Dim], steps: &Steps,
     };
     let out_type = ctype(epilogue.out());
     let (types, member, body) = match steps {
-        Steps::Carried(n) => {
-            let carried = n.and_then(|n| program.inputs.get(n + 1)).map_or(out_type, |d| ctype(*d));
-            let types = format!("typedef {out_type} result_t;\ntypedef {carried} carried_t;\n");
+        Steps::Returned | Steps::Carried(_) => {
+            let mut types = format!("typedef {out_type} result_t;\n");
+            let mut brought = "";
+            if let Steps::Carried(n) = steps {
+                let carried = n.and_then(|n| program.inputs.get(n + 1)).map_or(out_type, |d| ctype(*d));
+                types += &format!("typedef {carried} carried_t;\n");
+                brought = ", const Vec<carried_t, V>& carried";
+            }
             let member = format!(
-                "Vec<result_t, V> result(const acc_t (&acc)[V], index_t i{more}, const Vec<carried_t, V>& carried, const Row& row = {{}})"
+                "Vec<result_t, V> result(const acc_t (&acc)[V], index_t i{more}{brought}, const Row& row = {{}})"
             );
             (types, member, body + "return result;\n")
         }

@@ -38,6 +38,8 @@ pub(super) struct Load {
     declared: String,
     pub(super) name: String,
     value: String,
+    /// Whether rows of one column, those that begin at the same element of the innermost dimension, read the same.
+    pub(super) by_column: bool,
 }
 
 impl Load {
@@ -47,22 +49,27 @@ impl Load {
 }
 
 impl Row {
-    /// The members that read what a row needs, all but the load called `carried`, and the parameter that takes it.
-    pub(super) fn reads(&self, carried: &str) -> (String, &'static str) {
+    /// The members that read those of what a row needs that `which` says: a struct, and a function that makes one.
+    pub(super) fn reads(&self, [record, function]: [&str; 2], which: impl Fn(&Load) -> bool) -> String {
         let (mut fields, mut values) = (String::new(), Vec::new());
-        for load in &self.loads {
-            if let Some(of) = load.of.as_ref().filter(|_| load.name != carried) {
+        for load in self.loads.iter().filter(|load| which(load)) {
+            if let Some(of) = &load.of {
                 let _ = writeln!(fields, "    {of} {};", load.name);
                 values.push(load.value.as_str());
             }
         }
-        let before = indent(&self.before, 4);
+        let mut before = String::new();
+        for line in self.before.lines() {
+            let name = line.split_whitespace().nth(2).unwrap_or_default();
+            if values.iter().any(|value| mentions(value, name)) {
+                before += &format!("    {line}\n");
+            }
+        }
         let values = values.join(", ");
-        let text = format!(
-            "  // What those elements read besides.\n  template <int V> struct Reads {{\n{fields}  }};\n  \
-               template <int V> DEVICE Reads<V> read(index_t i) const {{\n{before}    return {{{values}}};\n  }}\n"
-        );
-        (text, ", const Reads<V>& reads")
+        format!(
+            "  template <int V> struct {record} {{\n{fields}  }};\n  \
+               template <int V> DEVICE {record}<V> {function}(index_t i) const {{\n{before}    return {{{values}}};\n  }}\n"
+        )
     }
 }
 
@@ -119,9 +126,12 @@ pub(super) fn parts(
                 declared: format!("const {class}"),
                 name: format!("x{n}"),
                 value: format!("widen({})", index(pointer, &at)),
+                by_column: false,
             });
             continue;
         }
+        let outer = &access.strides[..access.strides.len() - 1];
+        let by_column = outer.iter().all(|s| s.is(0)) && sizes.last() == shape.last();
         let element = if inner.is_some_and(|s| s.is(1)) {
             let from = if at.is_empty() { pointer.clone() } else { format!("{pointer} + {at}") };
             let align = if full { power_of_two([&access.offset], 16) } else { align };
@@ -130,6 +140,7 @@ pub(super) fn parts(
                 declared: "const auto".to_owned(),
                 name: format!("v{n}"),
                 value: format!("load_row<V, {align}>({from})"),
+                by_column,
             });
             format!("v{n}.v[j]")
         } else {
@@ -139,6 +150,7 @@ pub(super) fn parts(
                 declared: "const auto*".to_owned(),
                 name: format!("p{n}"),
                 value: format!("{pointer} + {}", if at.is_empty() { "0" } else { &at }),
+                by_column: false,
             });
             format!("p{n}[j * {step}]")
         };

@@ -307,7 +307,7 @@ impl Family for ConvMma {
     }
 
     fn version(&self) -> u32 {
-        3
+        4
     }
 
     fn takes_rows(&self) -> bool {

@@ -78,7 +78,7 @@ impl Windows {
     /// What becomes of sums, and where maxima go.
     pub(super) fn epilogues(&self, epilogue: &Epilogue<Dim>, geometry: &Geometry) -> String {
         let carried = Epilogue { place: None, ..epilogue.clone() };
-        let text = codegen::epilogue_carried(&carried, &geometry.out_shape(), None);
+        let text = codegen::epilogue_returned(&carried, &geometry.out_shape());
         if epilogue.place.is_none() {
             return text;
         }

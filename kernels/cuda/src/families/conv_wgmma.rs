@@ -61,7 +61,7 @@ struct Tile {
     multicast: u32,
     /// 1: the copy engine brings the pixels, by a tensor map.
     maps: u32,
-    /// 1: the warpgroups take a tile each, in turns.
+    /// 1: two teams of the warpgroups take a tile each, in turns.
     pong: u32,
     /// Tiles of results that a team has in shared memory on their way; 0: it stores them from registers. Where results are
     /// placed so that no map finds them, this is 0 whatever a tactic says.
@@ -251,7 +251,7 @@ impl Family for ConvWgmma {
     }
 
     fn version(&self) -> u32 {
-        9
+        10
     }
 
     fn takes_rows(&self) -> bool {
@@ -342,7 +342,7 @@ impl Family for ConvWgmma {
                 let text = codegen::epilogue_carried(shape.epilogue, &out, carried_operand);
                 (text, Some((carried, result)))
             }
-            None if shape.in_runs() => (codegen::epilogue_carried(shape.epilogue, &out, None), None),
+            None if shape.in_runs() => (codegen::epilogue_returned(shape.epilogue, &out), None),
             None => (codegen::epilogue_in_two_steps(shape.epilogue, &out), None),
         };
         let places = results.map_or_else(String::new, |(carried, result)| {

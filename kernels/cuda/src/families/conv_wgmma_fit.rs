@@ -17,7 +17,7 @@ impl Tile {
 
     /// Warpgroups that multiply one tile together.
     pub(super) const fn team(&self) -> u32 {
-        if self.pong == 1 { 1 } else { self.groups }
+        if self.pong == 1 { self.groups / 2 } else { self.groups }
     }
 
     /// Blocks of a cluster that take tiles of their own.
@@ -89,17 +89,25 @@ impl Tile {
         split.map_or(start, |(_, multiplying)| multiplying).saturating_sub(self.accumulators())
     }
 
+    /// Registers that a multiplying thread needs beside its accumulators: no sample's kernel spills with so many.
+    fn least(&self, shape: &Shape<'_>) -> u32 {
+        let moments = if shape.epilogue.moments { 12 } else { 0 };
+        32 + moments + self.known(shape, false) + self.batch(shape).1
+    }
+
     /// What the epilogue finishes at a time: slabs of a warp, or items of a thread of the cluster's; and registers of each.
     pub(super) fn batch(&self, shape: &Shape<'_>) -> (u32, u32) {
         let width = finish_width(shape.geometry.filters);
-        // Eight halves for each of two rows.
-        let carried = if self.through > 0 && shape.carried.is_some() { 8 } else { 0 };
         match self.cluster {
             1 => {
-                // Eight columns of each of two rows, `width` to a read.
-                let reads = operands(shape.epilogue);
-                let each: u32 = reads.map(|d| (width * d.size() as u32).div_ceil(4)).sum();
-                (self.m / 64 / self.team() * (self.n / 32), 2 * (1 + 8 / width * each) - carried)
+                // Eight columns of each of two rows, `width` to a read. What comes through shared memory needs none.
+                let carried = shape.carried.as_ref().filter(|_| self.through > 0).map(|c| c.0);
+                let reads = operands(shape.epilogue).filter(|(operand, _, _)| Some(*operand) != carried);
+                let each = reads.map(|(_, dtype, by_column)| {
+                    let rows = if by_column && self.through > 0 { 1 } else { 2 };
+                    rows * (8 / width) * (width * dtype.size() as u32).div_ceil(4)
+                });
+                (self.m / 64 / self.team() * (self.n / 32), 2 + each.sum::<u32>())
             }
             parts => {
                 let items = (self.m.div_ceil(parts) * self.n / width).div_ceil(128 * self.groups);
@@ -136,12 +144,12 @@ impl Tile {
         if self.maps > 1
             || self.early > 1
             || self.pong > 1
-            || self.pong == 1 && (self.groups != 2 || self.cluster > 1)
+            || self.pong == 1 && (!self.groups.is_multiple_of(2) || self.cluster > 1)
         {
-            return fail("maps or not, early or not; two warpgroups that take turns, at all of k");
+            return fail("maps or not, early or not; two teams of warpgroups that take turns, at all of k");
         }
-        if !matches!(self.groups, 1..=3) || self.m == 0 || !self.m.is_multiple_of(64 * self.team()) {
-            return fail("1 to 3 warpgroups of whole 64 rows");
+        if !matches!(self.groups, 1..=4) || self.m == 0 || !self.m.is_multiple_of(64 * self.team()) {
+            return fail("1 to 4 warpgroups of whole 64 rows");
         }
         if self.n == 0 || !self.n.is_multiple_of(32) || self.n > 256 || self.m > 256 {
             return fail("tiles of at most 256 pixels and 256 filters, these in 32s");
@@ -204,7 +212,7 @@ impl Tile {
         if self.team() == 1 && self.accumulators() > 128 {
             return fail("more accumulators than one warpgroup has registers for");
         }
-        if self.n / 2 + 28 > start || self.room(shape) < 46 + self.known(shape, false) + self.batch(shape).1 {
+        if self.n / 2 + 28 > start || self.room(shape) < self.least(shape) {
             return fail(&format!("{} accumulators beside {}", self.accumulators(), self.room(shape)));
         }
         let shared = self.shared(shape, wide);

@@ -122,6 +122,29 @@ fn three_warpgroups_have_room_for_192_by_192() {
     }
 }
 
+// Two teams of two warpgroups in turns: one finishes a tile with an epilogue of many operations while the other multiplies.
+#[test]
+fn two_warpgroups_are_a_team_that_takes_turns() {
+    let symbols = Symbols::default();
+    let problem = conv_samples::parse("f16 last | 32 768 3072 1 | 128 | 1 | 1 | 1 | 0 0 | bias_gelu");
+    let text = |m: u32, groups: u32| {
+        format!(
+            "m{m} n128 groups{groups} stages5 deep1 blocks1 cluster1 share1 spread1 multicast0 maps1 pong1 through1 early0"
+        )
+    };
+    let build = ConvWgmma.build(&problem, &tactic(&text(128, 4)), &symbols, &target()).unwrap();
+    assert_eq!(build.launches[0].block, [640, 1, 1]);
+    // Rows of a team, and teams, are whole.
+    for (m, groups) in [(64, 4), (192, 4), (128, 3)] {
+        assert!(
+            ConvWgmma.build(&problem, &tactic(&text(m, groups)), &symbols, &target()).is_err(),
+            "{m} {groups}"
+        );
+    }
+    let offered = ConvWgmma.tactics(&problem, &symbols, &target());
+    assert!(offered.iter().any(|t| (t.get("groups"), t.get("pong")) == (Ok(4), Ok(1))));
+}
+
 // Blocks of a cluster with tiles beside each other need no maps and no part of each other's barriers, unless they send.
 #[test]
 fn neighbours_read_all_that_they_need_where_they_do_not_send() {

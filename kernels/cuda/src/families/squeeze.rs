@@ -108,7 +108,7 @@ impl Blocks {
             ("TEAM", self.team() as u32),
             ("SQUEEZE_AT", at),
         ]);
-        codegen::epilogue_carried(epilogue, shape, None) + STEPS + &constants + SUMS
+        codegen::epilogue_returned(epilogue, shape) + STEPS + &constants + SUMS
     }
 
     /// Adds to the build of a convolution, whose kernel takes its own two operands and its epilogue's, what follows it: where its

@@ -21,16 +21,25 @@ pub(super) fn finish_width(columns: usize) -> u32 {
 
 /// Registers of a thread for where `width` elements go, and for what the epilogue reads for them.
 pub(super) fn finish_registers(epilogue: &Epilogue<Dim>, width: u32) -> u32 {
-    let sizes = operands(epilogue).map(|d| d.size() as u32);
+    let sizes = operands(epilogue).map(|(_, dtype, _)| dtype.size() as u32);
     1 + width * sizes.sum::<u32>() / 4 + row_registers(epilogue)
 }
 
 /// Registers of a thread for what it has of the moments of a row.
 pub(super) fn row_registers(epilogue: &Epilogue<Dim>) -> u32 {
-    epilogue.rows.map_or(0, |rows| 2 * (rows.len / SPAN).div_ceil(4) as u32)
+    epilogue.rows.map_or(0, |rows| 1 + 2 * (rows.len / SPAN).div_ceil(4) as u32)
 }
 
-/// Element types of what an epilogue reads for each element.
-pub(super) fn operands(epilogue: &Epilogue<Dim>) -> impl Iterator<Item = DType> {
-    epilogue.program.inputs.iter().copied().skip(1 + if epilogue.rows.is_some() { 2 } else { 0 })
+/// What an epilogue reads for each element, but for what is known of rows: its place among the operands, its type, and whether all
+/// elements of a column of rows read the same.
+pub(super) fn operands(epilogue: &Epilogue<Dim>) -> impl Iterator<Item = (usize, DType, bool)> {
+    let all = epilogue.operands.iter().zip(epilogue.program.inputs.iter().skip(1)).enumerate();
+    let all = all.map(|(n, (access, dtype))| {
+        let by_column = access
+            .strides
+            .split_last()
+            .is_some_and(|(inner, outer)| inner.is(1) && outer.iter().all(|stride| stride.is(0)));
+        (n, *dtype, by_column)
+    });
+    all.skip(if epilogue.rows.is_some() { 2 } else { 0 })
 }
