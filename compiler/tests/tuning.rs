@@ -189,6 +189,22 @@ fn rivals_are_the_fastest_of_each_footprint_and_then_the_others() {
     assert!(times[..firsts].is_sorted() && times[firsts..].is_sorted(), "{times:?}");
 }
 
+// What takes long runs at the clocks that power leaves, and power goes by the bytes that a tile moves.
+#[test]
+fn rivals_of_long_kernels_differ_in_their_tiles_first() {
+    let long = |at| Verdict::Time(20.0 + at as f64 / 100.0);
+    let (mut tuner, mut tactics) = (Fake { most: 32, ..fake("A", &long) }, Tactics::default());
+    let chosen =
+        tune::choose(product(), &target(), &mut tactics, &mut tuner, &mut |w| panic!("{w}")).unwrap();
+    // One is the first again, with a multiprocessor for each block.
+    let rivals: Vec<_> = chosen.open[0].rivals.iter().filter(|r| r.tactic.get("sole").is_err()).collect();
+    let tile = |r: &&tune::Choice| (r.tactic.family.clone(), r.tactic.get("m"), r.tactic.get("n"));
+    let mut seen = std::collections::BTreeSet::new();
+    let firsts: Vec<bool> = rivals.iter().map(|r| seen.insert(tile(r))).collect();
+    assert!(firsts.len() == 7 && firsts.is_sorted_by(|a, b| a >= b), "{firsts:?}");
+    assert!(seen.len() > 5, "{seen:?}");
+}
+
 #[test]
 fn where_nothing_is_right_there_is_an_error() {
     let wrong = |_| Verdict::Wrong("NaN".into());

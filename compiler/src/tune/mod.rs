@@ -371,12 +371,16 @@ fn families<'a>(tactics: impl Iterator<Item = &'a Tactic>) -> Vec<String> {
     names.collect::<BTreeSet<String>>().into_iter().collect()
 }
 
+/// µs from which on a kernel keeps all of a GPU busy, and alone, for a moment, runs at higher clocks than in its network.
+const LONG: f64 = 15.0;
+
 // The fastest few, the fastest of each footprint before any second one: alone they take much the same, but what overlaps with them in
 // the whole plan goes by their footprint.
 fn rivals<'a>(timed: Vec<(f64, &'a Candidate)>, target: &Target) -> Vec<(f64, &'a Candidate)> {
     let mut seen = BTreeSet::new();
+    let long = timed.first().is_some_and(|(time, _)| *time >= LONG);
     let (mut first, second): (Vec<_>, Vec<_>) =
-        timed.into_iter().partition(|(_, candidate)| seen.insert(footprint(candidate, target)));
+        timed.into_iter().partition(|(_, candidate)| seen.insert(footprint(candidate, target, long)));
     first.extend(second);
     first.truncate(settle::MOST_RIVALS);
     first
@@ -395,8 +399,12 @@ fn with_sole(mut rivals: Vec<Choice>, symbols: &Symbols, target: &Target) -> Vec
 }
 
 // What a kernel leaves to the kernels before and behind it: how many multiprocessors near each other its clusters wait for, and how many of
-// its blocks one multiprocessor has room for. Kernels of one family do the rest alike.
-fn footprint(candidate: &Candidate, target: &Target) -> (String, u32, u32) {
+// its blocks one multiprocessor has room for. Kernels of one family do the rest alike. Of a `long` one, its tile: by that go the bytes that
+// it moves, and the power that they take of what a network of such kernels has.
+fn footprint(candidate: &Candidate, target: &Target, long: bool) -> (String, u32, u32) {
+    if let (true, Ok(m), Ok(n)) = (long, candidate.tactic.get("m"), candidate.tactic.get("n")) {
+        return (candidate.tactic.family.clone(), m, n);
+    }
     let launch = candidate.build.launches.first();
     let cluster = launch.and_then(|l| l.cluster).map_or(1, |c| c.iter().product());
     let room = launch.map_or(1, |l| target.shared_per_multiprocessor / (l.shared + 1024).max(1));
