@@ -17,7 +17,6 @@ struct Results {
   unsigned char* boxes;    // of this warp
   uint32_t there;          // THROUGH barriers of this warp: what it reads has come
   int tiles;               // so far
-  typename Epilogue::template Columns<8> columns[AHEAD];
   typename Epilogue::template Reads<8> reads[AHEAD][2];
   KnownRows known;
 
@@ -67,11 +66,12 @@ struct Results {
     return m < M && (NG % BN == 0 || n < NG) ? m * FILTERS + n : -1;
   }
   DEVICE void ask(int slab, index_t row0, int column0, const Epilogue& epilogue SYMBOL_PARAMS) {
-    const int n = column_of(slab, column0);
-    columns[slab % AHEAD] = epilogue.template of_columns<8>(NG % BN == 0 || n < NG ? n : 0);
+    const int n = column_of(slab, column0), column = NG % BN == 0 || n < NG ? n : 0;
 #pragma unroll
-    for (int half = 0; half < 2; ++half)
-      reads[slab % AHEAD][half] = epilogue.template read<8>(max(place_of(slab, half, row0, column0 SYMBOL_NAMES), (index_t)0));
+    for (int half = 0; half < 2; ++half) {
+      const index_t at = place_of(slab, half, row0, column0 SYMBOL_NAMES);
+      reads[slab % AHEAD][half] = epilogue.template read<8>(at >= 0 ? at : 0, column);
+    }
   }
   // What else the epilogue reads first is under way while this tile is multiplied.
   DEVICE void ask(index_t row0, int column0, const Epilogue& epilogue SYMBOL_PARAMS) {
@@ -113,7 +113,7 @@ struct Results {
         acc_t sum[8];
 #pragma unroll
         for (int e = 0; e < 8; ++e) sum[e] = sum_at(acc[i], s % SLABS, half, e);
-        const auto result = epilogue.template result<8>(sum, at, columns[s % AHEAD], reads[s % AHEAD][half], carried, known.rows[i][half]);
+        const auto result = epilogue.template result<8>(sum, at, reads[s % AHEAD][half], carried, known.rows[i][half]);
         store_vec<8>(reinterpret_cast<result_t*>(chunk), result);
       }
       if (s + AHEAD < COUNT) ask(s + AHEAD, row0, column0, epilogue SYMBOL_NAMES);

@@ -18,8 +18,8 @@ struct Slab {
       to[half] = m < M && (NG % BN == 0 || RUNS || n < NG) ? m * FILTERS + n : -1;
 #pragma unroll
       for (int p = 0; p < PARTS; ++p) {
-        const bool read = to[half] >= 0 && (PARTS == 1 || n + p * WIDTH < NG);
-        reads[half][p] = epilogue.template read<WIDTH>(read ? to[half] + p * WIDTH : 0);
+        const int at = n + p * WIDTH, column = NG % BN == 0 || at < NG ? at : 0;
+        reads[half][p] = epilogue.template read<WIDTH>(to[half] >= 0 && column == at ? to[half] + p * WIDTH : 0, column);
       }
     }
   }

@@ -327,7 +327,7 @@ struct Epilogue {
     }
 
     #[test]
-    fn what_goes_by_columns_is_read_for_all_rows_of_them() {
+    fn where_elements_lie_in_their_row_may_be_given() {
         // A bias by column, one by row, and two residuals, of which the kernel brings the first itself.
         let mut program = Program { inputs: vec![DType::F32], ..Program::default() };
         let mut sum = 0;
@@ -339,24 +339,19 @@ struct Epilogue {
         program.outputs = vec![(sum, DType::F16)];
         let operands = strides.iter().map(|strides| access("0", strides)).collect();
         let text = epilogue_carried(&Epilogue::new(program, operands), &dims("64 512"), Some(2));
-        let reads = "  template <int V> struct Columns {
+        let reads = "  template <int V> struct Reads {
     Vec<f16, V> v1;
-  };
-  template <int V> DEVICE Columns<V> of_columns(index_t i) const {
-    const index_t c1 = i % 512;
-    return {load_row<V, 16>(e0 + c1)};
-  }
-  template <int V> struct Reads {
     float x2;
     Vec<f16, V> v4;
   };
-  template <int V> DEVICE Reads<V> read(index_t i) const {
+  template <int V> DEVICE Reads<V> read(index_t i, index_t c1) const {
     const index_t c0 = i / 512;
-    return {widen(e1[c0]), load_row<V, 16>(e3 + i)};
+    return {load_row<V, 16>(e0 + c1), widen(e1[c0]), load_row<V, 16>(e3 + i)};
   }
+  template <int V> DEVICE Reads<V> read(index_t i) const { return read<V>(i, i % 512); }
 ";
         assert!(text.contains(reads), "{text}");
-        for line in ["v1 = columns.v1;", "x2 = reads.x2;", "v3 = carried;", "v4 = reads.v4;"] {
+        for line in ["v1 = reads.v1;", "x2 = reads.x2;", "v3 = carried;", "v4 = reads.v4;"] {
             assert!(text.contains(&format!("const auto& {line}\n")), "{line}: {text}");
         }
     }

@@ -41,7 +41,8 @@ pub fn epilogue(epilogue: &Epilogue<Dim>, out_shape: &[Dim]) -> String {
 }
 
 /// The same with `store<V>(acc, i, reads)` after `reads = read<V>(i)`: as operands may lie where the output does, no
-/// compiler reads for one row before it has stored another, and kernels that finish several rows should.
+/// compiler reads for one row before it has stored another, and kernels that finish several rows should. Of rows that begin at one
+/// element of the innermost dimension, what goes by it alone is read once where `read<V>(i, column)` says so.
 pub fn epilogue_in_two_steps(epilogue: &Epilogue<Dim>, out_shape: &[Dim]) -> String {
     epilogue_in_steps(epilogue, out_shape, &Steps::Two, &LAST)
 }
@@ -52,8 +53,8 @@ pub fn epilogue_returned(epilogue: &Epilogue<Dim>, out_shape: &[Dim]) -> String 
     epilogue_in_steps(epilogue, out_shape, &Steps::Returned, &LAST)
 }
 
-/// The same with `result<V>(acc, i, columns, reads, carried)`, where `columns = of_columns<V>(i)` is what all rows of these columns
-/// read: for kernels that finish several rows, and bring the elements of operand `carried`, of type `carried_t`, themselves.
+/// The same with `result<V>(acc, i, reads, carried)`: for kernels that also bring the elements of operand `carried`, of type
+/// `carried_t`, themselves.
 pub fn epilogue_carried(epilogue: &Epilogue<Dim>, out_shape: &[Dim], carried: Option<usize>) -> String {
     epilogue_in_steps(epilogue, out_shape, &Steps::Carried(carried), &LAST)
 }
@@ -72,7 +73,7 @@ enum Steps {
     Two,
     /// It reads, and stores nothing.
     Returned,
-    /// It reads what goes by columns, then the rest but this operand, and stores nothing.
+    /// It reads all but this operand, and stores nothing.
     Carried(Option<usize>),
 }
 
@@ -120,23 +121,13 @@ fn epilogue_in_steps(epilogue: &Epilogue<Dim>, out_shape: &[Dim], steps: &Steps,
         Steps::Carried(Some(n)) => format!("v{}", n + 1),
         _ => String::new(),
     };
-    let besides = "  // What those elements read besides.\n";
     let (reads, more) = match steps {
         Steps::One => (String::new(), ""),
-        Steps::Two | Steps::Returned => {
-            (besides.to_owned() + &row.reads(["Reads", "read"], |_| true), ", const Reads<V>& reads")
-        }
-        Steps::Carried(_) => {
-            let columns = row.reads(["Columns", "of_columns"], |load| load.by_column);
-            let others = row.reads(["Reads", "read"], |load| !load.by_column && load.name != carried);
-            let what = "  // What those elements read besides: the same in all rows, then the rest.\n";
-            (what.to_owned() + &columns + &others, ", const Columns<V>& columns, const Reads<V>& reads")
-        }
+        _ => row.reads(&carried),
     };
     let loads = row.loads.iter().map(|load| match (&load.of, steps) {
         (None, _) | (_, Steps::One) => load.statement(),
         (_, Steps::Carried(_)) if load.name == carried => format!("const auto& {carried} = carried;\n"),
-        (_, Steps::Carried(_)) if load.by_column => format!("const auto& {0} = columns.{0};\n", load.name),
         _ => format!("const auto& {0} = reads.{0};\n", load.name),
     });
     let mut body = row.before.clone() + &loads.collect::<String>() + &row.results;

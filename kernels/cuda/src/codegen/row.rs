@@ -19,13 +19,15 @@ pub fn row(
     sources: &[Source<'_>],
     outputs: &[String],
 ) -> Result<String, String> {
-    let Row { before, loads, results, stores } = parts(shape, program, sources, outputs, None)?;
+    let Row { before, loads, results, stores, .. } = parts(shape, program, sources, outputs, None)?;
     Ok(before + &loads.iter().map(Load::statement).collect::<String>() + &results + &stores)
 }
 
 /// The statements of [`row`], in order.
 pub(super) struct Row {
     pub(super) before: String,
+    /// The coordinate that says where an element lies in its row of the output, if it is needed: name and value.
+    column: Option<(String, String)>,
     pub(super) loads: Vec<Load>,
     pub(super) results: String,
     pub(super) stores: String,
@@ -38,8 +40,6 @@ pub(super) struct Load {
     declared: String,
     pub(super) name: String,
     value: String,
-    /// Whether rows of one column, those that begin at the same element of the innermost dimension, read the same.
-    pub(super) by_column: bool,
 }
 
 impl Load {
@@ -49,27 +49,24 @@ impl Load {
 }
 
 impl Row {
-    /// The members that read those of what a row needs that `which` says: a struct, and a function that makes one.
-    pub(super) fn reads(&self, [record, function]: [&str; 2], which: impl Fn(&Load) -> bool) -> String {
+    /// The members that read what a row needs, all but the load called `carried`, and the parameter that takes it.
+    pub(super) fn reads(&self, carried: &str) -> (String, &'static str) {
         let (mut fields, mut values) = (String::new(), Vec::new());
-        for load in self.loads.iter().filter(|load| which(load)) {
-            if let Some(of) = &load.of {
+        for load in &self.loads {
+            if let Some(of) = load.of.as_ref().filter(|_| load.name != carried) {
                 let _ = writeln!(fields, "    {of} {};", load.name);
                 values.push(load.value.as_str());
             }
         }
-        let mut before = String::new();
-        for line in self.before.lines() {
-            let name = line.split_whitespace().nth(2).unwrap_or_default();
-            if values.iter().any(|value| mentions(value, name)) {
-                before += &format!("    {line}\n");
-            }
-        }
-        let values = values.join(", ");
-        format!(
-            "  template <int V> struct {record} {{\n{fields}  }};\n  \
-               template <int V> DEVICE {record}<V> {function}(index_t i) const {{\n{before}    return {{{values}}};\n  }}\n"
-        )
+        let (name, column) = self.column.as_ref().map_or(("", "0"), |(name, value)| (name, value));
+        let others = self.before.replace(&coordinate(name, column), "");
+        let (others, values) = (indent(&others, 4), values.join(", "));
+        let text = format!(
+            "  // What those elements read besides; where the first lies in its row may be known.\n  template <int V> struct Reads {{\n{fields}  }};\n  \
+               template <int V> DEVICE Reads<V> read(index_t i, index_t {name}) const {{\n{others}    return {{{values}}};\n  }}\n  \
+               template <int V> DEVICE Reads<V> read(index_t i) const {{ return read<V>(i, {column}); }}\n"
+        );
+        (text, ", const Reads<V>& reads")
     }
 }
 
@@ -94,7 +91,7 @@ pub(super) fn parts(
     let strides = dense(&sizes);
     let live = live(program);
 
-    let mut before = String::new();
+    let (mut before, mut column) = (String::new(), None);
     let mut coordinates = BTreeSet::new();
     let mut loads = Vec::new();
     let mut elements = String::new();
@@ -126,12 +123,9 @@ pub(super) fn parts(
                 declared: format!("const {class}"),
                 name: format!("x{n}"),
                 value: format!("widen({})", index(pointer, &at)),
-                by_column: false,
             });
             continue;
         }
-        let outer = &access.strides[..access.strides.len() - 1];
-        let by_column = outer.iter().all(|s| s.is(0)) && sizes.last() == shape.last();
         let element = if inner.is_some_and(|s| s.is(1)) {
             let from = if at.is_empty() { pointer.clone() } else { format!("{pointer} + {at}") };
             let align = if full { power_of_two([&access.offset], 16) } else { align };
@@ -140,7 +134,6 @@ pub(super) fn parts(
                 declared: "const auto".to_owned(),
                 name: format!("v{n}"),
                 value: format!("load_row<V, {align}>({from})"),
-                by_column,
             });
             format!("v{n}.v[j]")
         } else {
@@ -150,7 +143,6 @@ pub(super) fn parts(
                 declared: "const auto*".to_owned(),
                 name: format!("p{n}"),
                 value: format!("{pointer} + {}", if at.is_empty() { "0" } else { &at }),
-                by_column: false,
             });
             format!("p{n}[j * {step}]")
         };
@@ -160,7 +152,11 @@ pub(super) fn parts(
     for d in coordinates {
         let by = if strides[d].is(1) { String::new() } else { format!(" / {}", size_text(&strides[d])) };
         let modulo = if d == 0 { String::new() } else { format!(" % {}", size_text(&sizes[d])) };
-        let _ = writeln!(before, "const index_t c{d} = i{by}{modulo};");
+        let (name, value) = (format!("c{d}"), format!("i{by}{modulo}"));
+        before += &coordinate(&name, &value);
+        if d + 1 == sizes.len() && sizes.last() == shape.last() {
+            column = Some((name, value));
+        }
     }
 
     let values = arithmetic(program, &classes, &live, &mut elements);
@@ -189,7 +185,7 @@ pub(super) fn parts(
     // Registers that only a bit copy uses are not computed.
     let elements = drop_unused(&elements);
     let results = format!("{results}#pragma unroll\nfor (int j = 0; j < V; ++j) {{\n{elements}}}\n");
-    Ok(Row { before, loads, results, stores })
+    Ok(Row { before, column, loads, results, stores })
 }
 
 /// Stores row `name` where its elements are placed.
@@ -251,6 +247,10 @@ fn address(access: &Access<Dim>, full: bool, coordinates: &mut BTreeSet<usize>) 
 
 fn index(pointer: &str, at: &str) -> String {
     if at.is_empty() { format!("*{pointer}") } else { format!("{pointer}[{at}]") }
+}
+
+fn coordinate(name: &str, value: &str) -> String {
+    format!("const index_t {name} = {value};\n")
 }
 
 /// Which registers reach an output.

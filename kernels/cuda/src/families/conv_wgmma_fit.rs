@@ -100,11 +100,12 @@ impl Tile {
         let width = finish_width(shape.geometry.filters);
         match self.cluster {
             1 => {
-                // Eight columns of each of two rows, `width` to a read. What comes through shared memory needs none.
+                // Eight columns of each of two rows, `width` to a read; one for both where the columns say all. What comes through
+                // shared memory needs none.
                 let carried = shape.carried.as_ref().filter(|_| self.through > 0).map(|c| c.0);
                 let reads = operands(shape.epilogue).filter(|(operand, _, _)| Some(*operand) != carried);
                 let each = reads.map(|(_, dtype, by_column)| {
-                    let rows = if by_column && self.through > 0 { 1 } else { 2 };
+                    let rows = if by_column { 1 } else { 2 };
                     rows * (8 / width) * (width * dtype.size() as u32).div_ceil(4)
                 });
                 (self.m / 64 / self.team() * (self.n / 32), 2 + each.sum::<u32>())

@@ -32,17 +32,18 @@ impl Rows {
         let v = vector(dtype, len);
         let most = (len.upper(symbols).max(1) + i64::from(v) - 1) / i64::from(v);
         let usual = (len.opt(symbols).max(1) + i64::from(v) - 1) / i64::from(v);
-        let registers = if dtype.size() == 8 { RESIDENT / 2 } else { RESIDENT } / i64::from(v);
+        let registers = if dtype.size() == 8 { RESIDENT / 2 } else { RESIDENT };
         let mut out = Vec::new();
         // Several rows share a warp where a row has fewer vectors than a warp has threads.
         let lanes = usual.clamp(1, 32).unsigned_abs().next_power_of_two() as u32;
-        for (group, threads) in
-            [(lanes, 128), (lanes, 32), (lanes, 256), (128, 128), (256, 256), (512, 512), (1024, 1024)]
-        {
+        let beside = [128, 32, 256, 512].map(|threads| (lanes, threads));
+        let alone = [128, 256, 512, 1024].map(|threads| (threads, threads));
+        for (group, threads) in beside.into_iter().chain(alone) {
             let chunks = (most + i64::from(group) - 1) / i64::from(group);
             // Half of the threads at least have work.
             let busy = group <= 32 || usual * 2 > i64::from(group);
-            let fits = resident && chunks <= registers;
+            // 1024 threads have 64 registers each.
+            let fits = resident && chunks * i64::from(v) <= registers.min(16 * 1024 / i64::from(threads));
             if busy && (fits || !resident || usual >= 4 * i64::from(group) || group <= 256) {
                 let chunks = if fits { chunks as u32 } else { 0 };
                 let rows = Rows { group, rows: threads / group, chunks, v };
