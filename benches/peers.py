@@ -581,12 +581,13 @@ def of_bakelite(command, arguments, spec, work):
 
 
 def tune(arguments, spec, work, environment=None):
-    """Exit status and text of the command line, and its seconds."""
+    """Exit status and text of the command line, its seconds, and whether there was a tactics file before."""
+    file = tactics_of(arguments, spec, work)
     if not arguments.tactics:
-        tactics_of(arguments, spec, work).unlink(missing_ok=True)
-    began = time.time()
+        file.unlink(missing_ok=True)
+    known, began = file.exists(), time.time()
     command = [*of_bakelite("tune", arguments, spec, work), "--effort", arguments.effort]
-    return *limited(command, arguments.timeout, environment), time.time() - began
+    return *limited(command, arguments.timeout, environment), time.time() - began, known
 
 
 def tuned_together(arguments, specs, work):
@@ -614,7 +615,7 @@ def bakelite(arguments, spec, work, tuned=None):
         return {"status": "unavailable", "why": "no --bakelite"}
     numbers = work / f"{pathlib.Path(spec['onnx']).stem}.bench.json"
     numbers.unlink(missing_ok=True)
-    status, text, seconds = tuned or tune(arguments, spec, work)
+    status, text, seconds, known = tuned or tune(arguments, spec, work)
     if status != 0:
         return refused("tune", status, text, arguments.timeout)
     bench = of_bakelite("bench", arguments, spec, work)
@@ -633,6 +634,7 @@ def bakelite(arguments, spec, work, tuned=None):
         "host_us": round(found["host_to_host"]["median_us"], 2),
         "replays": found["iterations"],
         "build_s": round(seconds, 2),
+        "from_tactics": known,
         "load_ms": round(found["load_ms"], 2),
         "arena_bytes": found["arena_bytes"],
         "weight_bytes": found["weight_bytes"],
@@ -735,7 +737,7 @@ def main():
     parser.add_argument("--gpus", type=int, default=1, help="GPUs, all alike, on which Bakelite tunes at once; the first measures")
     parser.add_argument("--budget", type=int, default=0, help="start nothing after so many seconds")
     parser.add_argument("--effort", default="normal", choices=["fast", "normal", "exhaustive"])
-    parser.add_argument("--tactics", help="folder of tactics files to use and keep; else tuned from nothing")
+    parser.add_argument("--tactics", help="folder of tactics files to use and keep, such as benches/tactics; else tuned from nothing")
     parser.add_argument("--layers", action="store_true", help="keep Bakelite's per-layer view in the work folder")
     parser.add_argument("--nvrtc", help="folder of NVRTC, for bakelite")
     parser.add_argument("--again", action="store_true", help="measure what the file already has")

@@ -28,6 +28,9 @@ struct Row {
     gpu_us: Option<f64>,
     host_us: Option<f64>,
     build_s: Option<f64>,
+    /// Whether there was a tactics file, so that nothing, or little, was tuned.
+    #[serde(default)]
+    from_tactics: bool,
     /// Builds that shared the machine with it.
     builds_at_once: Option<u64>,
     load_ms: Option<f64>,
@@ -259,7 +262,8 @@ fn section(text: &mut String, setting: &Setting<'_>) {
             mib(ours.and_then(|r| r.weight_bytes)),
             number(of(&|r| r.load_ms), 1),
             number(of(&|r| r.host_us), 1),
-            number(of(&|r| r.build_s), 1),
+            number(of(&|r| r.build_s), 1)
+                + if ours.is_some_and(|r| r.from_tactics) { " (from a tactics file)" } else { "" },
         );
     }
 }
@@ -314,7 +318,7 @@ mod tests {
             {"model": "resnet50", "batch": 1, "precision": "fp16", "peer": "bakelite", "status": "ok", "gpu_us": 100.0, "build_s": 9.5,
              "load_ms": 12.25, "arena_bytes": 3145728, "weight_bytes": 52428800, "steps": 57, "host_us": 150.0, "error": 0.0012},
             {"model": "gpt2", "batch": 1, "precision": "fp16", "peer": "torch-graph", "status": "ok", "gpu_us": 900.0},
-            {"model": "gpt2", "batch": 1, "precision": "fp16", "peer": "bakelite", "status": "ok", "gpu_us": 225.0},
+            {"model": "gpt2", "batch": 1, "precision": "fp16", "peer": "bakelite", "status": "ok", "gpu_us": 225.0, "build_s": 4.5, "from_tactics": true},
             {"model": "gpt2", "batch": 32, "precision": "fp16", "peer": "bakelite", "status": "failed", "why": "a | b"},
             {"model": "gemm_128x768x768", "batch": 1, "precision": "fp16", "peer": "torch-graph", "status": "ok", "gpu_us": 6.0, "kernel_us": 4.0},
             {"model": "gemm_128x768x768", "batch": 1, "precision": "fp16", "peer": "bakelite", "status": "ok", "gpu_us": 5.0, "kernel_us": 2.0},
@@ -340,6 +344,7 @@ mod tests {
         assert!(text.contains("gpt2, Bakelite: failed: a \\| b"), "{text}");
         let details = "| resnet50 | 57 | 3.0 | 50.0 | 12.2 | 150.0 | 9.5 | PyTorch graph 3.0, torch.compile 200.0 (8 at once) | Bakelite 1.2e-3 |";
         assert!(text.contains(details), "{text}");
+        assert!(text.contains("| gpt2 | – | – | – | – | – | 4.5 (from a tactics file) |"), "{text}");
         assert!(
             text.contains("Versions: torch 2.11.") && text.contains("NVIDIA H200, driver 580.1, 2026-11-20"),
             "{text}"

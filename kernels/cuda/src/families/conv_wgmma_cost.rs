@@ -4,13 +4,14 @@ use super::*;
 use bakelite_host::{Instr, Program, Pw};
 
 impl Tile {
-    /// Estimated µs. The constants are fitted to 840 measured times of 27 layers of batches of 1 and 32 on an H200; what each
+    /// Estimated µs. The constants are fitted to 840 measured times of 27 layers of batches of 1 and 32 on an H200, and to 464 of large products; what each
     /// stands for is what was seen there.
     pub(super) fn cost(&self, shape: &Shape<'_>, symbols: &Symbols, target: &Target) -> f64 {
         const CYCLES_PER_US: f64 = 1860.0;
-        // Bytes a cycle that come from L2 to all multiprocessors.
-        const L2_BYTES: f64 = 6070.0;
-        // What blocks share still has to come to each of them, from L2 and by multicast.
+        // Bytes a cycle that come from L2 to all multiprocessors: in one round of tiles; in several, for which power lowers the
+        // multiprocessors' clocks and not L2's.
+        const L2_BYTES: [f64; 2] = [6070.0, 7000.0];
+        // What blocks share still has to come to each of them, from L2 and by multicast. Products of several rounds gain nothing by it.
         const SHARED: [f64; 2] = [0.3, 0.39];
         let geometry = &shape.geometry;
         let out_size = shape.epilogue.out().size();
@@ -31,9 +32,11 @@ impl Tile {
             if shape.tiles > 1 { 4.0 } else { ((geometry.taps() * geometry.channels) as f64 / 16.0).ceil() };
         let tensor = m * n / 32.0 * 1.106 * steps / 4.0;
         let shared = (m + m / 64.0 * n) * steps / 4.0 + 0.46 * (m + n);
-        let still = SHARED[self.multicast as usize];
+        let several = rounds >= 2.0;
+        let (l2, still) = (L2_BYTES[usize::from(several)], SHARED[self.multicast as usize]);
+        let still = if several { 1.0 } else { still };
         let [share, spread] = [self.share, self.spread].map(|s| still + (1.0 - still) / f64::from(s));
-        let fill = (m * spread + n * share) * 128.0 * active / L2_BYTES;
+        let fill = (m * spread + n * share) * 128.0 * active / l2;
         let deep = f64::from(self.deep);
         let latency = 85.0 + if self.maps == 1 { 140.0 } else { 152.0 } / deep;
         let late = 540.0 + if self.multicast == 1 { 710.0 } else { 0.0 };
@@ -48,7 +51,7 @@ impl Tile {
         let full = f64::from(u8::from(shape.carried.is_some()));
         let others = (operands(shape.epilogue).count() as f64 - full) / 2.0;
         // Few warps wait for themselves.
-        let busy = [0.33, 0.58, 0.93][self.team().clamp(1, 3) as usize - 1];
+        let busy = [0.45, 0.75, 0.95][self.team().clamp(1, 3) as usize - 1];
         let of_moments = if shape.epilogue.moments { 8.0 } else { 0.0 };
         let of_runs = if shape.in_runs() { 22.0 } else { 0.0 };
         let instructions = 6.5 + of_moments + of_runs + instructions(&shape.epilogue.program);
@@ -68,14 +71,13 @@ impl Tile {
         let epilogue = computing + moving + finishing + known;
 
         // Nothing is multiplied before the first stage is whole.
-        let first = tiles * step.max(fill) + 0.3 * (deep - 1.0) * fill;
+        let first = tiles * both(step, fill) + 0.3 * (deep - 1.0) * fill;
         // The ring is filled for the next tile of the output while this one is finished.
         let ahead = held.min(epilogue / fill);
         let next = (tiles * step).max((tiles - ahead) * fill);
-        let moved = (1.0 + full) * m * n * element / parts * active / L2_BYTES;
+        let moved = (1.0 + full) * m * n * element / parts * active / l2;
         let bound = (per_sm * tiles * tensor.max(shared)).max(tiles * fill + moved);
-        // What nearly binds delays, too.
-        let beside = |own: f64| (own.powf(6.3) + bound.powf(6.3)).powf(1.0 / 6.3);
+        let beside = |own: f64| both(own, bound);
         let cycles = match (self.pong, self.cluster) {
             // Warpgroups that take turns finish one tile behind the next.
             (1, _) => rounds * beside(next.max(epilogue)) + epilogue.min(first),
@@ -97,6 +99,11 @@ impl Tile {
         // What memory bounds is still told apart.
         us.max(memory) + us.min(memory) / 16.0
     }
+}
+
+// What takes so long beside something that takes so long: what nearly binds delays, too.
+fn both(one: f64, other: f64) -> f64 {
+    (one.powf(6.3) + other.powf(6.3)).powf(1.0 / 6.3)
 }
 
 /// Instructions that a program takes for an element.

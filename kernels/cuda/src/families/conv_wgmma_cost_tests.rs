@@ -273,6 +273,20 @@ const MEASURED: &[(&str, &[(f64, &str)])] = &[
             ),
         ],
     ),
+    // A large product (2026-11-30): where the tiles lie in a cluster makes no difference to it.
+    (
+        "f16 last | 32 768 2304 1 | 197 | 1 | 1 | 1 | 0 0 | bias",
+        &[
+            (
+                32.76,
+                "m128 n128 groups2 stages5 blocks1 cluster1 share1 spread1 multicast0 maps1 pong1 through1",
+            ),
+            (
+                38.20,
+                "m128 n192 groups2 stages5 blocks1 cluster1 share1 spread2 multicast0 maps1 pong0 through0",
+            ),
+        ],
+    ),
 ];
 
 // Likewise (2026-11-21), all of them early.
