@@ -737,7 +737,7 @@ def main():
     parser.add_argument("--gpus", type=int, default=1, help="GPUs, all alike, on which Bakelite tunes at once; the first measures")
     parser.add_argument("--budget", type=int, default=0, help="start nothing after so many seconds")
     parser.add_argument("--effort", default="normal", choices=["fast", "normal", "exhaustive"])
-    parser.add_argument("--tactics", help="folder of tactics files to use and keep, such as benches/tactics; else tuned from nothing")
+    parser.add_argument("--tactics", help="folder of tactics files to use and keep; else tuned from nothing")
     parser.add_argument("--layers", action="store_true", help="keep Bakelite's per-layer view in the work folder")
     parser.add_argument("--nvrtc", help="folder of NVRTC, for bakelite")
     parser.add_argument("--again", action="store_true", help="measure what the file already has")

@@ -315,17 +315,3 @@ fn blocks_get_a_multiprocessor_each_where_the_whole_plan_is_faster_so() {
     assert!(chosen.choices[0].tactic.to_string().ends_with(" sole1"), "{}", tactics.print());
     assert_eq!(of(&plan::build(chosen, &whole).unwrap()), wanted);
 }
-
-/// What the networks of the comparison were last tuned to.
-#[test]
-fn committed_tactics_can_be_read() {
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../benches/tactics");
-    let mut files = 0;
-    for entry in std::fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        let tactics = Tactics::parse(&std::fs::read_to_string(&path).unwrap());
-        assert!(!tactics.unwrap_or_else(|e| panic!("{}: {e}", path.display())).is_empty());
-        files += 1;
-    }
-    assert!(files > 0);
-}

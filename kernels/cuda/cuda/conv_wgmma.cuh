@@ -117,15 +117,16 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
         skip(at, count);
         continue;
       }
-      // In turns, also because a team that runs ahead would take an older phase of full[s] for its own.
-      if (PONG && turn >= gridDim.x / PEERS) named_barrier(3 + group / TEAM, 128 * CONSUMERS);
       const bool last = turn + gridDim.x / PEERS >= TURNS;
       const Tile tile = tile_of(turn SYMBOL_NAMES);
       const index_t row0 = tile.row * BM + first_row(group);
       const int column0 = tile.column * BN;
       float acc[MT][BN / 2];
       if constexpr (SPLIT == 1) {
+        // While the other team multiplies.
         results.ask(row0, column0, epilogue SYMBOL_NAMES);
+        // In turns, also because a team that runs ahead would take an older phase of full[s] for its own.
+        if (PONG && turn >= gridDim.x / PEERS) named_barrier(3 + group / TEAM, 128 * CONSUMERS);
         multiply(acc, at, ring, full, empty, group, count);
         if (PONG && !last) named_barrier_arrive(3 + (group / TEAM ^ 1), 128 * CONSUMERS);
         if (!EARLY && last) launch_dependents();

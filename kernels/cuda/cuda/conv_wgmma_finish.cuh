@@ -5,13 +5,16 @@ DEVICE float sum_at(const float (&acc)[BN / 2], int columns, int half, int i) {
 }
 
 // What is known of a warp's 16 rows of every 64, of which a thread finishes lane / 4 and lane / 4 + 8. It waits for that before
-// the tile is multiplied where registers want it so (ROWS_FIRST).
+// the tile is multiplied where registers want it so (ROWS_FIRST), once for tiles of the same rows behind each other.
 struct KnownRows {
   typename Epilogue::RowParts parts[MT][2];
   typename Epilogue::Row rows[MT][2];
+  index_t first = -1;
 
   // From row `row0` on.
   DEVICE void ask(index_t row0, const Epilogue& epilogue SYMBOL_PARAMS) {
+    if (ROWS_FIRST && row0 == first) return;
+    first = row0;
 #pragma unroll
     for (int i = 0; i < MT; ++i) {
 #pragma unroll

@@ -251,7 +251,7 @@ impl Family for ConvWgmma {
     }
 
     fn version(&self) -> u32 {
-        10
+        11
     }
 
     fn takes_rows(&self) -> bool {

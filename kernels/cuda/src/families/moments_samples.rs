@@ -88,5 +88,10 @@ pub(super) fn samples() -> Vec<Problem<Dim>> {
         gemm(DType::F32, ["200", "256", "128"], Known::Residual, true),
         gemm(half, ["2500", "512", "512"], Known::Residual, true),
         gemm(half, ["2500", "384", "512"], product, false),
+        // As large as networks have them: other tiles, with fewer registers to spare.
+        gemm(half, ["128", "50257", "768"], product, false),
+        gemm(half, ["6304", "2304", "768"], product, false),
+        gemm(half, ["4096", "768", "3072"], Known::Residual, true),
+        gemm(half, ["6304", "768", "3072"], Known::Nothing, true),
     ]
 }
