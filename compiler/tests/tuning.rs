@@ -163,13 +163,17 @@ fn of_each_family_a_few_are_tried_and_more_only_where_they_promise_something() {
     assert_eq!(of("gemm.simt").len(), 1);
 }
 
+/// The rivals for a product whose candidates take so many µs, each a hundredth more than the one before.
+fn rivals_from(fastest: f64) -> Vec<tune::Choice> {
+    let near = |at| Verdict::Time(fastest + at as f64 / 100.0);
+    let (mut tuner, mut tactics) = (Fake { most: 32, ..fake("A", &near) }, Tactics::default());
+    let chosen = tune::choose(product(), &target(), &mut tactics, &mut tuner, &mut |w| panic!("{w}"));
+    chosen.unwrap().open.swap_remove(0).rivals
+}
+
 #[test]
 fn rivals_are_the_fastest_of_each_footprint_and_then_the_others() {
-    let near = |at| Verdict::Time(10.0 + at as f64 / 100.0);
-    let (mut tuner, mut tactics) = (Fake { most: 32, ..fake("A", &near) }, Tactics::default());
-    let chosen =
-        tune::choose(product(), &target(), &mut tactics, &mut tuner, &mut |w| panic!("{w}")).unwrap();
-    let rivals = &chosen.open[0].rivals;
+    let rivals = rivals_from(10.0);
     assert_eq!((rivals.len(), rivals[0].measured), (8, Some(10.0)));
     let footprint = |r: &tune::Choice| {
         let launch = &r.build.launches[0];
@@ -192,13 +196,10 @@ fn rivals_are_the_fastest_of_each_footprint_and_then_the_others() {
 // What takes long runs at the clocks that power leaves, and power goes by the bytes that a tile moves.
 #[test]
 fn rivals_of_long_kernels_differ_in_their_tiles_first() {
-    let long = |at| Verdict::Time(20.0 + at as f64 / 100.0);
-    let (mut tuner, mut tactics) = (Fake { most: 32, ..fake("A", &long) }, Tactics::default());
-    let chosen =
-        tune::choose(product(), &target(), &mut tactics, &mut tuner, &mut |w| panic!("{w}")).unwrap();
+    let mut rivals = rivals_from(20.0);
     // One is the first again, with a multiprocessor for each block.
-    let rivals: Vec<_> = chosen.open[0].rivals.iter().filter(|r| r.tactic.get("sole").is_err()).collect();
-    let tile = |r: &&tune::Choice| (r.tactic.family.clone(), r.tactic.get("m"), r.tactic.get("n"));
+    rivals.retain(|r| r.tactic.get("sole").is_err());
+    let tile = |r: &tune::Choice| (r.tactic.family.clone(), r.tactic.get("m"), r.tactic.get("n"));
     let mut seen = std::collections::BTreeSet::new();
     let firsts: Vec<bool> = rivals.iter().map(|r| seen.insert(tile(r))).collect();
     assert!(firsts.len() == 7 && firsts.is_sorted_by(|a, b| a >= b), "{firsts:?}");

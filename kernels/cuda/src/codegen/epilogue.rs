@@ -130,7 +130,7 @@ fn epilogue_in_steps(epilogue: &Epilogue<Dim>, out_shape: &[Dim], steps: &Steps,
         (_, Steps::Carried(_)) if load.name == carried => format!("const auto& {carried} = carried;\n"),
         _ => format!("const auto& {0} = reads.{0};\n", load.name),
     });
-    let mut body = row.before.clone() + &loads.collect::<String>() + &row.results;
+    let mut body = row.coordinates() + &loads.collect::<String>() + &row.results;
     if epilogue.moments {
         body += "store_moments(moments, i, result);\n";
     }

@@ -19,14 +19,16 @@ pub fn row(
     sources: &[Source<'_>],
     outputs: &[String],
 ) -> Result<String, String> {
-    let Row { before, loads, results, stores, .. } = parts(shape, program, sources, outputs, None)?;
-    Ok(before + &loads.iter().map(Load::statement).collect::<String>() + &results + &stores)
+    let row = parts(shape, program, sources, outputs, None)?;
+    let loads: String = row.loads.iter().map(Load::statement).collect();
+    Ok(row.coordinates() + &loads + &row.results + &row.stores)
 }
 
 /// The statements of [`row`], in order.
 pub(super) struct Row {
-    pub(super) before: String,
-    /// The coordinate that says where an element lies in its row of the output, if it is needed: name and value.
+    /// The coordinates that loads need, but for the next.
+    outer: String,
+    /// The one that says where an element lies in its row of the output, if it is needed: name and value.
     column: Option<(String, String)>,
     pub(super) loads: Vec<Load>,
     pub(super) results: String,
@@ -49,6 +51,12 @@ impl Load {
 }
 
 impl Row {
+    /// The coordinates that loads need.
+    pub(super) fn coordinates(&self) -> String {
+        let column = self.column.as_ref().map(|(name, value)| coordinate(name, value));
+        self.outer.clone() + &column.unwrap_or_default()
+    }
+
     /// The members that read what a row needs, all but the load called `carried`, and the parameter that takes it.
     pub(super) fn reads(&self, carried: &str) -> (String, &'static str) {
         let (mut fields, mut values) = (String::new(), Vec::new());
@@ -59,11 +67,10 @@ impl Row {
             }
         }
         let (name, column) = self.column.as_ref().map_or(("", "0"), |(name, value)| (name, value));
-        let others = self.before.replace(&coordinate(name, column), "");
-        let (others, values) = (indent(&others, 4), values.join(", "));
+        let (outer, values) = (indent(&self.outer, 4), values.join(", "));
         let text = format!(
             "  // What those elements read besides; where the first lies in its row may be known.\n  template <int V> struct Reads {{\n{fields}  }};\n  \
-               template <int V> DEVICE Reads<V> read(index_t i, index_t {name}) const {{\n{others}    return {{{values}}};\n  }}\n  \
+               template <int V> DEVICE Reads<V> read(index_t i, index_t {name}) const {{\n{outer}    return {{{values}}};\n  }}\n  \
                template <int V> DEVICE Reads<V> read(index_t i) const {{ return read<V>(i, {column}); }}\n"
         );
         (text, ", const Reads<V>& reads")
@@ -91,7 +98,7 @@ pub(super) fn parts(
     let strides = dense(&sizes);
     let live = live(program);
 
-    let (mut before, mut column) = (String::new(), None);
+    let (mut outer, mut column) = (String::new(), None);
     let mut coordinates = BTreeSet::new();
     let mut loads = Vec::new();
     let mut elements = String::new();
@@ -153,9 +160,10 @@ pub(super) fn parts(
         let by = if strides[d].is(1) { String::new() } else { format!(" / {}", size_text(&strides[d])) };
         let modulo = if d == 0 { String::new() } else { format!(" % {}", size_text(&sizes[d])) };
         let (name, value) = (format!("c{d}"), format!("i{by}{modulo}"));
-        before += &coordinate(&name, &value);
         if d + 1 == sizes.len() && sizes.last() == shape.last() {
             column = Some((name, value));
+        } else {
+            outer += &coordinate(&name, &value);
         }
     }
 
@@ -185,7 +193,7 @@ pub(super) fn parts(
     // Registers that only a bit copy uses are not computed.
     let elements = drop_unused(&elements);
     let results = format!("{results}#pragma unroll\nfor (int j = 0; j < V; ++j) {{\n{elements}}}\n");
-    Ok(Row { before, column, loads, results, stores })
+    Ok(Row { outer, column, loads, results, stores })
 }
 
 /// Stores row `name` where its elements are placed.

@@ -4,8 +4,8 @@ use super::*;
 use bakelite_host::{Instr, Program, Pw};
 
 impl Tile {
-    /// Estimated µs. The constants are fitted to 840 measured times of 27 layers of batches of 1 and 32 on an H200, and to 464 of large products; what each
-    /// stands for is what was seen there.
+    /// Estimated µs. The constants are fitted to 840 measured times of 27 layers of batches of 1 and 32 on an H200, and to 464 of large
+    /// products; what each stands for is what was seen there.
     pub(super) fn cost(&self, shape: &Shape<'_>, symbols: &Symbols, target: &Target) -> f64 {
         const CYCLES_PER_US: f64 = 1860.0;
         // Bytes a cycle that come from L2 to all multiprocessors: in one round of tiles; in several, for which power lowers the
@@ -33,8 +33,8 @@ impl Tile {
         let tensor = m * n / 32.0 * 1.106 * steps / 4.0;
         let shared = (m + m / 64.0 * n) * steps / 4.0 + 0.46 * (m + n);
         let several = rounds >= 2.0;
-        let (l2, still) = (L2_BYTES[usize::from(several)], SHARED[self.multicast as usize]);
-        let still = if several { 1.0 } else { still };
+        let l2 = L2_BYTES[usize::from(several)];
+        let still = if several { 1.0 } else { SHARED[self.multicast as usize] };
         let [share, spread] = [self.share, self.spread].map(|s| still + (1.0 - still) / f64::from(s));
         let fill = (m * spread + n * share) * 128.0 * active / l2;
         let deep = f64::from(self.deep);
@@ -42,8 +42,7 @@ impl Tile {
         let late = 540.0 + if self.multicast == 1 { 710.0 } else { 0.0 };
         // Where a tile's whole k has its place, nothing waits for one.
         let held = f64::from(self.stages) * deep;
-        let waiting =
-            if held >= tiles && rounds < 2.0 { 0.0 } else { (late + fill / per_sm) / (held - deep) };
+        let waiting = if held >= tiles && !several { 0.0 } else { (late + fill / per_sm) / (held - deep) };
         let step = tensor.max(shared).max(latency).max(waiting);
 
         let element = geometry.dtype.size() as f64;
@@ -77,19 +76,18 @@ impl Tile {
         let next = (tiles * step).max((tiles - ahead) * fill);
         let moved = (1.0 + full) * m * n * element / parts * active / l2;
         let bound = (per_sm * tiles * tensor.max(shared)).max(tiles * fill + moved);
-        let beside = |own: f64| both(own, bound);
         let cycles = match (self.pong, self.cluster) {
             // Warpgroups that take turns finish one tile behind the next.
-            (1, _) => rounds * beside(next.max(epilogue)) + epilogue.min(first),
-            (_, 1) => beside(first + epilogue) + (rounds - 1.0) * beside(next + epilogue),
-            _ => rounds * beside(first + epilogue),
+            (1, _) => rounds * both(next.max(epilogue), bound) + epilogue.min(first),
+            (_, 1) => both(first + epilogue, bound) + (rounds - 1.0) * both(next + epilogue, bound),
+            _ => rounds * both(first + epilogue, bound),
         };
         // Blocks of a cluster wait for each other when they begin and end; a block for its last stores, where the copy engine
         // makes them.
         let start = if self.cluster > 1 || self.multicast == 1 { 1690.0 } else { 0.0 }
             + if self.through > 0 { 100.0 } else { 0.0 };
         // Kernels of a graph begin while others end.
-        let late = if self.early == 0 && rounds < 2.0 { 0.08 } else { 0.0 };
+        let late = if self.early == 0 && !several { 0.08 } else { 0.0 };
         let launch = LAUNCH / 2.0 + late;
         let us = launch + (cycles + start) / CYCLES_PER_US;
         let read = full * geometry.out_len().opt(symbols) as f64 * element;

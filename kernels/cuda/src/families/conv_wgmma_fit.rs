@@ -89,15 +89,16 @@ impl Tile {
         split.map_or(start, |(_, multiplying)| multiplying).saturating_sub(self.accumulators())
     }
 
-    /// Registers for sums of the result's elements, and of their squares, on their way between lanes; of several rows at a time.
-    fn of_moments(&self, shape: &Shape<'_>) -> u32 {
-        if shape.epilogue.moments { self.m / 64 / self.team() * 40 } else { 0 }
+    /// Registers for halves that change lanes to leave aligned, and for sums of the result's elements and of their squares, of several
+    /// rows at a time.
+    fn between_lanes(&self, shape: &Shape<'_>) -> u32 {
+        let runs = if shape.in_runs() { 40 } else { 0 };
+        runs + if shape.epilogue.moments { self.m / 64 / self.team() * 40 } else { 0 }
     }
 
     /// Registers that a multiplying thread needs beside its accumulators: no sample's kernel spills with so many.
     fn least(&self, shape: &Shape<'_>) -> u32 {
-        let runs = if shape.in_runs() { 40 } else { 0 };
-        32 + runs + self.of_moments(shape) + self.known(shape, false) + self.batch(shape).1
+        32 + self.between_lanes(shape) + self.known(shape, false) + self.batch(shape).1
     }
 
     /// What the epilogue finishes at a time: slabs of a warp, or items of a thread of the cluster's; and registers of each.
@@ -108,10 +109,10 @@ impl Tile {
                 // Eight columns of each of two rows, `width` to a read; one for both where the columns say all. What comes through
                 // shared memory needs none.
                 let carried = shape.carried.as_ref().filter(|_| self.through > 0).map(|c| c.0);
-                let reads = operands(shape.epilogue).filter(|(operand, _, _)| Some(*operand) != carried);
-                let each = reads.map(|(_, dtype, by_column)| {
-                    let rows = if by_column && width == 8 { 1 } else { 2 };
-                    rows * (8 / width) * (width * dtype.size() as u32).div_ceil(4)
+                let reads = operands(shape.epilogue).filter(|read| Some(read.operand) != carried);
+                let each = reads.map(|read| {
+                    let rows = if read.by_column && width == 8 { 1 } else { 2 };
+                    rows * (8 / width) * (width * read.dtype.size() as u32).div_ceil(4)
                 });
                 (self.m / 64 / self.team() * (self.n / 32), 2 + each.sum::<u32>())
             }
@@ -138,9 +139,8 @@ impl Tile {
         let (count, each) = self.batch(shape);
         // The mainloop and the program need registers, too; a warp has no use for more than four slabs.
         let taken = 48 + (2.0 * cost::instructions(&shape.epilogue.program)).min(40.0) as u32;
-        let taken = if shape.in_runs() { taken + 40 } else { taken };
         let rows = if shape.epilogue.rows.is_some() { 8 } else { 0 };
-        let taken = taken + rows + self.of_moments(shape) + self.known(shape, !self.rows_first(shape));
+        let taken = taken + rows + self.between_lanes(shape) + self.known(shape, !self.rows_first(shape));
         let (taken, most) = if self.cluster == 1 { (taken, count.min(4)) } else { (taken + 20, count) };
         (self.room(shape).saturating_sub(taken) / each).clamp(1, most)
     }

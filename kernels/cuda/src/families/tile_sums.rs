@@ -21,7 +21,7 @@ pub(super) fn finish_width(columns: usize) -> u32 {
 
 /// Registers of a thread for where `width` elements go, and for what the epilogue reads for them.
 pub(super) fn finish_registers(epilogue: &Epilogue<Dim>, width: u32) -> u32 {
-    let sizes = operands(epilogue).map(|(_, dtype, _)| dtype.size() as u32);
+    let sizes = operands(epilogue).map(|read| read.dtype.size() as u32);
     1 + width * sizes.sum::<u32>() / 4 + row_registers(epilogue)
 }
 
@@ -30,16 +30,23 @@ pub(super) fn row_registers(epilogue: &Epilogue<Dim>) -> u32 {
     epilogue.rows.map_or(0, |rows| 1 + 2 * (rows.len / SPAN).div_ceil(4) as u32)
 }
 
-/// What an epilogue reads for each element, but for what is known of rows: its place among the operands, its type, and whether all
-/// elements of a column of rows read the same.
-pub(super) fn operands(epilogue: &Epilogue<Dim>) -> impl Iterator<Item = (usize, DType, bool)> {
+/// What an epilogue reads for each element.
+pub(super) struct Read {
+    /// Its place among the epilogue's operands.
+    pub(super) operand: usize,
+    pub(super) dtype: DType,
+    /// Whether all rows read the same in a column.
+    pub(super) by_column: bool,
+}
+
+/// All of them, but for what is known of rows.
+pub(super) fn operands(epilogue: &Epilogue<Dim>) -> impl Iterator<Item = Read> {
     let all = epilogue.operands.iter().zip(epilogue.program.inputs.iter().skip(1)).enumerate();
-    let all = all.map(|(n, (access, dtype))| {
-        let by_column = access
-            .strides
-            .split_last()
-            .is_some_and(|(inner, outer)| inner.is(1) && outer.iter().all(|stride| stride.is(0)));
-        (n, *dtype, by_column)
+    let all = all.map(|(operand, (access, dtype))| {
+        let strides = access.strides.split_last();
+        let by_column =
+            strides.is_some_and(|(inner, outer)| inner.is(1) && outer.iter().all(|stride| stride.is(0)));
+        Read { operand, dtype: *dtype, by_column }
     });
     all.skip(if epilogue.rows.is_some() { 2 } else { 0 })
 }
