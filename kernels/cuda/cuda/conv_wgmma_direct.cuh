@@ -19,7 +19,10 @@ struct Slab {
 #pragma unroll
       for (int p = 0; p < PARTS; ++p) {
         const int at = n + p * WIDTH, column = NG % BN == 0 || at < NG ? at : 0;
-        reads[half][p] = epilogue.template read<WIDTH>(to[half] >= 0 && column == at ? to[half] + p * WIDTH : 0, column);
+        if (BY_COLUMN && half > 0)
+          reads[half][p] = reads[0][p];
+        else
+          reads[half][p] = epilogue.template read<WIDTH>(to[half] >= 0 && column == at ? to[half] + p * WIDTH : 0, column);
       }
     }
   }

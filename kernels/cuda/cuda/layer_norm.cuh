@@ -47,15 +47,21 @@ extern "C" __global__ void __launch_bounds__(GROUP* ROWS)
   // Few of them are asked for with the row, for their way from memory to cost nothing.
   constexpr bool EARLY = CHUNKS * V <= 32;
   Parameters early[EARLY ? CHUNKS : 1];
+  Vec<elem_t, V> raw[CHUNKS];
 #pragma unroll
   for (int c = 0; c < CHUNKS; ++c) {
-    const index_t i = (c * GROUP + lane) * V;
-#pragma unroll
-    for (int j = 0; j < V; ++j) v[c][j] = 0;
-    if (live && i < len) load_wide(v[c], x + at + i);
-    if (EARLY && live && i < len) early[EARLY ? c : 0] = parameters(i);
+    // Without a condition, where every load would be waited for.
+    const index_t i = (c * GROUP + lane) * V, from = i < len ? i : 0;
+    raw[c] = load_vec<V>(x + at + from);
+    if (EARLY) early[EARLY ? c : 0] = parameters(from);
   }
   launch_dependents();
+#pragma unroll
+  for (int c = 0; c < CHUNKS; ++c) {
+    const bool inside = (c * GROUP + lane) * V < len;
+#pragma unroll
+    for (int j = 0; j < V; ++j) v[c][j] = inside ? widen(raw[c].v[j]) : acc_t(0);
+  }
 #if !RMS
 #pragma unroll
   for (int c = 0; c < CHUNKS; ++c) {

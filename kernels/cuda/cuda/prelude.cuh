@@ -163,6 +163,33 @@ template <int V, class T> DEVICE void store_vec(T* p, const Vec<T, V>& x) { stor
 
 // ---- loads under a condition
 
+// The first `count` of V elements, at least one, or all where there are as many; the others are anything.
+template <int V, int ALIGN, class T> DEVICE Vec<T, V> load_row_within(const T* p, index_t count) {
+  Vec<T, V> out;
+  if constexpr (sizeof(T) == 2 && V % 2 == 0) {
+    // By words: halves of both ways that meet in registers would be waited for here.
+    unsigned w[V / 2];
+    const unsigned short* const bits = reinterpret_cast<const unsigned short*>(p);
+    if (count >= V) {
+      const Vec<T, V> all = load_row<V, ALIGN>(p);
+#pragma unroll
+      for (int i = 0; i < V / 2; ++i) w[i] = reinterpret_cast<const unsigned*>(all.v)[i];
+    } else {
+#pragma unroll
+      for (int i = 0; i < V; i += 2) w[i / 2] = bits[i < count ? i : 0] | (unsigned)bits[i + 1 < count ? i + 1 : 0] << 16;
+    }
+#pragma unroll
+    for (int i = 0; i < V / 2; ++i) {
+      asm("" : "+r"(w[i]));
+      reinterpret_cast<unsigned*>(out.v)[i] = w[i];
+    }
+  } else {
+#pragma unroll
+    for (int i = 0; i < V; ++i) out.v[i] = p[i < count ? i : 0];
+  }
+  return out;
+}
+
 // V elements, 16 bytes at most and aligned to as much, or zeros where not `inside`: then nothing is read. One instruction and
 // no branch, so that many of them are on their way together.
 template <int V, class T> DEVICE Vec<T, V> load_vec_if(const T* p, bool inside) {

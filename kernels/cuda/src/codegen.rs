@@ -12,9 +12,10 @@ mod epilogue;
 mod row;
 
 pub use epilogue::{
-    Record, between, epilogue, epilogue_args, epilogue_carried, epilogue_in_two_steps, epilogue_returned,
+    Record, between, epilogue, epilogue_args, epilogue_carried, epilogue_in_two_steps,
+    epilogue_of_ragged_rows, epilogue_returned,
 };
-pub use row::{Source, indent, literal, row};
+pub use row::{Source, goes_by_column, indent, literal, row};
 
 const PRELUDE: &str = concat!(include_str!("../cuda/prelude.cuh"), include_str!("../cuda/hopper.cuh"));
 
@@ -324,6 +325,23 @@ struct Epilogue {
         let text = epilogue_returned(&Epilogue::store(DType::F16), &dims("6272 65"));
         assert!(text.contains("typedef f16 result_t;\n"), "{text}");
         assert!(text.contains("DEVICE Vec<result_t, V> result(") && !text.contains("store"), "{text}");
+    }
+
+    #[test]
+    fn what_goes_by_the_column_is_read_to_the_end_of_a_row() {
+        let mut program = Program { inputs: vec![DType::F32], ..Program::default() };
+        let (bias, scale) = (program.add_input(DType::F16), program.add_input(DType::F16));
+        let sum = program.push(Instr::Apply(Pw::Add, vec![0, bias]));
+        let out = program.push(Instr::Apply(Pw::Mul, vec![sum, scale]));
+        program.outputs = vec![(out, DType::F16)];
+        let of = |rows: &str| Epilogue::new(program.clone(), vec![access("0", "0 1"), access("4", rows)]);
+        let text = epilogue_of_ragged_rows(&of("0 1"), &dims("128 1003"));
+        let reads = "return {load_row_within<V, 16>(e0 + c1, 1003 - c1), load_row_within<V, 4>(e1 + c1 + 4, 1003 - c1)};";
+        assert!(text.contains(reads), "{text}");
+        // What goes by the row, too, has an element behind its last.
+        let text = epilogue_of_ragged_rows(&of("1003 1"), &dims("128 1003"));
+        assert!(text.contains("load_row<V, 4>(e1 + i + 4)"), "{text}");
+        assert!(!epilogue_returned(&of("0 1"), &dims("128 1003")).contains("load_row_within"));
     }
 
     #[test]

@@ -4,8 +4,9 @@
 //! - `BAKELITE_NVRTC`: NVRTC's folder, if it is not on the library path.
 //! - `BAKELITE_CUBINS`: a folder in which compiled kernels are kept and looked for first, so that a machine with NVRTC
 //!   and no GPU can compile (for `BAKELITE_ARCH`, default sm_90a) what a machine with a GPU and no NVRTC runs.
-//! - `BAKELITE_TIME`: also print the time of every tactic.
+//! - `BAKELITE_TIME`: also print the time of every tactic; without a GPU, the estimate.
 //! - `BAKELITE_FAMILY`: only families whose names begin with one of these, separated by commas.
+//! - `BAKELITE_SAMPLES`: only these samples of a test, `9-12`.
 //! - `BAKELITE_MOST`: at most so many tactics of each family and sample.
 //! - `BAKELITE_TACTICS`: these instead of the proposed ones, separated by semicolons, as a tactics file has them.
 
@@ -136,19 +137,19 @@ fn large() {
     check_all("large", &samples);
 }
 
-/// Layers of well-known models, for `BAKELITE_TIME`; `BAKELITE_LAYERS=2-5` picks some.
+/// Layers of well-known models, for `BAKELITE_TIME`.
 #[test]
 fn layers() {
     time("layers", bakelite_kernels::families::conv_samples::layers);
 }
 
-/// Attentions of well-known models, for `BAKELITE_TIME`; `BAKELITE_LAYERS` as above.
+/// Attentions of well-known models, for `BAKELITE_TIME`.
 #[test]
 fn attention_layers() {
     time("attention_layers", bakelite_kernels::families::attention_samples::layers);
 }
 
-/// Convolutions by one element in front of depthwise ones of well-known models, for `BAKELITE_TIME`; `BAKELITE_LAYERS` as above.
+/// Convolutions by one element in front of depthwise ones of well-known models, for `BAKELITE_TIME`.
 #[test]
 fn expand_layers() {
     time("expand_layers", bakelite_kernels::families::conv_expand_samples::layers);
@@ -159,12 +160,7 @@ fn time(name: &str, layers: Samples) {
         println!("SKIPPED {name}: only with BAKELITE_TIME");
         return;
     }
-    let mut layers = layers();
-    if let Ok(text) = std::env::var("BAKELITE_LAYERS") {
-        let (first, last) = text.split_once('-').unwrap();
-        layers = layers[first.parse().unwrap()..=last.parse().unwrap()].to_vec();
-    }
-    check_all(name, &layers);
+    check_all(name, &layers());
 }
 
 fn check_all(file: &str, samples: &[Problem<Dim>]) {
@@ -184,7 +180,13 @@ fn check_all(file: &str, samples: &[Problem<Dim>]) {
         Err(_) => std::env::var("BAKELITE_ARCH").unwrap_or("sm_90a".into()).parse().unwrap(),
     };
     let target = Target::of(arch);
+    let timed = std::env::var_os("BAKELITE_TIME").is_some();
     let mut jobs = jobs(samples, &target);
+    if timed && gpu.is_err() {
+        for job in &jobs {
+            println!("{:9.2} µs expected  {}  {file} #{}", job.cost, job.tactic, job.sample);
+        }
+    }
     match compile(&mut jobs, arch) {
         Err(e @ (NvrtcError::Missing { .. } | NvrtcError::Version { .. })) => {
             println!("SKIPPED {file}, nothing was compiled or run: {e}");
@@ -200,10 +202,9 @@ fn check_all(file: &str, samples: &[Problem<Dim>]) {
         }
     };
     let stream = rt::Stream::new(&gpu).unwrap();
-    let timed = std::env::var_os("BAKELITE_TIME").is_some();
     let mut failures = Vec::new();
     let mut runs = 0;
-    for (n, sample) in samples.iter().enumerate() {
+    for (n, sample) in samples.iter().enumerate().filter(|(n, _)| jobs.iter().any(|j| j.sample == *n)) {
         let dynamic = !bakelite_kernels::codegen::symbols(sample).is_empty();
         for (batch, seq) in VALUES.into_iter().take(if dynamic { 2 } else { 1 }) {
             let value = |s: &str| if s == "batch" { batch } else { seq };
@@ -238,9 +239,15 @@ fn jobs(samples: &[Problem<Dim>], target: &Target) -> Vec<Job> {
     let only = std::env::var("BAKELITE_FAMILY").unwrap_or_default();
     let most = std::env::var("BAKELITE_MOST").map_or(usize::MAX, |n| n.parse().unwrap());
     let named = std::env::var("BAKELITE_TACTICS").ok();
+    let some = std::env::var("BAKELITE_SAMPLES").ok();
+    let some = some.map(|text| {
+        let (first, last) = text.split_once('-').unwrap();
+        first.parse::<usize>().unwrap()..=last.parse().unwrap()
+    });
     let named: Option<Vec<Tactic>> = named.map(|all| all.split(';').map(|t| t.parse().unwrap()).collect());
     let mut jobs = Vec::new();
-    for (sample, problem) in samples.iter().enumerate() {
+    let picked = |n: usize| some.as_ref().is_none_or(|some| some.contains(&n));
+    for (sample, problem) in samples.iter().enumerate().filter(|(n, _)| picked(*n)) {
         for family in FAMILIES.iter().filter(|f| only.split(',').any(|o| f.name().starts_with(o))) {
             let offered = match &named {
                 Some(named) => named.iter().filter(|t| t.family == family.name()).cloned().collect(),

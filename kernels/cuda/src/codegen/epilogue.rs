@@ -50,7 +50,13 @@ pub fn epilogue_in_two_steps(epilogue: &Epilogue<Dim>, out_shape: &[Dim]) -> Str
 /// The same with `result<V>(acc, i, reads)`, which stores nothing: for kernels that store the result, of type `result_t`, in ways of
 /// their own.
 pub fn epilogue_returned(epilogue: &Epilogue<Dim>, out_shape: &[Dim]) -> String {
-    epilogue_in_steps(epilogue, out_shape, &Steps::Returned, &LAST)
+    epilogue_in_steps(epilogue, out_shape, &Steps::Returned { ragged: false }, &LAST)
+}
+
+/// The same for V elements of which the last may lie past the end of a row, if all that it reads goes by the column
+/// ([`goes_by_column`]) or is known of rows. What becomes of those is for nobody.
+pub fn epilogue_of_ragged_rows(epilogue: &Epilogue<Dim>, out_shape: &[Dim]) -> String {
+    epilogue_in_steps(epilogue, out_shape, &Steps::Returned { ragged: true }, &LAST)
 }
 
 /// The same with `result<V>(acc, i, reads, carried)`: for kernels that also bring the elements of operand `carried`, of type
@@ -72,7 +78,7 @@ enum Steps {
     /// It reads, then it stores.
     Two,
     /// It reads, and stores nothing.
-    Returned,
+    Returned { ragged: bool },
     /// It reads all but this operand, and stores nothing.
     Carried(Option<usize>),
 }
@@ -123,7 +129,7 @@ fn epilogue_in_steps(epilogue: &Epilogue<Dim>, out_shape: &[Dim], steps: &Steps,
     };
     let (reads, more) = match steps {
         Steps::One => (String::new(), ""),
-        _ => row.reads(&carried),
+        _ => row.reads(&carried, matches!(steps, Steps::Returned { ragged: true })),
     };
     let loads = row.loads.iter().map(|load| match (&load.of, steps) {
         (None, _) | (_, Steps::One) => load.statement(),
@@ -140,7 +146,7 @@ fn epilogue_in_steps(epilogue: &Epilogue<Dim>, out_shape: &[Dim], steps: &Steps,
     };
     let out_type = ctype(epilogue.out());
     let (types, member, body) = match steps {
-        Steps::Returned | Steps::Carried(_) => {
+        Steps::Returned { .. } | Steps::Carried(_) => {
             let mut types = format!("typedef {out_type} result_t;\n");
             let mut brought = "";
             if let Steps::Carried(n) = steps {

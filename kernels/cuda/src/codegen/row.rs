@@ -42,6 +42,8 @@ pub(super) struct Load {
     declared: String,
     pub(super) name: String,
     value: String,
+    /// The value where V elements may reach past the end of a row, of what goes by the column alone.
+    ragged: Option<String>,
 }
 
 impl Load {
@@ -57,13 +59,15 @@ impl Row {
         self.outer.clone() + &column.unwrap_or_default()
     }
 
-    /// The members that read what a row needs, all but the load called `carried`, and the parameter that takes it.
-    pub(super) fn reads(&self, carried: &str) -> (String, &'static str) {
+    /// The members that read what a row needs, all but the load called `carried`, and the parameter that takes it. `ragged`: what goes by
+    /// the column alone is read as far as there is any.
+    pub(super) fn reads(&self, carried: &str, ragged: bool) -> (String, &'static str) {
         let (mut fields, mut values) = (String::new(), Vec::new());
         for load in &self.loads {
             if let Some(of) = load.of.as_ref().filter(|_| load.name != carried) {
                 let _ = writeln!(fields, "    {of} {};", load.name);
-                values.push(load.value.as_str());
+                let value = load.ragged.as_ref().filter(|_| ragged).unwrap_or(&load.value);
+                values.push(value.as_str());
             }
         }
         let (name, column) = self.column.as_ref().map_or(("", "0"), |(name, value)| (name, value));
@@ -130,17 +134,24 @@ pub(super) fn parts(
                 declared: format!("const {class}"),
                 name: format!("x{n}"),
                 value: format!("widen({})", index(pointer, &at)),
+                ragged: None,
             });
             continue;
         }
         let element = if inner.is_some_and(|s| s.is(1)) {
             let from = if at.is_empty() { pointer.clone() } else { format!("{pointer} + {at}") };
             let align = if full { power_of_two([&access.offset], 16) } else { align };
+            let by_column = goes_by_column(access) && sizes.last() == shape.last();
+            let last = format!("c{}", sizes.len().saturating_sub(1));
+            let ragged = sizes.last().filter(|_| by_column).map(|columns| {
+                format!("load_row_within<V, {align}>({from}, {} - {last})", size_text(columns))
+            });
             loads.push(Load {
                 of: Some(format!("Vec<{}, V>", ctype(program.inputs[n]))),
                 declared: "const auto".to_owned(),
                 name: format!("v{n}"),
                 value: format!("load_row<V, {align}>({from})"),
+                ragged,
             });
             format!("v{n}.v[j]")
         } else {
@@ -150,6 +161,7 @@ pub(super) fn parts(
                 declared: "const auto*".to_owned(),
                 name: format!("p{n}"),
                 value: format!("{pointer} + {}", if at.is_empty() { "0" } else { &at }),
+                ragged: None,
             });
             format!("p{n}[j * {step}]")
         };
@@ -234,6 +246,12 @@ fn placed(place: &Placement<Dim>, pointer: &str, name: &str) -> String {
         }
     }
     text
+}
+
+/// Whether all rows read the same in a column, and neighbours in neighbouring ones.
+pub fn goes_by_column(access: &Access<Dim>) -> bool {
+    let strides = access.strides.split_last();
+    strides.is_some_and(|(inner, outer)| inner.is(1) && outer.iter().all(|stride| stride.is(0)))
 }
 
 /// The pointer expression's index: `offset + c0 * s0 + ...`, empty for 0.

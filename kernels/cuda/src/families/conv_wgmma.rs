@@ -129,6 +129,16 @@ impl Shape<'_> {
         finish_width(self.geometry.filters) <= 2 && matches!(size, 2 | 4) && self.epilogue.place.is_none()
     }
 
+    /// Whether all that the epilogue reads goes by the column, but for what is known of rows.
+    fn by_column(&self) -> bool {
+        operands(self.epilogue).all(|read| read.by_column)
+    }
+
+    /// Columns that are finished at a time.
+    fn width(&self) -> u32 {
+        if self.in_runs() && self.by_column() { 8 } else { finish_width(self.geometry.filters) }
+    }
+
     /// Whether output pixel p needs pixel p, of both, and no other.
     fn is_pointwise(&self) -> bool {
         self.geometry.is_pointwise() && self.added.as_ref().is_none_or(Geometry::is_pointwise)
@@ -251,7 +261,7 @@ impl Family for ConvWgmma {
     }
 
     fn version(&self) -> u32 {
-        11
+        12
     }
 
     fn takes_rows(&self) -> bool {
@@ -260,6 +270,9 @@ impl Family for ConvWgmma {
 
     fn tactics(&self, problem: &Problem<Dim>, symbols: &Symbols, target: &Target) -> Vec<Tactic> {
         const MOST: usize = 32;
+        // What takes so many µs takes power, too: which tile is best shows in the whole plan, so that several are to be tried there.
+        const LONG: f64 = 15.0;
+        const OF_A_SIZE: usize = 6;
         let Ok(shape) = Shape::of(problem, target) else { return vec![] };
         let wide = shape.geometry.is_wide(symbols);
         // When the next kernel starts tells most where this one is short: both are tried there.
@@ -276,8 +289,10 @@ impl Family for ConvWgmma {
             (t.m, t.n, t.groups, t.deep, t.cluster, t.maps, t.pong, t.peers(), t.multicast, t.through > 0)
         };
         let mut chosen: Vec<Tile> = Vec::new();
-        for (_, tile) in ranked {
-            if chosen.len() < MOST && chosen.iter().filter(|t| kind(t) == kind(&tile)).count() < 2 {
+        for (us, tile) in ranked {
+            let like = |same: &dyn Fn(&Tile) -> bool| chosen.iter().filter(|t| same(t)).count();
+            let sized = us >= LONG && like(&|t| (t.m, t.n) == (tile.m, tile.n)) >= OF_A_SIZE;
+            if chosen.len() < MOST && !sized && like(&|t| kind(t) == kind(&tile)) < 2 {
                 chosen.push(tile);
             }
         }
@@ -327,7 +342,8 @@ impl Family for ConvWgmma {
             ("BAND", tile.band(&shape, target)),
             ("AHEAD", tile.ahead(&shape)),
             ("ROWS_FIRST", u32::from(tile.rows_first(&shape))),
-            ("WIDTH", finish_width(geometry.filters)),
+            ("WIDTH", shape.width()),
+            ("BY_COLUMN", u32::from(shape.by_column())),
             ("PRODUCER_REGISTERS", filling),
             ("CONSUMER_REGISTERS", multiplying),
             ("EARLY", tile.early),
@@ -342,7 +358,7 @@ impl Family for ConvWgmma {
                 let text = codegen::epilogue_carried(shape.epilogue, &out, carried_operand);
                 (text, Some((carried, result)))
             }
-            None if shape.in_runs() => (codegen::epilogue_returned(shape.epilogue, &out), None),
+            None if shape.in_runs() => (codegen::epilogue_of_ragged_rows(shape.epilogue, &out), None),
             None => (codegen::epilogue_in_two_steps(shape.epilogue, &out), None),
         };
         let places = results.map_or_else(String::new, |(carried, result)| {

@@ -126,7 +126,7 @@ pub(super) fn candidates(shape: &Shape<'_>, wide: bool, target: &Target) -> Vec<
     // Rows of a matrix never came sooner without a map; windows of small layers did, by 5 %.
     let least = if shape.geometry.is_pointwise() { maps } else { 0 };
     let forms = (least..=maps).flat_map(|maps| apart.into_iter().map(move |form| (form, maps)));
-    let pong = [(64, 2, 1), (128, 2, 1), (128, 4, 1)].map(|form| (form, 1));
+    let pong = [(64, 2, 1), (128, 2, 1), (192, 2, 1), (128, 4, 1)].map(|form| (form, 1));
     let forms = forms.chain(pong.into_iter().filter(|_| maps == 1));
     // Results take the copy engine's way where pixels do, and wait in two places where something is brought there.
     let most = if shape.carried.is_some() { 2 } else { 1 };

@@ -67,7 +67,8 @@ impl Tile {
     /// Registers of a thread at the start, then of a filling and of a multiplying one where they differ.
     pub(super) fn registers(&self, shape: &Shape<'_>) -> (u32, Option<(u32, u32)>) {
         let start = self.registers_beside(self.bound(shape));
-        if self.groups == 1 && self.maps == 1 || self.accumulators() + 72 <= start {
+        let enough = self.accumulators() + self.least(shape).max(72) <= start;
+        if self.groups == 1 && self.maps == 1 || enough {
             return (start, None);
         }
         // Addresses, and windows of a sixteenth of the rows, two registers each. What is left of the first must do for 192 x 192, the
@@ -103,7 +104,7 @@ impl Tile {
 
     /// What the epilogue finishes at a time: slabs of a warp, or items of a thread of the cluster's; and registers of each.
     pub(super) fn batch(&self, shape: &Shape<'_>) -> (u32, u32) {
-        let width = finish_width(shape.geometry.filters);
+        let width = shape.width();
         match self.cluster {
             1 => {
                 // Eight columns of each of two rows, `width` to a read; one for both where the columns say all. What comes through
@@ -216,8 +217,12 @@ impl Tile {
         }
         let (start, _) = self.registers(shape);
         // ptxas wants the operands of one instruction, and some, within what the kernel starts with.
-        if self.team() == 1 && self.accumulators() > 128 {
+        if self.team() == 1 && self.accumulators() > 192 {
             return fail("more accumulators than one warpgroup has registers for");
+        }
+        // What it knows of six rows does not wait beside 144 accumulators.
+        if self.m / self.team() > 128 && shape.epilogue.rows.is_some() {
+            return fail("rows are known by warpgroups of at most 128 rows");
         }
         if self.n / 2 + 28 > start || self.room(shape) < self.least(shape) {
             return fail(&format!("{} accumulators beside {}", self.accumulators(), self.room(shape)));

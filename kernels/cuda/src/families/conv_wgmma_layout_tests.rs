@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::families::{conv_samples, gemm_mma_samples, sample_symbols};
+use std::collections::BTreeSet;
 
 fn target() -> Target {
     Target::of("sm_90a".parse().unwrap())
@@ -120,6 +121,30 @@ fn three_warpgroups_have_room_for_192_by_192() {
         let offered = ConvWgmma.tactics(&problem, &symbols, &target());
         assert!(offered.iter().any(|t| (t.get("m"), t.get("n")) == (Ok(192), Ok(192))), "{epilogue}");
     }
+}
+
+// One warpgroup multiplies 24576 results at a time, the other one finishes as many: more for each byte than 128 x 128.
+#[test]
+fn a_warpgroup_that_takes_turns_has_room_for_192_sums_a_thread() {
+    let symbols = Symbols::default();
+    let product = |n: u32, epilogue: &str| {
+        conv_samples::parse(&format!("f16 last | 32 768 {n} 1 | 197 | 1 | 1 | 1 | 0 0 | {epilogue}"))
+    };
+    for (m, n) in [(128, 192), (192, 128)] {
+        let text = format!(
+            "m{m} n{n} groups2 stages3 deep1 blocks1 cluster1 share1 spread1 multicast0 maps1 pong1 through1 early0"
+        );
+        let build = |problem| ConvWgmma.build(&problem, &tactic(&text), &symbols, &target());
+        let launch = build(product(3072, "bias_gelu")).unwrap().launches.remove(0);
+        assert_eq!((launch.block[0], launch.grid[0].as_const()), (384, Some(132)));
+        // A residual would wait in registers that it has not.
+        let refused = build(product(768, "bias_residual")).unwrap_err();
+        assert!(refused.ends_with("192 accumulators beside 40"), "{refused}");
+    }
+    // Large products are offered tiles of several sizes: which is best shows in the whole plan.
+    let offered = ConvWgmma.tactics(&product(3072, "bias_gelu"), &symbols, &target());
+    let sizes: BTreeSet<_> = offered.iter().map(|t| (t.get("m").unwrap(), t.get("n").unwrap())).collect();
+    assert!(sizes.len() >= 5 && sizes.contains(&(192, 192)) && sizes.contains(&(192, 128)), "{sizes:?}");
 }
 
 // Two teams of two warpgroups in turns: one finishes a tile with an epilogue of many operations while the other multiplies.

@@ -20,7 +20,7 @@ impl Family for LayerNorm {
     }
 
     fn version(&self) -> u32 {
-        2
+        3
     }
 
     fn tactics(&self, problem: &Problem<Dim>, symbols: &Symbols, _: &Target) -> Vec<Tactic> {
@@ -100,5 +100,7 @@ pub fn samples() -> Vec<Problem<Dim>> {
         sample(false, true, DType::F16, "5 50000", true),
         sample(false, true, DType::F32, "100 12", false),
         sample(false, true, DType::F32, "4 seq", false),
+        // As large as an encoder's.
+        sample(false, true, DType::F16, "4099 768", false),
     ]
 }

@@ -1,5 +1,6 @@
 //! What tactics need to know of cuda/tile_sums.cuh. It is no family itself.
 
+use crate::codegen;
 use crate::dim::Dim;
 use bakelite_host::DType;
 use bakelite_host::problem::{Epilogue, SPAN};
@@ -42,11 +43,10 @@ pub(super) struct Read {
 /// All of them, but for what is known of rows.
 pub(super) fn operands(epilogue: &Epilogue<Dim>) -> impl Iterator<Item = Read> {
     let all = epilogue.operands.iter().zip(epilogue.program.inputs.iter().skip(1)).enumerate();
-    let all = all.map(|(operand, (access, dtype))| {
-        let strides = access.strides.split_last();
-        let by_column =
-            strides.is_some_and(|(inner, outer)| inner.is(1) && outer.iter().all(|stride| stride.is(0)));
-        Read { operand, dtype: *dtype, by_column }
+    let all = all.map(|(operand, (access, dtype))| Read {
+        operand,
+        dtype: *dtype,
+        by_column: codegen::goes_by_column(access),
     });
     all.skip(if epilogue.rows.is_some() { 2 } else { 0 })
 }
