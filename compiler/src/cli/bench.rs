@@ -35,7 +35,7 @@ pub(crate) struct Arguments {
     /// Time each step in its place and alone, with what it achieves, the floor that arithmetic and memory set, and its tactic.
     #[arg(long)]
     layers: bool,
-    /// How many runs to time [default: 200 on a GPU, 20 on a CPU].
+    /// How many runs to time [default: 200 on a GPU, 20 on a CPU]; on a GPU, replays are timed for a second at least.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     iterations: Option<u32>,
     /// Folder that holds NVRTC.
@@ -93,6 +93,7 @@ pub(crate) fn run(a: &Arguments, environment: &Environment) -> Outcome<()> {
     let shown = |t: &[f64]| format!("{}, p99 {}", time(quantile(t, 0.5)), time(quantile(t, 0.99)));
     if let Some(gpu) = &times.gpu {
         numbers["gpu"] = summary(gpu);
+        numbers["replays"] = json!(gpu.len());
         rows.push(vec!["GPU time".to_owned(), shown(gpu)]);
     }
     rows.push(vec!["host to host".to_owned(), shown(&times.host)]);

@@ -183,8 +183,8 @@ pub(crate) struct Tuned {
     pub(crate) refused: usize,
     /// What could be joined or not and was settled now, by what it is.
     pub(crate) joins: Vec<(String, Join)>,
-    /// µs of the whole plan before it was settled, and after.
-    pub(crate) settled: Option<(f64, f64)>,
+    /// How many plans were timed to settle it, and µs of the first and of the last.
+    pub(crate) settled: Option<(usize, f64, f64)>,
 }
 
 /// Plans a graph for the GPU with every tactic that the file does not name measured on it.
@@ -251,7 +251,7 @@ pub(crate) fn tuned_plan(
         bar.suspend(|| note(text));
     };
     let plan = plan(graph, &target, precision, tactics, &mut tuner, &mut warn)?;
-    let settled = tuner.plan_times();
+    let settled = tuner.plan_times().map(|(before, after)| (tuner.plans_timed(), before, after));
     bar.finish_and_clear();
     if *tactics != before {
         tactics.measured_on = here;

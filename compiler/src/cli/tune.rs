@@ -51,8 +51,9 @@ pub(crate) fn run(a: &Arguments, environment: &Environment) -> Outcome<()> {
     let mut text = format!("{candidates} candidates tried in {seconds:.1} s, {refused} of them not used; ");
     text += &format!("{} entries in {}\n", keeper.known.len(), a.tactics.display());
     text += &format!("the model's {} steps take {sum:.1} µs one by one", plan.steps.len());
-    if let Some((before, after)) = settled {
-        text += &format!("; all in one graph {before:.1} µs, and {after:.1} µs after settling");
+    if let Some((plans, before, after)) = settled {
+        text +=
+            &format!("; all in one graph {before:.1} µs, and {after:.1} µs after settling by {plans} plans");
     }
     if plan.lanes > 1 {
         text += &format!(", on {} lanes", plan.lanes);

@@ -15,6 +15,7 @@ use bakelite_runtime::{
     Module, PinnedBuffer, Stream, Swizzle, TensorMap, Tiled, Windows,
 };
 use std::collections::HashMap;
+use std::time::{Duration, Instant};
 
 impl From<bakelite_runtime::Error> for Error {
     fn from(e: bakelite_runtime::Error) -> Error {
@@ -43,6 +44,8 @@ struct Loaded {
 const WARM_UP: usize = 5;
 /// Replays that the GPU is given ahead: between the events of one it would otherwise wait for the host to launch it.
 const AHEAD: usize = 16;
+/// How long replays are timed at least: a GPU that lowers its clocks to keep its power takes half of that for it.
+const LONG_RUN: Duration = Duration::from_secs(1);
 
 /// Times of repeated runs, µs.
 #[derive(Clone, Debug, PartialEq)]
@@ -131,38 +134,40 @@ impl Session {
         Ok(())
     }
 
-    /// Times `iterations` runs on `inputs` after some to warm up.
+    /// Times `iterations` runs on `inputs` after some to warm up; on the GPU at least as many, for a second.
     pub fn time(&mut self, inputs: &[Tensor], iterations: usize) -> Result<Timing> {
         let sizes = bind(&self.loaded.plan, inputs)?;
         let mut timing = Timing { gpu: vec![], host: vec![] };
         for i in 0..iterations + 10 {
-            let began = std::time::Instant::now();
+            let began = Instant::now();
             self.run(inputs, &sizes)?;
             if i >= 10 {
                 timing.host.push(began.elapsed().as_secs_f64() * 1e6);
             }
         }
-        timing.gpu = self.replay(&sizes, iterations, std::time::Duration::ZERO)?;
-        timing.gpu.truncate(iterations);
+        timing.gpu = self.replay(&sizes, iterations, LONG_RUN)?;
         Ok(timing)
     }
 
     /// GPU time of replays one after the other, µs: at least `least` of them, and more for as long as `patience` lasts.
-    pub fn time_replays(
-        &mut self,
-        inputs: &[Tensor],
-        least: usize,
-        patience: std::time::Duration,
-    ) -> Result<Vec<f64>> {
+    pub fn time_replays(&mut self, inputs: &[Tensor], least: usize, patience: Duration) -> Result<Vec<f64>> {
         let sizes = bind(&self.loaded.plan, inputs)?;
         self.run(inputs, &sizes)?;
         self.replay(&sizes, least, patience)
     }
 
-    fn replay(&mut self, sizes: &Sizes, least: usize, patience: std::time::Duration) -> Result<Vec<f64>> {
+    /// Has the GPU replay `count` times, and does not wait for it.
+    pub fn keep_busy(&mut self, inputs: &[Tensor], count: usize) -> Result<()> {
+        let sizes = bind(&self.loaded.plan, inputs)?;
+        let Session { loaded, graphs, .. } = self;
+        let graph = loaded.graph(graphs, &sizes)?;
+        (0..count).try_for_each(|_| Ok(graph.launch(&loaded.stream)?))
+    }
+
+    fn replay(&mut self, sizes: &Sizes, least: usize, patience: Duration) -> Result<Vec<f64>> {
         let Session { loaded, graphs, .. } = self;
         let graph = loaded.graph(graphs, sizes)?;
-        let (mut times, began) = (Vec::new(), std::time::Instant::now());
+        let (mut times, began) = (Vec::new(), Instant::now());
         while times.len() < least + WARM_UP || began.elapsed() < patience {
             let mut marks = Marks::default();
             for _ in 0..=AHEAD {
@@ -217,6 +222,14 @@ impl Session {
             without = with;
         }
         Ok(times)
+    }
+}
+
+impl Drop for Session {
+    /// Waits for what the GPU still runs.
+    fn drop(&mut self) {
+        // Whoever waits for a result hears what went wrong.
+        let _ = self.loaded.stream.synchronize();
     }
 }
 
