@@ -590,23 +590,31 @@ def tune(arguments, spec, work, environment=None):
     return *limited(command, arguments.timeout, environment), time.time() - began, known
 
 
-def tuned_together(arguments, specs, work):
-    """Tunes on all of --gpus at once, each with its share of the cores; what each gave, by its file."""
-    cores = max(1, (os.cpu_count() or 1) // arguments.gpus)
-    free = queue.SimpleQueue()
-    for gpu in range(arguments.gpus):
-        free.put(gpu)
+class Tuning:
+    """Tunes on --gpus at once, each with its share of the cores; on the first of them from `all_free` on, for it measures."""
 
-    def one(spec):
-        gpu = free.get()
+    def __init__(self, arguments, specs, work):
+        self.arguments, self.work, self.free = arguments, work, queue.SimpleQueue()
+        for gpu in range(1, arguments.gpus):
+            self.free.put(gpu)
+        self.pool = concurrent.futures.ThreadPoolExecutor(arguments.gpus)
+        self.outcomes = {spec["onnx"]: self.pool.submit(self.one, spec) for spec in specs}
+
+    def one(self, spec):
+        gpu, cores = self.free.get(), max(1, (os.cpu_count() or 1) // self.arguments.gpus)
         try:
             here = {**os.environ, "CUDA_VISIBLE_DEVICES": str(gpu), "RAYON_NUM_THREADS": str(cores)}
-            return tune(arguments, spec, work, here)
+            return tune(self.arguments, spec, self.work, here)
         finally:
-            free.put(gpu)
+            self.free.put(gpu)
 
-    with concurrent.futures.ThreadPoolExecutor(arguments.gpus) as pool:
-        return {spec["onnx"]: outcome for spec, outcome in zip(specs, pool.map(one, specs))}
+    def all_free(self):
+        self.free.put(0)
+
+    def done(self):
+        """What each gave, by its file."""
+        with self.pool:
+            return {file: outcome.result() for file, outcome in self.outcomes.items()}
 
 
 def bakelite(arguments, spec, work, tuned=None):
@@ -632,7 +640,7 @@ def bakelite(arguments, spec, work, tuned=None):
         "gpu_us": round(found["gpu"]["median_us"], 2),
         "gpu_p99_us": round(found["gpu"]["p99_us"], 2),
         "host_us": round(found["host_to_host"]["median_us"], 2),
-        "replays": found["iterations"],
+        "replays": found["replays"],
         "build_s": round(seconds, 2),
         "from_tactics": known,
         "load_ms": round(found["load_ms"], 2),
@@ -642,8 +650,9 @@ def bakelite(arguments, spec, work, tuned=None):
         "program": hashlib.sha256(pathlib.Path(shutil.which(arguments.bakelite)).read_bytes()).hexdigest()[:12],
     }
     if single:
-        # The layer itself, without the steps that bring its operands into their layout.
-        row["kernel_us"] = round(max(step["alone_us"] for step in found["layers"]["steps"]), 2)
+        # The layer itself, without the steps that bring its operands into their layout, which may take longer.
+        steps = [step for step in found["layers"]["steps"] if not step["tactic"].startswith("pointwise.")]
+        row["kernel_us"] = round(max(step["alone_us"] for step in steps), 2)
     row["error"] = bakelite_error(arguments, spec, work)
     return row
 
@@ -724,7 +733,7 @@ def key(row):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bakelite", help="the bakelite program; without it only the others are measured")
-    parser.add_argument("--models", default=MODELS, help="networks, single layers, or `layers` for all of layers.py")
+    parser.add_argument("--models", default=MODELS, help="networks, single layers, or `layers` for all of layers.py; `NAME@1` at that batch alone")
     parser.add_argument("--batches", default="1,32")
     parser.add_argument("--peers", default=",".join(PEERS))
     parser.add_argument("--precision", default="fp16", choices=["fp16", "bf16", "fp32", "tf32"])
@@ -733,8 +742,9 @@ def main():
     parser.add_argument("--replays", type=int, default=200)
     parser.add_argument("--timeout", type=int, default=240, help="seconds for one step of one peer")
     parser.add_argument("--compile-timeout", type=int, default=300, help="seconds for torch.compile")
+    parser.add_argument("--compiled", help="networks that torch.compile is asked for, which takes many minutes for some; else all")
     parser.add_argument("--jobs", type=int, default=1, help="exports, loads and builds at once; each is measured alone")
-    parser.add_argument("--gpus", type=int, default=1, help="GPUs, all alike, on which Bakelite tunes at once; the first measures")
+    parser.add_argument("--gpus", type=int, default=1, help="GPUs, all alike, on which Bakelite tunes at once; the first measures, and tunes when the other peers are done")
     parser.add_argument("--budget", type=int, default=0, help="start nothing after so many seconds")
     parser.add_argument("--effort", default="normal", choices=["fast", "normal", "exhaustive"])
     parser.add_argument("--tactics", help="folder of tactics files to use and keep; else tuned from nothing")
@@ -745,6 +755,10 @@ def main():
     began = time.time()
     peers, names = arguments.peers.split(","), arguments.models.split(",")
     names = [name for given in names for name in (layers.NAMES if given == "layers" else [given])]
+    batches = {name: arguments.batches.split(",") for name in names}
+    # `gpt2@1` is of batch 1 only.
+    batches = {name.split("@")[0]: name.split("@")[1:] or given for name, given in batches.items()}
+    names = list(batches)
     strange = [m for m in names if m not in MODELS.split(",") and not layers.sizes(m)]
     for unknown in [p for p in peers if p not in PEERS] + strange:
         parser.error(f"{unknown} is none of {', '.join(PEERS)}, {MODELS}, nor `layers` or a layer as layers.py names it")
@@ -770,9 +784,10 @@ def main():
     digest = hashlib.sha256((HERE / "models.py").read_bytes() + (HERE / "layers.py").read_bytes()).hexdigest()[:8]
     todo = []
     for name in names:
-        for batch in map(int, arguments.batches.split(",")):
+        for batch in map(int, batches[name]):
             # A layer is compared with the libraries' kernels, which a graph calls without more.
             able = [p for p in peers if p in ("torch-graph", "bakelite") or not layers.sizes(name)]
+            able = [p for p in able if p != "torch-compile" or name in (arguments.compiled or name).split(",")]
             able = [p for p in able if arguments.again or (name, batch, arguments.precision, p) not in known]
             stem = work.resolve() / f"{name}_b{batch}_{arguments.precision}_{digest}"
             spec = {
@@ -786,18 +801,18 @@ def main():
             }
             todo += [(peer, spec) for peer in able]
     todo = exported(todo, arguments, work)
-    together = [(peer, spec) for peer, spec in todo if peer in TOGETHER]
-    built_together(together, arguments.jobs, arguments.compile_timeout, work, record)
 
     def within_budget():
         if arguments.budget and time.time() - began > arguments.budget:
             sys.exit(f"the budget of {arguments.budget} s is spent; call again for the rest")
 
-    tuned = {}
-    ours = [spec for peer, spec in todo if peer == "bakelite"]
-    if arguments.gpus > 1 and arguments.bakelite and ours:
-        within_budget()
-        tuned = tuned_together(arguments, ours, work)
+    within_budget()
+    ours = [spec for peer, spec in todo if peer == "bakelite" and arguments.gpus > 1 and arguments.bakelite]
+    tuning = Tuning(arguments, ours, work)
+    together = [(peer, spec) for peer, spec in todo if peer in TOGETHER]
+    built_together(together, arguments.jobs, arguments.compile_timeout, work, record)
+    tuning.all_free()
+    tuned = tuning.done()
     for peer, spec in todo:
         within_budget()
         if peer == "bakelite":
