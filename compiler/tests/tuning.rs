@@ -132,16 +132,20 @@ fn what_is_wrong_is_named_and_never_chosen() {
 
 /// A product that tensor cores take in several ways.
 fn product() -> Regions {
-    let graph: Graph = r#"graph "g" {
-  %0 = input "x": f16[128,512]
-  %1 = const "w": f16[512,384] random:1
-  %2 = matmul(%0, %1) {trans_a=false trans_b=false math=exact}
-  output "y" = %2
+    product_of(128, 384, 512)
 }
+
+fn product_of(m: u32, n: u32, k: u32) -> Regions {
+    let text = format!(
+        r#"graph "g" {{
+  %0 = input "x": f16[{m},{k}]
+  %1 = const "w": f16[{k},{n}] random:1
+  %2 = matmul(%0, %1) {{trans_a=false trans_b=false math=exact}}
+  output "y" = %2
+}}
 "#
-    .parse()
-    .unwrap();
-    fuse::regions(graph).unwrap()
+    );
+    fuse::regions(text.parse::<Graph>().unwrap()).unwrap()
 }
 
 #[test]
@@ -204,6 +208,23 @@ fn rivals_of_long_kernels_differ_in_their_tiles_first() {
     let firsts: Vec<bool> = rivals.iter().map(|r| seen.insert(tile(r))).collect();
     assert!(firsts.len() == 7 && firsts.is_sorted_by(|a, b| a >= b), "{firsts:?}");
     assert!(seen.len() > 5, "{seen:?}");
+}
+
+#[test]
+fn of_long_kernels_that_take_the_same_alone_what_reads_least_comes_first() {
+    let first = |us: f64| {
+        let same = |_| Verdict::Time(us);
+        let (mut tuner, mut tactics) = (Fake { most: 32, ..fake("A", &same) }, Tactics::default());
+        let product = product_of(4096, 3072, 768);
+        let chosen = tune::choose(product, &target(), &mut tactics, &mut tuner, &mut |w| panic!("{w}"));
+        let rivals = chosen.unwrap().open.swap_remove(0).rivals;
+        let tile = |r: &tune::Choice| Some(r.tactic.get("m").ok()?.min(r.tactic.get("n").ok()?));
+        (tile(&rivals[0]), rivals.iter().map(tile).max().unwrap())
+    };
+    let (long, widest) = first(31.0);
+    assert!(long == widest && long > Some(128), "{long:?} of {widest:?}");
+    // What is short has the power that it wants: the estimates' order stays.
+    assert_ne!(first(3.0).0, long);
 }
 
 #[test]

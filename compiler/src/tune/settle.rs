@@ -13,7 +13,7 @@ use std::time::Instant;
 pub struct Open {
     /// The regions that stand for the problem.
     pub regions: Vec<usize>,
-    /// Its tactics that were timed, fastest first; the first is chosen now.
+    /// Its tactics that were timed, the most promising first; the first is chosen now.
     pub rivals: Vec<Choice>,
 }
 
