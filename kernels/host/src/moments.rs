@@ -29,7 +29,6 @@ pub fn statistics(rows: &Rows, moments: &[f32]) -> Vec<f32> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use crate::dtype::DType;
     use crate::problem::*;
     use crate::program::{Instr, Program};

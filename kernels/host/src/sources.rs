@@ -38,6 +38,8 @@ files! {
     "pointwise.rs"
     "pool.rs"
     "problem.rs"
+    "problem/conv.rs"
+    "problem/epilogue.rs"
     "program.rs"
     "reduce.rs"
     "resize.rs"
@@ -53,13 +55,24 @@ files! {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
+    fn walk(folder: &Path, names: &mut Vec<String>) {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                walk(&path, names);
+            } else {
+                let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/src"));
+                names.push(path.strip_prefix(root).unwrap().to_str().unwrap().to_owned());
+            }
+        }
+    }
+
     #[test]
     fn every_file_is_listed() {
-        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src");
-        let mut names: Vec<String> = std::fs::read_dir(folder)
-            .unwrap()
-            .map(|e| e.unwrap().file_name().into_string().unwrap())
-            .collect();
+        let mut names = Vec::new();
+        walk(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/src")), &mut names);
         names.sort();
         assert_eq!(super::FILES.iter().map(|(n, _)| *n).collect::<Vec<_>>(), names);
     }
