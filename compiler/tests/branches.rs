@@ -85,7 +85,12 @@ impl Tuner for Fake {
     fn most_candidates(&self, _: usize) -> usize {
         1
     }
-    fn prepare(&mut self, _: &[Job], _: &bakelite_kernels::Target) -> Result<()> {
+    fn prepare(
+        &mut self,
+        _: &[Job],
+        _: &bakelite_kernels::Symbols,
+        _: &bakelite_kernels::Target,
+    ) -> Result<()> {
         Ok(())
     }
     fn measure(

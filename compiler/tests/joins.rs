@@ -62,7 +62,7 @@ impl Tuner for Fake<'_> {
     fn most_candidates(&self, _: usize) -> usize {
         2
     }
-    fn prepare(&mut self, _: &[Job], _: &Target) -> Result<()> {
+    fn prepare(&mut self, _: &[Job], _: &Symbols, _: &Target) -> Result<()> {
         Ok(())
     }
     fn measure(

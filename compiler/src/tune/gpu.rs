@@ -234,8 +234,12 @@ impl Tuner for GpuTuner<'_> {
         self.effort.candidates(problems)
     }
 
-    fn prepare(&mut self, jobs: &[Job], target: &Target) -> Result<()> {
-        self.compile(jobs.iter().flat_map(|j| &j.candidates).flat_map(kernels), target);
+    fn prepare(&mut self, jobs: &[Job], symbols: &Symbols, target: &Target) -> Result<()> {
+        // One for each job, what judges it: all of them beside the candidates, not one by one when its turn comes.
+        let plain = jobs.iter().map(|job| plain_kernel(job, symbols, target));
+        let plain = plain.collect::<Result<Vec<_>>>()?;
+        let candidates = jobs.iter().flat_map(|j| &j.candidates).chain(plain.iter().flatten());
+        self.compile(candidates.flat_map(kernels), target);
         self.problems = (0, jobs.len());
         self.candidates = (0, jobs.iter().map(|j| j.candidates.len()).sum());
         Ok(())
@@ -250,7 +254,6 @@ impl Tuner for GpuTuner<'_> {
     ) -> Result<Vec<Verdict>> {
         self.hot = None;
         let plain = plain_kernel(job, symbols, target)?;
-        self.compile(plain.iter().flat_map(kernels), target);
         let mut verdicts = self.try_all(job, plain.as_ref(), symbols, target, false)?;
         let any = |of: fn(&Verdict) -> bool| verdicts.iter().any(of);
         if any(|v| matches!(v, Verdict::Wrong(_))) && !any(|v| matches!(v, Verdict::Time(_))) {

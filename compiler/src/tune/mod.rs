@@ -78,7 +78,7 @@ pub trait Tuner {
     fn most_candidates(&self, problems: usize) -> usize;
 
     /// Sees every job before the first is measured.
-    fn prepare(&mut self, jobs: &[Job], target: &Target) -> Result<()>;
+    fn prepare(&mut self, jobs: &[Job], symbols: &Symbols, target: &Target) -> Result<()>;
 
     /// What becomes of each candidate of a job, in their order. An error ends the tuning.
     fn measure(
@@ -128,7 +128,7 @@ impl Tuner for Estimate {
     fn most_candidates(&self, _: usize) -> usize {
         0
     }
-    fn prepare(&mut self, _: &[Job], _: &Target) -> Result<()> {
+    fn prepare(&mut self, _: &[Job], _: &Symbols, _: &Target) -> Result<()> {
         Ok(())
     }
     fn measure(
@@ -266,7 +266,7 @@ impl Measured {
         let jobs = missing.into_iter().map(|(region, constant)| job(region, constant, symbols, target, most));
         let jobs = jobs.collect::<Result<Vec<Job>>>()?;
         if !jobs.is_empty() {
-            tuner.prepare(&jobs, target)?;
+            tuner.prepare(&jobs, symbols, target)?;
         }
         for job in jobs {
             let verdicts = tuner.measure(&job, symbols, target, warn)?;
