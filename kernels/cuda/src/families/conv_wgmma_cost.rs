@@ -32,14 +32,16 @@ impl Tile {
             if shape.tiles > 1 { 4.0 } else { ((geometry.taps() * geometry.channels) as f64 / 16.0).ceil() };
         let tensor = m * n / 32.0 * 1.106 * steps / 4.0;
         let shared = (m + m / 64.0 * n) * steps / 4.0 + 0.46 * (m + n);
-        let several = rounds >= 2.0;
+        let long = tiles > 24.0;
+        let several = rounds >= 2.0 || long;
         let l2 = L2_BYTES[usize::from(several)];
         let still = if several { 1.0 } else { SHARED[self.multicast as usize] };
         let [share, spread] = [self.share, self.spread].map(|s| still + (1.0 - still) / f64::from(s));
         let fill = (m * spread + n * share) * 128.0 * active / l2;
         let deep = f64::from(self.deep);
         let latency = 85.0 + if self.maps == 1 { 140.0 } else { 152.0 } / deep;
-        let late = 540.0 + if self.multicast == 1 { 710.0 } else { 0.0 };
+        let late =
+            540.0 + if self.multicast == 1 { 710.0 } else { 0.0 } + if tiles > 24.0 { 700.0 } else { 0.0 };
         // Where a tile's whole k has its place, nothing waits for one.
         let held = f64::from(self.stages) * deep;
         let waiting = if held >= tiles && !several { 0.0 } else { (late + fill / per_sm) / (held - deep) };
@@ -74,7 +76,9 @@ impl Tile {
         // The ring is filled for the next tile of the output while this one is finished.
         let ahead = held.min(epilogue / fill);
         let next = (tiles * step).max((tiles - ahead) * fill);
-        let moved = (1.0 + full) * m * n * element / parts * active / l2;
+        // Stores from registers are of half a line, and cost L2 what whole ones do.
+        let lines = if self.through == 0 && several { 2.0 } else { 1.0 };
+        let moved = (lines + full) * m * n * element / parts * active / l2;
         let bound = (per_sm * tiles * tensor.max(shared)).max(tiles * fill + moved);
         let cycles = match (self.pong, self.cluster) {
             // Warpgroups that take turns finish one tile behind the next.

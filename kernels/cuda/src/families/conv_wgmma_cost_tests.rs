@@ -395,9 +395,41 @@ const NEAR: &[(&str, &[(f64, &str)])] = &[
     ),
 ];
 
+// Likewise (2026-11-30), large products with many sums a thread: stores from registers take L2's time, and 256 x 192 leaves room for
+// two stages.
+const LONG: &[(&str, &[(f64, &str)])] = &[
+    (
+        "f16 last | 32 768 3072 1 | 128 | 1 | 1 | 1 | 0 0 | bias_gelu",
+        &[
+            (
+                30.09,
+                "m128 n192 groups2 stages3 deep1 blocks1 cluster1 share1 spread1 multicast0 maps1 pong1 through1",
+            ),
+            (
+                33.99,
+                "m128 n192 groups2 stages5 deep1 blocks1 cluster1 share1 spread1 multicast0 maps1 pong1 through0",
+            ),
+        ],
+    ),
+    (
+        "f16 last | 32 768 3072 1 | 128 | 1 | 1 | 1 | 0 0 | bias",
+        &[
+            (
+                27.34,
+                "m128 n192 groups2 stages3 deep1 blocks1 cluster1 share1 spread1 multicast0 maps1 pong1 through1",
+            ),
+            (
+                36.01,
+                "m256 n192 groups2 stages2 deep1 blocks1 cluster1 share1 spread1 multicast0 maps1 pong0 through1",
+            ),
+        ],
+    ),
+];
+
 #[test]
 fn estimates_rank_as_measured() {
     conv_samples::assert_ranked(&ConvWgmma, MEASURED, " deep1 early0");
     conv_samples::assert_ranked(&ConvWgmma, DEEP, " early1");
     conv_samples::assert_ranked(&ConvWgmma, NEAR, " early1");
+    conv_samples::assert_ranked(&ConvWgmma, LONG, " early0");
 }
