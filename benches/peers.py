@@ -591,7 +591,7 @@ def tune(arguments, spec, work, environment=None):
 
 
 class Tuning:
-    """Tunes on --gpus at once, each with its share of the cores; on the first of them from `all_free` on, for it measures."""
+    """Tunes on --gpus at once, each with its share of the cores; the first of them measures until somebody waits for the outcomes."""
 
     def __init__(self, arguments, specs, work):
         self.arguments, self.work, self.free = arguments, work, queue.SimpleQueue()
@@ -608,11 +608,9 @@ class Tuning:
         finally:
             self.free.put(gpu)
 
-    def all_free(self):
-        self.free.put(0)
-
     def done(self):
         """What each gave, by its file."""
+        self.free.put(0)
         with self.pool:
             return {file: outcome.result() for file, outcome in self.outcomes.items()}
 
@@ -747,7 +745,7 @@ def main():
     parser.add_argument("--gpus", type=int, default=1, help="GPUs, all alike, on which Bakelite tunes at once; the first measures, and tunes when the other peers are done")
     parser.add_argument("--budget", type=int, default=0, help="start nothing after so many seconds")
     parser.add_argument("--effort", default="normal", choices=["fast", "normal", "exhaustive"])
-    parser.add_argument("--tactics", help="folder of tactics files to use and keep; else tuned from nothing")
+    parser.add_argument("--tactics", help="folder of tactics files to use and keep, such as benches/tactics; else tuned from nothing")
     parser.add_argument("--layers", action="store_true", help="keep Bakelite's per-layer view in the work folder")
     parser.add_argument("--nvrtc", help="folder of NVRTC, for bakelite")
     parser.add_argument("--again", action="store_true", help="measure what the file already has")
@@ -755,11 +753,13 @@ def main():
     began = time.time()
     peers, names = arguments.peers.split(","), arguments.models.split(",")
     names = [name for given in names for name in (layers.NAMES if given == "layers" else [given])]
-    batches = {name: arguments.batches.split(",") for name in names}
     # `gpt2@1` is of batch 1 only.
-    batches = {name.split("@")[0]: name.split("@")[1:] or given for name, given in batches.items()}
+    batches = {}
+    for name, _, own in (name.partition("@") for name in names):
+        batches[name] = (own or arguments.batches).split(",")
     names = list(batches)
-    strange = [m for m in names if m not in MODELS.split(",") and not layers.sizes(m)]
+    compiled = arguments.compiled.split(",") if arguments.compiled else names
+    strange = [m for m in dict.fromkeys(names + compiled) if m not in MODELS.split(",") and not layers.sizes(m)]
     for unknown in [p for p in peers if p not in PEERS] + strange:
         parser.error(f"{unknown} is none of {', '.join(PEERS)}, {MODELS}, nor `layers` or a layer as layers.py names it")
     if arguments.bakelite and not shutil.which(arguments.bakelite):
@@ -787,7 +787,7 @@ def main():
         for batch in map(int, batches[name]):
             # A layer is compared with the libraries' kernels, which a graph calls without more.
             able = [p for p in peers if p in ("torch-graph", "bakelite") or not layers.sizes(name)]
-            able = [p for p in able if p != "torch-compile" or name in (arguments.compiled or name).split(",")]
+            able = [p for p in able if p != "torch-compile" or name in compiled]
             able = [p for p in able if arguments.again or (name, batch, arguments.precision, p) not in known]
             stem = work.resolve() / f"{name}_b{batch}_{arguments.precision}_{digest}"
             spec = {
@@ -811,7 +811,6 @@ def main():
     tuning = Tuning(arguments, ours, work)
     together = [(peer, spec) for peer, spec in todo if peer in TOGETHER]
     built_together(together, arguments.jobs, arguments.compile_timeout, work, record)
-    tuning.all_free()
     tuned = tuning.done()
     for peer, spec in todo:
         within_budget()

@@ -169,9 +169,12 @@ fn of_each_family_a_few_are_tried_and_more_only_where_they_promise_something() {
 
 /// The rivals for a product whose candidates take so many µs, each a hundredth more than the one before.
 fn rivals_from(fastest: f64) -> Vec<tune::Choice> {
-    let near = |at| Verdict::Time(fastest + at as f64 / 100.0);
-    let (mut tuner, mut tactics) = (Fake { most: 32, ..fake("A", &near) }, Tactics::default());
-    let chosen = tune::choose(product(), &target(), &mut tactics, &mut tuner, &mut |w| panic!("{w}"));
+    rivals_of(product(), &|at| Verdict::Time(fastest + at as f64 / 100.0))
+}
+
+fn rivals_of(product: Regions, verdict: &dyn Fn(usize) -> Verdict) -> Vec<tune::Choice> {
+    let (mut tuner, mut tactics) = (Fake { most: 32, ..fake("A", verdict) }, Tactics::default());
+    let chosen = tune::choose(product, &target(), &mut tactics, &mut tuner, &mut |w| panic!("{w}"));
     chosen.unwrap().open.swap_remove(0).rivals
 }
 
@@ -213,11 +216,7 @@ fn rivals_of_long_kernels_differ_in_their_tiles_first() {
 #[test]
 fn of_long_kernels_that_take_the_same_alone_what_reads_least_comes_first() {
     let first = |us: f64| {
-        let same = |_| Verdict::Time(us);
-        let (mut tuner, mut tactics) = (Fake { most: 32, ..fake("A", &same) }, Tactics::default());
-        let product = product_of(4096, 3072, 768);
-        let chosen = tune::choose(product, &target(), &mut tactics, &mut tuner, &mut |w| panic!("{w}"));
-        let rivals = chosen.unwrap().open.swap_remove(0).rivals;
+        let rivals = rivals_of(product_of(4096, 3072, 768), &|_| Verdict::Time(us));
         let tile = |r: &tune::Choice| Some(r.tactic.get("m").ok()?.min(r.tactic.get("n").ok()?));
         (tile(&rivals[0]), rivals.iter().map(tile).max().unwrap())
     };
@@ -336,4 +335,18 @@ fn blocks_get_a_multiprocessor_each_where_the_whole_plan_is_faster_so() {
         tune::choose(product(), &target, &mut file, &mut tune::Estimate, &mut |w| panic!("{w}")).unwrap();
     assert!(chosen.choices[0].tactic.to_string().ends_with(" sole1"), "{}", tactics.print());
     assert_eq!(of(&plan::build(chosen, &whole).unwrap()), wanted);
+}
+
+/// What the networks of the comparison were last tuned to.
+#[test]
+fn committed_tactics_can_be_read() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../benches/tactics");
+    let mut files = 0;
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let tactics = Tactics::parse(&std::fs::read_to_string(&path).unwrap());
+        assert!(!tactics.unwrap_or_else(|e| panic!("{}: {e}", path.display())).is_empty());
+        files += 1;
+    }
+    assert!(files > 0);
 }

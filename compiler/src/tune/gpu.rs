@@ -3,13 +3,13 @@
 //! memory.
 
 use super::subject::Subject;
-use super::{Candidate, Job, Joining, Open, Tactics, Tuner, Verdict};
+use super::{Candidate, Job, Joining, Open, Tactics, Tuner, Verdict, products};
 use crate::error::{Error, Result, Stage};
 use crate::execute::gpu::{Session, median};
 use crate::execute::kernels::Images;
 use crate::execute::shape;
 use crate::ir::Tensor;
-use crate::plan::{Plan, Step, kernel_name};
+use crate::plan::{Plan, kernel_name};
 use bakelite_host::{DType, Problem, Work};
 use bakelite_kernels::families::candidates;
 use bakelite_kernels::family::KERNEL_NAME;
@@ -93,6 +93,8 @@ pub struct GpuTuner<'a> {
     keep: &'a mut dyn FnMut(&Tactics) -> Result<()>,
     /// By the kernel's name in a plan: its code, or why there is none.
     images: HashMap<String, Result<Images, String>>,
+    /// What judges large problems, by their text.
+    judges: HashMap<String, Candidate>,
     candidates: (usize, usize),
     problems: (usize, usize),
     began: Instant,
@@ -143,6 +145,7 @@ impl<'a> GpuTuner<'a> {
             progress,
             keep,
             images,
+            judges: HashMap::new(),
             candidates,
             problems,
             plans,
@@ -235,11 +238,15 @@ impl Tuner for GpuTuner<'_> {
     }
 
     fn prepare(&mut self, jobs: &[Job], symbols: &Symbols, target: &Target) -> Result<()> {
-        // One for each job, what judges it: all of them beside the candidates, not one by one when its turn comes.
-        let plain = jobs.iter().map(|job| plain_kernel(job, symbols, target));
-        let plain = plain.collect::<Result<Vec<_>>>()?;
-        let candidates = jobs.iter().flat_map(|j| &j.candidates).chain(plain.iter().flatten());
-        self.compile(candidates.flat_map(kernels), target);
+        self.judges.clear();
+        for job in jobs {
+            if let Some(plain) = plain_kernel(job, symbols, target)? {
+                self.judges.insert(job.problem.to_string(), plain);
+            }
+        }
+        let sources: Vec<_> =
+            jobs.iter().flat_map(|j| &j.candidates).chain(self.judges.values()).flat_map(kernels).collect();
+        self.compile(sources.into_iter(), target);
         self.problems = (0, jobs.len());
         self.candidates = (0, jobs.iter().map(|j| j.candidates.len()).sum());
         Ok(())
@@ -253,12 +260,12 @@ impl Tuner for GpuTuner<'_> {
         warn: &mut dyn FnMut(String),
     ) -> Result<Vec<Verdict>> {
         self.hot = None;
-        let plain = plain_kernel(job, symbols, target)?;
-        let mut verdicts = self.try_all(job, plain.as_ref(), symbols, target, false)?;
+        let plain = self.judges.get(&job.problem.to_string());
+        let mut verdicts = self.try_all(job, plain, symbols, target, false)?;
         let any = |of: fn(&Verdict) -> bool| verdicts.iter().any(of);
         if any(|v| matches!(v, Verdict::Wrong(_))) && !any(|v| matches!(v, Verdict::Time(_))) {
             // Either all are wrong, or the problem makes much of little differences.
-            let tame = self.try_all(job, plain.as_ref(), symbols, target, true)?;
+            let tame = self.try_all(job, plain, symbols, target, true)?;
             let wrong = verdicts.iter().find(|v| matches!(v, Verdict::Wrong(_)));
             if let (true, Some(Verdict::Wrong(why))) =
                 (tame.iter().any(|v| matches!(v, Verdict::Time(_))), wrong)
@@ -335,7 +342,8 @@ impl Tuner for GpuTuner<'_> {
             Ok(median(session.time_replays(&inputs, least, patience)?))
         };
         let mut taken = time(30, MEASURING)?;
-        if products(plan) / taken > BUSY * target.ceiling().half * 1e6 {
+        let products: f64 = plan.steps.iter().map(|s| products(&s.problem, &plan.symbols) as f64).sum();
+        if products / taken > BUSY * target.ceiling().half * 1e6 {
             if !hot {
                 time(1, HEATING)?;
                 taken = time(30, MEASURING)?;
@@ -353,15 +361,6 @@ impl Tuner for GpuTuner<'_> {
     fn keep(&mut self, tactics: &Tactics) -> Result<()> {
         (self.keep)(tactics)
     }
-}
-
-// Operations on tensor cores, or what could be there.
-fn products(plan: &Plan) -> f64 {
-    let work = |step: &Step| {
-        let problem = step.problem.map(&mut |d: &Dim| d.opt_size(&plan.symbols));
-        problem.work().map_or(0, |work| work.products)
-    };
-    plan.steps.iter().map(|step| work(step) as f64).sum()
 }
 
 fn random(dtype: DType, shape: Vec<usize>, seed: usize) -> Tensor {

@@ -20,6 +20,7 @@ use crate::fuse::{Region, Regions};
 use crate::ir::Graph;
 use crate::plan::Plan;
 use bakelite_kernels::families::{candidates, find};
+use bakelite_kernels::family::LONG;
 use bakelite_kernels::{Build, Dim, Problem, Symbols, Tactic, Target, sole};
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
@@ -354,9 +355,7 @@ fn ranked(
     timed.sort_by(|a, b| a.0.total_cmp(&b.0));
     if let Some(limit) = timed.first().map(|(time, _)| time * settle::NEAR) {
         timed.retain(|(time, _)| *time <= limit);
-        let problem = job.problem.map(&mut |d: &Dim| d.opt_size(symbols));
-        let products = problem.work().map_or(0, |work| work.products);
-        let rivals = rivals(timed, products, target);
+        let rivals = rivals(timed, products(&job.problem, symbols), target);
         let rivals = rivals.into_iter().map(|(time, c)| choice(c, Some(time))).collect();
         return Ok(with_sole(rivals, symbols, target));
     }
@@ -374,9 +373,6 @@ fn families<'a>(tactics: impl Iterator<Item = &'a Tactic>) -> Vec<String> {
     names.collect::<BTreeSet<String>>().into_iter().collect()
 }
 
-/// µs from which on a kernel keeps all of a GPU busy, and alone, for a moment, runs at higher clocks than in its network.
-const LONG: f64 = 15.0;
-
 /// Halves that tiles read from L2 in the power of a µs of an H200: a network of long kernels has no more, so that in it a kernel takes
 /// longer than alone by what it reads. bert_base's and vit_b_16's products in batches of 32 differ so by their tiles.
 const HALVES_PER_US: f64 = 20.5e6;
@@ -384,6 +380,16 @@ const HALVES_PER_US: f64 = 20.5e6;
 // What a kernel that takes so many µs alone takes in a network of long ones, of which it makes so many products by tiles of m x n.
 fn in_the_long_run(alone: f64, products: u64, (m, n): (u32, u32)) -> f64 {
     alone + products as f64 / 2.0 * (1.0 / f64::from(m) + 1.0 / f64::from(n)) / HALVES_PER_US
+}
+
+// Operations on tensor cores, or what could be there.
+fn products(problem: &Problem<Dim>, symbols: &Symbols) -> u64 {
+    problem.map(&mut |d: &Dim| d.opt_size(symbols)).work().map_or(0, |work| work.products)
+}
+
+// Rows and columns of the result that a block makes at a time.
+fn tile(tactic: &Tactic) -> Option<(u32, u32)> {
+    tactic.get("m").ok().zip(tactic.get("n").ok())
 }
 
 // The fastest few, the fastest of each footprint before any second one: alone they take much the same, but what overlaps with them in
@@ -395,11 +401,11 @@ fn rivals<'a>(
 ) -> Vec<(f64, &'a Candidate)> {
     let mut seen = BTreeSet::new();
     let long = timed.first().is_some_and(|(time, _)| *time >= LONG);
-    let tile = |c: &Candidate| c.tactic.get("m").ok().zip(c.tactic.get("n").ok());
-    if let Some(usual) = timed.iter().find_map(|(_, c)| tile(c)).filter(|_| long) {
+    if let Some(usual) = timed.iter().find_map(|(_, c)| tile(&c.tactic)).filter(|_| long) {
         // What has no tile is taken to read as much as the fastest that has one.
-        let taken =
-            |(time, c): &(f64, &Candidate)| in_the_long_run(*time, products, tile(c).unwrap_or(usual));
+        let taken = |(time, c): &(f64, &Candidate)| {
+            in_the_long_run(*time, products, tile(&c.tactic).unwrap_or(usual))
+        };
         timed.sort_by(|a, b| taken(a).total_cmp(&taken(b)));
     }
     let (mut first, second): (Vec<_>, Vec<_>) =
@@ -425,7 +431,7 @@ fn with_sole(mut rivals: Vec<Choice>, symbols: &Symbols, target: &Target) -> Vec
 // its blocks one multiprocessor has room for. Kernels of one family do the rest alike. Of a `long` one, its tile: by that go the bytes that
 // it moves, and the power that they take of what a network of such kernels has.
 fn footprint(candidate: &Candidate, target: &Target, long: bool) -> (String, u32, u32) {
-    if let (true, Ok(m), Ok(n)) = (long, candidate.tactic.get("m"), candidate.tactic.get("n")) {
+    if let (true, Some((m, n))) = (long, tile(&candidate.tactic)) {
         return (candidate.tactic.family.clone(), m, n);
     }
     let launch = candidate.build.launches.first();

@@ -36,6 +36,10 @@ pub trait Family: Sync {
     ) -> Result<Build, String>;
 }
 
+/// µs from which on a kernel keeps all of a GPU busy, and alone, for a moment, runs at higher clocks than in its network, where power is
+/// scarce: which tile is best shows in the whole plan.
+pub const LONG: f64 = 15.0;
+
 /// What a tactic turns a problem into: kernels and the launches that run them in order.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Build {

@@ -536,6 +536,9 @@ impl<S> Attention<S> {
     }
 }
 
+map_sizes! { Added: list input; keep channels strides; }
+map_sizes! { Expand: keep channels; epilogue epilogue; }
+map_sizes! { Pooled: list output; keep kernel strides pads; }
 map_sizes! { ConvTranspose: size n; list input output; keep channels filters groups kernel strides dilations pads layout dtype; epilogue epilogue; }
 map_sizes! { Pool: size n channels; list input output kernel; keep kind strides dilations pads pads_end layout dtype; epilogue epilogue; }
 map_sizes! { Reduce: list shape; keep kind reduced dtype; epilogue epilogue; }

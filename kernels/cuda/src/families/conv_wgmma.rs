@@ -8,7 +8,7 @@ use super::strips::LAUNCH;
 use super::tile_sums::{TILE_SUMS, finish_registers, finish_width, operands, row_registers, sum_bytes};
 use crate::codegen;
 use crate::dim::{Dim, Symbols};
-use crate::family::{Arg, Build, Family, Fold, Launch, Limit, Pack};
+use crate::family::{Arg, Build, Family, Fold, LONG, Launch, Limit, Pack};
 use crate::tactic::Tactic;
 use crate::target::Target;
 use crate::tensor_map::{Tensor, TensorMap};
@@ -270,8 +270,7 @@ impl Family for ConvWgmma {
 
     fn tactics(&self, problem: &Problem<Dim>, symbols: &Symbols, target: &Target) -> Vec<Tactic> {
         const MOST: usize = 32;
-        // What takes so many µs takes power, too: which tile is best shows in the whole plan, so that several are to be tried there.
-        const LONG: f64 = 15.0;
+        // Of a long kernel, so that tiles of several sizes can be tried in the whole plan.
         const OF_A_SIZE: usize = 6;
         let Ok(shape) = Shape::of(problem, target) else { return vec![] };
         let wide = shape.geometry.is_wide(symbols);

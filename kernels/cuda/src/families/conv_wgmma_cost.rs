@@ -32,6 +32,7 @@ impl Tile {
             if shape.tiles > 1 { 4.0 } else { ((geometry.taps() * geometry.channels) as f64 / 16.0).ceil() };
         let tensor = m * n / 32.0 * 1.106 * steps / 4.0;
         let shared = (m + m / 64.0 * n) * steps / 4.0 + 0.46 * (m + n);
+        // A long k in one round: as in several, power lowers clocks meanwhile, and neighbours share nothing.
         let long = tiles > 24.0;
         let several = rounds >= 2.0 || long;
         let l2 = L2_BYTES[usize::from(several)];
@@ -40,8 +41,8 @@ impl Tile {
         let fill = (m * spread + n * share) * 128.0 * active / l2;
         let deep = f64::from(self.deep);
         let latency = 85.0 + if self.maps == 1 { 140.0 } else { 152.0 } / deep;
-        let late =
-            540.0 + if self.multicast == 1 { 710.0 } else { 0.0 } + if tiles > 24.0 { 700.0 } else { 0.0 };
+        // By multicast, and for a long k, few stages bridge less.
+        let late = 540.0 + if self.multicast == 1 { 710.0 } else { 0.0 } + if long { 700.0 } else { 0.0 };
         // Where a tile's whole k has its place, nothing waits for one.
         let held = f64::from(self.stages) * deep;
         let waiting = if held >= tiles && !several { 0.0 } else { (late + fill / per_sm) / (held - deep) };

@@ -208,29 +208,6 @@ impl<S: Clone + From<usize>> Conv<S> {
     }
 }
 
-impl<S> Added<S> {
-    /// The same with every size mapped.
-    pub fn map<T>(&self, f: &mut impl FnMut(&S) -> T) -> Added<T> {
-        Added { channels: self.channels, input: each(&self.input, f), strides: self.strides.clone() }
-    }
-}
-
-impl<S> Expand<S> {
-    /// The same with every size mapped.
-    pub fn map<T>(&self, f: &mut impl FnMut(&S) -> T) -> Expand<T> {
-        Expand { channels: self.channels, epilogue: self.epilogue.map(f) }
-    }
-}
-
-impl<S> Pooled<S> {
-    /// The same with every size mapped.
-    pub fn map<T>(&self, f: &mut impl FnMut(&S) -> T) -> Pooled<T> {
-        let Pooled { output, kernel, strides, pads } = self;
-        let (kernel, strides, pads) = (kernel.clone(), strides.clone(), pads.clone());
-        Pooled { output: each(output, f), kernel, strides, pads }
-    }
-}
-
 impl<S> Excite<S> {
     /// The same problem with every size mapped.
     pub fn map<T>(&self, f: &mut impl FnMut(&S) -> T) -> Excite<T> {
