@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::too_many_arguments)]
 
 mod attention;
+mod composed;
+mod convolutions;
 mod moves;
 mod pointwise;
 mod products;
