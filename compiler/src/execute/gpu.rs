@@ -179,12 +179,15 @@ impl Session {
         Ok(times.split_off(WARM_UP))
     }
 
-    /// GPU time of each step alone, µs: repeated in a graph of its own, so with its operands in L2 where they fit.
+    /// GPU time of each step alone, µs: repeated in a graph of its own, so with its operands in L2 where they fit; for a second in all,
+    /// as the whole is timed.
     pub fn time_steps(&mut self, inputs: &[Tensor]) -> Result<Vec<f64>> {
         let sizes = bind(&self.loaded.plan, inputs)?;
         self.run(inputs, &sizes)?;
         let Loaded { plan, stream, .. } = &self.loaded;
-        plan.steps.iter().map(|step| time_graph(stream, 20, |_| self.loaded.record(step, &sizes))).collect()
+        let each = LONG_RUN / plan.steps.len().max(1) as u32;
+        let time = |step| time_graph(stream, 20, each, |_| self.loaded.record(step, &sizes));
+        plan.steps.iter().map(time).collect()
     }
 
     /// GPU time of each step in its place, µs: by how much the graph of the steps so far grows with it. Noise and overlap can
@@ -274,15 +277,17 @@ pub(crate) fn median(mut times: Vec<f64>) -> f64 {
     times[times.len() / 2]
 }
 
-/// Median µs of one of `repeats` recordings, replayed in one graph; `record` is told which repeat it is.
+/// Median µs of one of `repeats` recordings, replayed in one graph a few times, and more for as long as `patience` lasts; `record` is
+/// told which repeat it is.
 pub(crate) fn time_graph(
     stream: &Stream,
     repeats: usize,
+    patience: Duration,
     record: impl Fn(usize) -> bakelite_runtime::Result<()>,
 ) -> Result<f64> {
     let graph = Graph::capture(stream, |_| (0..repeats).try_for_each(&record))?;
-    let mut times = Vec::new();
-    for _ in 0..7 {
+    let (mut times, began) = (Vec::new(), Instant::now());
+    while times.len() < 7 || began.elapsed() < patience {
         times.push(time_once(stream, || graph.launch(stream))? / repeats as f64);
     }
     // The first two also upload the graph and warm the caches.

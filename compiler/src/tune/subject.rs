@@ -12,6 +12,7 @@ use bakelite_kernels::{Build, Dim, Pack, Symbols, prefetch};
 use bakelite_runtime::{DeviceBuffer, Gpu, Kernel, Stream, memcpy_dtod};
 use rayon::prelude::*;
 use std::borrow::Cow;
+use std::time::Duration;
 
 /// Weights cycle through this many bytes, more than any L2, so that every repeat finds them in memory ...
 const COLD_BYTES: usize = 160 << 20;
@@ -183,7 +184,8 @@ impl<'a> Subject<'a> {
         }
         let copies = self.inputs.iter().map(|i| i.copies).max().unwrap_or(1);
         let repeats = ((PATIENCE / once.max(1.0)) as usize).clamp(2, copies.max(16));
-        let time = time_graph(self.stream, repeats, |repeat| self.enqueue(build, kernels, repeat))?;
+        let time =
+            time_graph(self.stream, repeats, Duration::ZERO, |repeat| self.enqueue(build, kernels, repeat))?;
         self.fastest = self.fastest.min(time);
         Ok(Verdict::Time(time))
     }
