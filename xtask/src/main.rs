@@ -17,8 +17,8 @@ cargo xtask COMMAND
   bench-peers [--models A,B] [--batches 1,32] [--json FILE] ...
           Bakelite against PyTorch, ONNX Runtime and TensorRT on this machine's GPU: builds the command line, then runs
           benches/peers.py, which takes these arguments and more (--help)
-  bench-report FILE
-          docs/benchmarks.md and its plots from such a JSON file; needs no GPU
+  bench-report FILE...
+          docs/benchmarks.md and its plots from such JSON files, later ones before earlier ones; needs no GPU
 ";
 
 type Outcome = Result<(), String>;
@@ -29,12 +29,10 @@ fn main() -> ExitCode {
         Some("demo") => demo(&root()),
         Some("test") => test(&root()),
         Some("bench-peers") => bench_peers(&root(), std::env::args().skip(2)),
-        Some("bench-report") => match std::env::args().nth(2) {
-            Some(file) => {
-                report::write(Path::new(&file), &root()).map(|()| println!("wrote docs/benchmarks.md"))
-            }
-            None => Err("bench-report takes the JSON file that bench-peers wrote".to_owned()),
-        },
+        Some("bench-report") => {
+            let files: Vec<PathBuf> = std::env::args_os().skip(2).map(PathBuf::from).collect();
+            report::write(&files, &root()).map(|()| println!("wrote docs/benchmarks.md"))
+        }
         _ => Err(HELP.to_owned()),
     };
     match outcome {

@@ -1,11 +1,11 @@
-//! `bench-report`: the results of `benches/peers.py` to tables and plots. Reads a file, knows no GPU, and gives the same text
+//! `bench-report`: the results of `benches/peers.py` to tables and plots. Reads files, knows no GPU, and gives the same text
 //! for the same results.
 
 use crate::plot;
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// What `benches/peers.py` writes.
 #[derive(Deserialize)]
@@ -15,6 +15,9 @@ pub(crate) struct Results {
     versions: BTreeMap<String, Option<String>>,
     date: String,
     rows: Vec<Row>,
+    /// Which runs the rows are of, where there are several.
+    #[serde(skip)]
+    runs: Vec<String>,
 }
 
 #[derive(Clone, Deserialize)]
@@ -53,11 +56,65 @@ const PEERS: [(&str, &str); 6] = [
     (OURS, "Bakelite"),
 ];
 
-/// Writes `docs/benchmarks.md` and its plots from a results file.
-pub(crate) fn write(file: &Path, root: &Path) -> Result<(), String> {
+impl Row {
+    /// What is compared: whatever else ran the same.
+    fn same(&self, other: &Row) -> bool {
+        (&self.model, self.batch, &self.precision) == (&other.model, other.batch, &other.precision)
+    }
+}
+
+fn read(file: &Path) -> Result<Results, String> {
     let text = std::fs::read_to_string(file).map_err(|e| format!("{}: {e}", file.display()))?;
-    let results: Results = serde_json::from_str(&text)
-        .map_err(|e| format!("{} is no result of benches/peers.py: {e}", file.display()))?;
+    serde_json::from_str(&text)
+        .map_err(|e| format!("{} is no result of benches/peers.py: {e}", file.display()))
+}
+
+/// Several runs as one. What a later one measured is all its own, for no ratio to be of two runs.
+fn joined(files: &[PathBuf]) -> Result<Results, String> {
+    let (first, more) = files.split_first().ok_or("bench-report takes files that bench-peers wrote")?;
+    let mut all = read(first)?;
+    let mut dates = vec![all.date.clone()];
+    // Each with the number of its run; models stay in the order in which they come first.
+    let mut rows: Vec<(usize, Row)> = all.rows.drain(..).map(|row| (0, row)).collect();
+    let mut order: Vec<String> = rows.iter().map(|(_, row)| row.model.clone()).collect();
+    for (run, file) in more.iter().enumerate() {
+        let next = read(file)?;
+        if (&next.gpu, &next.driver) != (&all.gpu, &all.driver) {
+            let both = |r: &Results| format!("{}, driver {}", r.gpu, r.driver);
+            return Err(format!(
+                "{} is of {}, {} of {}",
+                file.display(),
+                both(&next),
+                first.display(),
+                both(&all)
+            ));
+        }
+        rows.retain(|(_, row)| !next.rows.iter().any(|other| other.same(row)));
+        order.extend(next.rows.iter().map(|row| row.model.clone()));
+        rows.extend(next.rows.into_iter().map(|row| (run + 1, row)));
+        dates.push(next.date);
+    }
+    rows.sort_by_key(|(_, row)| order.iter().position(|model| *model == row.model));
+    if !more.is_empty() {
+        let what = |(number, (file, date)): (usize, (&PathBuf, &String))| {
+            let own = rows.iter().filter(|(run, _)| *run == number).map(|(_, row)| row);
+            let names: BTreeSet<_> = own.map(|r| (&r.model, r.batch, &r.precision)).collect();
+            let layers = names.iter().filter(|(model, ..)| is_layer(model)).count();
+            let counted = |count: usize, what: &str| (count > 0).then(|| format!("{count} {what}"));
+            let counts = [counted(names.len() - layers, "of networks"), counted(layers, "of layers")];
+            let counts = counts.into_iter().flatten().collect::<Vec<_>>().join(", ");
+            let name = file.file_name().unwrap_or_default().to_string_lossy();
+            format!("`{name}` of {date} ({counts})")
+        };
+        all.runs = files.iter().zip(&dates).enumerate().map(what).collect();
+    }
+    all.rows = rows.into_iter().map(|(_, row)| row).collect();
+    Ok(all)
+}
+
+/// Writes `docs/benchmarks.md` and its plots from results files, of which later ones stand for earlier ones.
+pub(crate) fn write(files: &[PathBuf], root: &Path) -> Result<(), String> {
+    let results = joined(files)?;
     let docs = root.join("docs");
     let put = |name: &str, text: &str| {
         let path = docs.join(name);
@@ -169,6 +226,13 @@ fn page(results: &Results) -> String {
         "Made by `cargo xtask bench-report` from what `benches/peers.py` measured on one GPU; do not edit. {}, driver {}, {}.",
         results.gpu, results.driver, results.date
     );
+    if !results.runs.is_empty() {
+        let _ = writeln!(
+            text,
+            "Several runs, each on one GPU of this kind; the times of a row are all of one run. Rows: {}.",
+            results.runs.join("; ")
+        );
+    }
     let known = results.versions.iter().filter_map(|(name, v)| Some(format!("{name} {}", v.as_ref()?)));
     let _ = writeln!(text, "Versions: {}.\n", known.collect::<Vec<_>>().join(", "));
     text += "Every row is one network with the same random weights, from the same ONNX file where the peer takes ONNX. Times are \
@@ -367,6 +431,29 @@ mod tests {
     }
 
     #[test]
+    fn rows_of_a_later_run_are_all_its_own() {
+        let root = std::env::temp_dir().join(format!("bakelite-runs-{}", std::process::id()));
+        std::fs::create_dir_all(&root).unwrap();
+        let later = r#"{"gpu": "NVIDIA H200", "driver": "580.1", "date": "2026-11-30", "versions": {}, "rows": [
+            {"model": "gpt2", "batch": 1, "precision": "fp16", "peer": "torch-compile", "status": "ok", "gpu_us": 600.0},
+            {"model": "gpt2", "batch": 1, "precision": "fp16", "peer": "bakelite", "status": "ok", "gpu_us": 200.0}]}"#;
+        let files = [("first.json", FILE), ("later.json", later)].map(|(name, text)| {
+            let path = root.join(name);
+            std::fs::write(&path, text).unwrap();
+            path
+        });
+        let text = page(&joined(&files).unwrap());
+        // Not 900 of the first run, though nobody asked PyTorch's graph in the second.
+        assert!(text.contains("| gpt2 | – | **600.0** | – | **200.0** | 3.00 |"), "{text}");
+        let runs = "Rows: `first.json` of 2026-11-20 (2 of networks, 2 of layers); `later.json` of 2026-11-30 (1 of networks).";
+        assert!(text.contains(runs), "{text}");
+        std::fs::write(&files[1], later.replace("580.1", "590.2")).unwrap();
+        let why = joined(&files).err().unwrap();
+        assert!(why.contains("later.json is of NVIDIA H200, driver 590.2"), "{why}");
+        std::fs::remove_dir_all(&root).unwrap();
+    }
+
+    #[test]
     fn the_script_measures_what_the_report_shows() {
         let script = include_str!("../../benches/peers.py");
         let names = PEERS.map(|(peer, _)| format!("\"{peer}\""));
@@ -386,14 +473,15 @@ mod tests {
         std::fs::create_dir_all(&root).unwrap();
         std::fs::write(root.join("good.json"), FILE).unwrap();
         std::fs::write(root.join("bad.json"), "{}").unwrap();
-        write(&root.join("good.json"), &root).unwrap();
+        write(&[root.join("good.json")], &root).unwrap();
         let page = std::fs::read_to_string(root.join("docs/benchmarks.md")).unwrap();
         assert!(
             page.contains("![](benchmarks/fp16_b1.svg)")
                 && root.join("docs/benchmarks/fp16_b1.svg").is_file()
         );
-        assert!(write(&root.join("bad.json"), &root).unwrap_err().contains("bad.json is no result"));
-        assert!(write(&root.join("none.json"), &root).unwrap_err().contains("none.json"));
+        assert!(write(&[root.join("bad.json")], &root).unwrap_err().contains("bad.json is no result"));
+        assert!(write(&[root.join("none.json")], &root).unwrap_err().contains("none.json"));
+        assert!(write(&[], &root).unwrap_err().contains("takes files"));
         std::fs::remove_dir_all(&root).unwrap();
     }
 }
