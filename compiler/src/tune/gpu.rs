@@ -3,7 +3,7 @@
 //! memory.
 
 use super::subject::Subject;
-use super::{Candidate, Job, Joining, Open, Tactics, Tuner, Verdict, products};
+use super::{BUSY, Candidate, Job, Joining, Open, Tactics, Tuner, Verdict, products};
 use crate::error::{Error, Result, Stage};
 use crate::execute::gpu::{Session, median};
 use crate::execute::kernels::Images;
@@ -110,9 +110,7 @@ const NEAR: RangeInclusive<f64> = 0.65..=1.5;
 
 /// How long a plan is replayed for its time.
 const MEASURING: Duration = Duration::from_millis(60);
-/// The share of what tensor cores reach from which on a GPU lowers its clocks to keep its power ...
-const BUSY: f64 = 0.25;
-/// ... and how long it takes for that: an H200 keeps its highest clocks for 50 to 100 ms, then an encoder's products take 12 % longer;
+/// How long a GPU that is [`BUSY`] takes to lower its clocks: an H200 keeps its highest clocks for 50 to 100 ms, then an encoder's products take 12 % longer;
 /// vit_b_16 in batches of 32 takes 2.27 ms after 0.2 s and 2.36 from 0.6 s on. Such a plan is timed as it runs in the long run, or what
 /// asks for less power than others would not show it, and the first of two that are compared would look faster.
 const HEATING: Duration = Duration::from_millis(500);

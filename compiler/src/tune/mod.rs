@@ -373,6 +373,9 @@ fn families<'a>(tactics: impl Iterator<Item = &'a Tactic>) -> Vec<String> {
     names.collect::<BTreeSet<String>>().into_iter().collect()
 }
 
+/// The share of what tensor cores reach from which on a GPU lowers its clocks to keep its power.
+const BUSY: f64 = 0.25;
+
 /// Halves that tiles read from L2 in the power of a µs of an H200: a network of long kernels has no more, so that in it a kernel takes
 /// longer than alone by what it reads. bert_base's and vit_b_16's products in batches of 32 differ so by their tiles.
 const HALVES_PER_US: f64 = 20.5e6;
@@ -402,8 +405,11 @@ fn rivals<'a>(
     target: &Target,
 ) -> Vec<(f64, &'a Candidate)> {
     let mut seen = BTreeSet::new();
-    let long = timed.first().is_some_and(|(time, _)| *time >= LONG);
-    if let Some(usual) = timed.iter().find_map(|(_, c)| tile(&c.tactic)).filter(|_| long) {
+    let fastest = timed.first().map_or(0.0, |(time, _)| *time);
+    let long = fastest >= LONG;
+    // What memory bounds has power to spare.
+    let busy = products as f64 > BUSY * target.ceiling().half * 1e6 * fastest;
+    if let Some(usual) = timed.iter().find_map(|(_, c)| tile(&c.tactic)).filter(|_| long && busy) {
         // What has no tile is taken to read as much as the fastest that has one.
         let taken = |(time, c): &(f64, &Candidate)| {
             in_the_long_run(*time, products, tile(&c.tactic).unwrap_or(usual))
@@ -558,7 +564,8 @@ mod tests {
             rivals.iter().map(|(_, c)| c.tactic.get("m").unwrap()).collect()
         };
         assert_eq!(left(1.0, 2 * 4096 * 3072 * 768), [192, 128]);
-        // What is short is settled by the whole plan alone.
-        assert_eq!(left(0.1, 2 * 128 * 3072 * 768).len(), 3);
+        // What is short, and what memory bounds, is settled by the whole plan alone.
+        assert_eq!(left(0.1, 2 * 128 * 3072 * 768), [128, 64, 192]);
+        assert_eq!(left(1.0, 2 * 4096 * 512 * 128), [128, 64, 192]);
     }
 }
