@@ -163,10 +163,7 @@ fn is_layer(model: &str) -> bool {
 /// Single layers against the libraries' kernels, if there are any.
 fn layers(text: &mut String, results: &Results) {
     let all = || results.rows.iter().filter(|r| is_layer(&r.model));
-    let theirs = |ours: &Row| {
-        let same = (&ours.model, ours.batch, &ours.precision);
-        all().find(|r| r.peer == "torch-graph" && (&r.model, r.batch, &r.precision) == same)?.kernel_us
-    };
+    let theirs = |ours: &Row| all().find(|r| r.peer == "torch-graph" && r.same(ours))?.kernel_us;
     let rows: Vec<(&Row, Option<f64>)> = all().filter(|r| r.peer == OURS).map(|r| (r, theirs(r))).collect();
     if rows.is_empty() {
         return;

@@ -3,7 +3,7 @@
 //! memory.
 
 use super::subject::Subject;
-use super::{BUSY, Candidate, Job, Joining, Open, Tactics, Tuner, Verdict, products};
+use super::{Candidate, Job, Joining, Open, Tactics, Tuner, Verdict, is_busy, products};
 use crate::error::{Error, Result, Stage};
 use crate::execute::gpu::{Session, median};
 use crate::execute::kernels::Images;
@@ -110,7 +110,7 @@ const NEAR: RangeInclusive<f64> = 0.65..=1.5;
 
 /// How long a plan is replayed for its time.
 const MEASURING: Duration = Duration::from_millis(60);
-/// How long a GPU that is [`BUSY`] takes to lower its clocks: an H200 keeps its highest clocks for 50 to 100 ms, then an encoder's products take 12 % longer;
+/// How long a busy GPU ([`is_busy`]) takes to lower its clocks: an H200 keeps its highest clocks for 50 to 100 ms, then an encoder's products take 12 % longer;
 /// vit_b_16 in batches of 32 takes 2.27 ms after 0.2 s and 2.36 from 0.6 s on. Such a plan is timed as it runs in the long run, or what
 /// asks for less power than others would not show it, and the first of two that are compared would look faster.
 const HEATING: Duration = Duration::from_millis(500);
@@ -341,7 +341,7 @@ impl Tuner for GpuTuner<'_> {
         };
         let mut taken = time(30, MEASURING)?;
         let products: f64 = plan.steps.iter().map(|s| products(&s.problem, &plan.symbols) as f64).sum();
-        if products / taken > BUSY * target.ceiling().half * 1e6 {
+        if is_busy(products, taken, target) {
             if !hot {
                 time(1, HEATING)?;
                 taken = time(30, MEASURING)?;

@@ -387,6 +387,11 @@ fn in_the_long_run(alone: f64, products: u64, (m, n): (u32, u32)) -> f64 {
     alone + products as f64 / 2.0 * (1.0 / f64::from(m) + 1.0 / f64::from(n)) / HALVES_PER_US
 }
 
+// Whether so many operations in so many µs keep tensor cores [`BUSY`].
+fn is_busy(products: f64, us: f64, target: &Target) -> bool {
+    products > BUSY * target.ceiling().half * 1e6 * us
+}
+
 // Operations on tensor cores, or what could be there.
 fn products(problem: &Problem<Dim>, symbols: &Symbols) -> u64 {
     problem.map(&mut |d: &Dim| d.opt_size(symbols)).work().map_or(0, |work| work.products)
@@ -408,8 +413,8 @@ fn rivals<'a>(
     let fastest = timed.first().map_or(0.0, |(time, _)| *time);
     let long = fastest >= LONG;
     // What memory bounds has power to spare.
-    let busy = products as f64 > BUSY * target.ceiling().half * 1e6 * fastest;
-    if let Some(usual) = timed.iter().find_map(|(_, c)| tile(&c.tactic)).filter(|_| long && busy) {
+    let priced = long && is_busy(products as f64, fastest, target);
+    if let Some(usual) = timed.iter().find_map(|(_, c)| tile(&c.tactic)).filter(|_| priced) {
         // What has no tile is taken to read as much as the fastest that has one.
         let taken = |(time, c): &(f64, &Candidate)| {
             in_the_long_run(*time, products, tile(&c.tactic).unwrap_or(usual))

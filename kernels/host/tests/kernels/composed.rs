@@ -2,10 +2,11 @@
 
 #![allow(clippy::unwrap_used)]
 
+use crate::convolutions::{plain, shape};
 use crate::tensor::{Random, Tensor, attempt, eval, same};
 use bakelite_host::DType;
 use bakelite_host::problem::{
-    Access, Added, Conv, Epilogue, Excite, Expand, Layout, Math, Placement, Pool, PoolKind, Pooled, Squeeze,
+    Access, Added, Conv, Epilogue, Excite, Expand, Layout, Placement, Pool, PoolKind, Pooled, Squeeze,
 };
 
 /// What is added is another convolution's result, before the epilogue, also where that one's pixels end before its output does.
@@ -24,27 +25,8 @@ fn what_is_added_is_the_sum_of_two_convolutions() {
         let s = r.integers(dtype, n * groups * own);
         let x2 = r.integers(dtype, n * more * input[0] * input[1]);
         let w2 = r.integers(dtype, filters * more);
-        let first = Conv {
-            n,
-            channels: groups * own,
-            filters,
-            groups,
-            input: side.clone(),
-            output: side.clone(),
-            kernel: vec![kernel; 2],
-            strides: vec![1; 2],
-            dilations: vec![1; 2],
-            pads: vec![kernel / 2; 2],
-            layout,
-            x: None,
-            scaled,
-            added: None,
-            expand: None,
-            pooled: None,
-            dtype,
-            math: Math::Exact,
-            epilogue: Epilogue::store(dtype),
-        };
+        let first = plain(dtype, layout, (n, groups * own, filters), &side, kernel);
+        let first = Conv { groups, scaled, ..first };
         let second = Conv {
             channels: more,
             groups: 1,
@@ -74,11 +56,7 @@ fn an_expansion_is_a_convolution_before() {
         let groups = r.pick(&[1, channels]);
         let (input, kernel, pad) = (vec![r.within(3, 6), r.within(3, 6)], r.within(1, 3), r.within(0, 2));
         let output: Vec<usize> = input.iter().map(|i| (i + 2 * pad - kernel) / 2 + 1).collect();
-        let shape = |pixels: &[usize]| match layout {
-            Layout::ChannelsFirst => [&[n, channels], pixels].concat(),
-            Layout::ChannelsLast => [&[n], pixels, &[channels]].concat(),
-        };
-        let (between, last) = (r.epilogue(dtype, &shape(&input)), r.epilogue(dtype, &shape(&output)));
+        let [between, last] = [&input, &output].map(|p| r.epilogue(dtype, &shape(layout, n, channels, p)));
         if between.epilogue.out() != dtype {
             continue;
         }
@@ -88,25 +66,12 @@ fn an_expansion_is_a_convolution_before() {
             r.integers(dtype, channels * (channels / groups) * kernel * kernel),
         );
         let plain = Conv {
-            n,
-            channels,
-            filters: channels,
             groups,
-            input: input.clone(),
             output,
-            kernel: vec![kernel; 2],
             strides: vec![2; 2],
-            dilations: vec![1; 2],
             pads: vec![pad; 2],
-            layout,
-            x: None,
-            scaled: false,
-            added: None,
-            expand: None,
-            pooled: None,
-            dtype,
-            math: Math::Exact,
             epilogue: last.epilogue.clone(),
+            ..plain(dtype, layout, (n, channels, channels), &input, kernel)
         };
         let one = Conv {
             channels: own,
@@ -142,38 +107,15 @@ fn what_is_pooled_is_a_pool_behind() {
         let layout = r.pick(&[Layout::ChannelsFirst, Layout::ChannelsLast]);
         let [n, channels, filters] = [r.within(1, 3), r.within(1, 3), r.within(1, 5)];
         let side = [r.within(3, 8), r.within(3, 8)];
-        let shape = |pixels: &[usize]| match layout {
-            Layout::ChannelsFirst => [&[n, filters], pixels].concat(),
-            Layout::ChannelsLast => [&[n], pixels, &[filters]].concat(),
-        };
-        let last = r.epilogue(dtype, &shape(&side));
+        let last = r.epilogue(dtype, &shape(layout, n, filters, &side));
         let out = last.epilogue.out();
         if out == DType::Bool || last.epilogue.place.is_some() {
             continue;
         }
         let x = r.integers(dtype, n * channels * side[0] * side[1]);
         let w = r.integers(dtype, filters * channels * 9);
-        let plain = Conv {
-            n,
-            channels,
-            filters,
-            groups: 1,
-            input: side.to_vec(),
-            output: side.to_vec(),
-            kernel: vec![3; 2],
-            strides: vec![1; 2],
-            dilations: vec![1; 2],
-            pads: vec![1; 2],
-            layout,
-            x: None,
-            scaled: false,
-            added: None,
-            expand: None,
-            pooled: None,
-            dtype,
-            math: Math::Exact,
-            epilogue: last.epilogue.clone(),
-        };
+        let plain = plain(dtype, layout, (n, channels, filters), &side, 3);
+        let plain = Conv { epilogue: last.epilogue.clone(), ..plain };
         let (kernel, stride, pad) = (r.within(2, 3), r.within(1, 2), r.below(2));
         let hanging = r.below(2);
         let output: Vec<usize> = side.iter().map(|i| (i + 2 * pad + hanging - kernel) / stride + 1).collect();
@@ -205,7 +147,7 @@ fn what_is_pooled_is_a_pool_behind() {
         same(&eval(p.clone(), &inputs), &expected, &p);
         // Placed one behind the other, from the fourth element on.
         let mut placed = p.clone();
-        let dense = shape(&output);
+        let dense = shape(layout, n, filters, &output);
         let len: usize = dense.iter().product();
         let access = Access { offset: 3, strides: vec![1] };
         placed.epilogue.place = Some(Placement { shape: vec![len], access, elements: len + 3 });
@@ -270,7 +212,7 @@ fn squeeze_is_its_parts() {
         let [n, channels, hidden, filters] = [r.within(1, 3), r.within(1, 5), r.within(1, 4), r.within(1, 5)];
         let input = vec![r.within(3, 7), r.within(3, 6)];
         let output: Vec<usize> = input.iter().map(|i| (i - 1) / 2 + 1).collect();
-        let out = [&[n][..], &output, &[channels]].concat();
+        let out = shape(Layout::ChannelsLast, n, channels, &output);
         let (last, between, end) =
             (r.epilogue(dtype, &out), r.epilogue(dtype, &[n, hidden]), r.epilogue(dtype, &[n, filters]));
         if last.epilogue.out() != dtype || between.epilogue.out() != dtype {
@@ -280,25 +222,11 @@ fn squeeze_is_its_parts() {
         let w = r.integers(dtype, channels * 9);
         let (w1, w2) = (r.integers(dtype, hidden * channels), r.integers(dtype, filters * hidden));
         let conv = Conv {
-            n,
-            channels,
-            filters: channels,
             groups: channels,
-            input,
             output: output.clone(),
-            kernel: vec![3; 2],
             strides: vec![2; 2],
-            dilations: vec![1; 2],
-            pads: vec![1; 2],
-            layout: Layout::ChannelsLast,
-            x: None,
-            scaled: false,
-            added: None,
-            expand: None,
-            pooled: None,
-            dtype,
-            math: Math::Exact,
             epilogue: last.epilogue.clone(),
+            ..plain(dtype, Layout::ChannelsLast, (n, channels, channels), &input, 3)
         };
         let pixels = output.iter().product();
         let (first, epilogue) = (between.epilogue.clone(), end.epilogue.clone());

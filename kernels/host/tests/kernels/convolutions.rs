@@ -16,11 +16,42 @@ fn place(layout: Layout, c: usize, channels: usize, spatial: &[usize], n: usize,
     }
 }
 
-fn shape(layout: Layout, n: usize, channels: usize, spatial: &[usize]) -> Vec<usize> {
+pub(crate) fn shape(layout: Layout, n: usize, channels: usize, spatial: &[usize]) -> Vec<usize> {
     let mut shape = vec![n];
     shape.extend(spatial);
     shape.insert(if layout == Layout::ChannelsFirst { 1 } else { shape.len() }, channels);
     shape
+}
+
+/// A convolution of two dimensions in one group, by stride 1, with half a kernel of zeros around its pixels; nothing else with it.
+pub(crate) fn plain(
+    dtype: DType,
+    layout: Layout,
+    (n, channels, filters): (usize, usize, usize),
+    side: &[usize],
+    kernel: usize,
+) -> Conv<usize> {
+    Conv {
+        n,
+        channels,
+        filters,
+        groups: 1,
+        input: side.to_vec(),
+        output: side.to_vec(),
+        kernel: vec![kernel; 2],
+        strides: vec![1; 2],
+        dilations: vec![1; 2],
+        pads: vec![kernel / 2; 2],
+        layout,
+        x: None,
+        scaled: false,
+        added: None,
+        expand: None,
+        pooled: None,
+        dtype,
+        math: Math::Exact,
+        epilogue: Epilogue::store(dtype),
+    }
 }
 
 /// The element under a tap, if it lies inside.
@@ -150,28 +181,7 @@ fn conv_tiles_meet() {
                 acc[place(layout, o, filters, &side, 0, &at)] = sum;
             }
         }
-        let two = |v: usize| vec![v; 2];
-        let p = Conv {
-            n: 1,
-            channels,
-            filters,
-            groups,
-            input: two(size),
-            output: two(size),
-            kernel: two(3),
-            strides: two(1),
-            dilations: two(1),
-            pads: two(1),
-            layout,
-            x: None,
-            scaled: false,
-            added: None,
-            expand: None,
-            pooled: None,
-            dtype: DType::F32,
-            math: Math::Exact,
-            epilogue: Epilogue::store(DType::F32),
-        };
+        let p = Conv { groups, ..plain(DType::F32, layout, (1, channels, filters), &side, 3) };
         same(&eval(p.clone(), &[&x, &w]), &acc, &p);
     }
 }
@@ -197,27 +207,7 @@ fn factors_scale_the_pixels_of_their_image_and_channel() {
                 }
             }
         }
-        let plain = Conv {
-            n,
-            channels,
-            filters: groups * 2,
-            groups,
-            input: side.clone(),
-            output: side,
-            kernel: vec![kernel; 2],
-            strides: vec![1; 2],
-            dilations: vec![1; 2],
-            pads: vec![kernel / 2; 2],
-            layout,
-            x: None,
-            scaled: false,
-            added: None,
-            expand: None,
-            pooled: None,
-            dtype,
-            math: Math::Exact,
-            epilogue: Epilogue::store(dtype),
-        };
+        let plain = Conv { groups, ..plain(dtype, layout, (n, channels, groups * 2), &side, kernel) };
         let scaled = Conv { scaled: true, ..plain.clone() };
         let expected = eval(plain, &[&Tensor::of(dtype, &product), &w]);
         assert!(case > 0 || xs != product, "factors of 1 test nothing");
@@ -255,27 +245,7 @@ fn pixels_are_read_where_they_lie() {
             Layout::ChannelsLast => vec![image, row, column, channel],
         };
         let w = r.integers(dtype, 2 * channels * kernel * kernel);
-        let plain = Conv {
-            n,
-            channels,
-            filters: 2,
-            groups: 1,
-            input: side.clone(),
-            output: side,
-            kernel: vec![kernel; 2],
-            strides: vec![1; 2],
-            dilations: vec![1; 2],
-            pads: vec![kernel / 2; 2],
-            layout,
-            x: None,
-            scaled: false,
-            added: None,
-            expand: None,
-            pooled: None,
-            dtype,
-            math: Math::Exact,
-            epilogue: Epilogue::store(dtype),
-        };
+        let plain = plain(dtype, layout, (n, channels, 2), &side, kernel);
         let expected = eval(plain.clone(), &[&Tensor::of(dtype, &dense), &w]);
         let strided = Conv { x: Some((from, Access { offset: 3, strides })), ..plain };
         same(&eval(strided.clone(), &[&memory, &w]), &expected, &strided);

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+use crate::convolutions::plain;
 use crate::tensor::{Tensor, attempt};
 use bakelite_host::problem::*;
 use bakelite_host::{DType, Instr, Problem, Program, Pw, View, ViewMut, run};
@@ -32,27 +33,7 @@ fn gemm(epilogue: Epilogue) -> Gemm {
 }
 
 fn conv() -> Conv {
-    Conv {
-        n: 1,
-        channels: 4,
-        filters: 2,
-        groups: 1,
-        input: vec![3, 3],
-        output: vec![3, 3],
-        kernel: vec![3, 3],
-        strides: vec![1, 1],
-        dilations: vec![1, 1],
-        pads: vec![1, 1],
-        layout: Layout::ChannelsFirst,
-        x: None,
-        scaled: false,
-        added: None,
-        expand: None,
-        pooled: None,
-        dtype: DType::F32,
-        math: Math::Exact,
-        epilogue: Epilogue::store(DType::F32),
-    }
+    plain(DType::F32, Layout::ChannelsFirst, (1, 4, 2), &[3, 3], 3)
 }
 
 #[test]
