@@ -101,12 +101,13 @@ fn launch(
     })
 }
 
-// The expression that encodes a map over the tensor at `address`.
+// The expression that encodes a map over the tensor at `address`, a `DevicePtr`.
 fn map(map: &TensorMap, address: &str, scope: &Scope) -> String {
     let element = if map.dtype == DType::BF16 { "BF16" } else { "F16" };
     let list = |dims: &[Dim]| dims.iter().map(|d| scope.cast(d, "u64")).collect::<Vec<_>>().join(", ");
     let (dims, strides) = (list(&map.dims), list(&map.strides));
-    let head = format!("element: Element::{element}, address: {address}");
+    let from = if map.offset.is(0) { String::new() } else { format!(".add({})", scope.size(&map.offset)) };
+    let head = format!("element: Element::{element}, address: {address}{from}");
     match &map.piece {
         Piece::Tile(tile) => format!(
             "TensorMap::tiled(stream.gpu(), &Tiled {{ {head}, dims: &[{dims}], strides: &[{strides}], tile: &{tile:?}, swizzle: Swizzle::B128 }})?"
@@ -136,6 +137,7 @@ mod tests {
         let size = |n: i64| Dim::from(n);
         let rows = TensorMap {
             of: Tensor::Input(0),
+            offset: size(0),
             dtype: DType::BF16,
             dims: vec![size(72), Dim::symbol("batch") * size(49)],
             strides: vec![size(144)],
@@ -155,15 +157,21 @@ mod tests {
         let strides = vec![size(128), size(1152), size(8064)];
         let images = TensorMap {
             of: Tensor::Output(0),
+            offset: size(32),
             dtype: DType::F16,
             dims,
             strides,
             piece: Piece::Windows(windows),
         };
         let text = map(&images, "io.image", &scope);
-        for part in
-            ["windows", "[64, 9, 7, batch as u64]", "[[-1, -2], [-3, 0]]", "steps: [2, 1]", "windows: 128"]
-        {
+        for part in [
+            "windows",
+            "io.image.add(32)",
+            "[64, 9, 7, batch as u64]",
+            "[[-1, -2], [-3, 0]]",
+            "steps: [2, 1]",
+            "windows: 128",
+        ] {
             assert!(text.contains(part), "{part}: {text}");
         }
     }

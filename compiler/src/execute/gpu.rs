@@ -404,6 +404,7 @@ pub(crate) fn launch(
         PlanArg::Map(map) => {
             // Of a tensor that is not there the driver refuses the address.
             let address = map.of.among(places.inputs, places.outputs).copied().unwrap_or(0);
+            let address = address.wrapping_add_signed(value(&map.offset));
             Some(encode(stream.gpu(), &map.eval(value), address))
         }
         _ => None,

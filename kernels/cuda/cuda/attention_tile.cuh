@@ -64,6 +64,56 @@ DEVICE void copy_rows(unsigned char* to, const element_t* from, index_t stride, 
   }
 }
 
+// One head of an operand, and how its rows come to shared memory: by the copy engine (MAPS), which one thread asks, or by a
+// warpgroup.
+#if MAPS
+constexpr int FILLING = 1;   // arrivals when something has come
+#define OPERAND const __grid_constant__ TensorMap
+typedef const TensorMap& Operand;
+struct Head {
+  const TensorMap& map;
+  int head, batch;
+};
+#define HEAD_OF(x, X, batch, head, rows) \
+  Head { x, (int)(head), (int)(batch) }
+
+// ROWS rows from `first` on into a tile of TILE_ROWS; those that do not exist become zero. PARTS blocks of a cluster ask for a part
+// each, and all get all of it.
+template <int TILE_ROWS, int COLUMNS, int ROWS, int PARTS = 1>
+DEVICE void fetch(unsigned char* to, const Head& from, index_t first, uint32_t barrier) {
+  const int before = PARTS > 1 ? blockIdx.x % PARTS * (ROWS / PARTS) : 0, row = (int)first + before;
+#pragma unroll
+  for (int panel = 0; panel < (COLUMNS + 63) / 64; ++panel) {
+    const uint32_t at = shared_address(to) + (panel * TILE_ROWS + before) * 128;
+    if (PARTS > 1)
+      copy_tile_to_all(at, from.map, panel * 64, row, from.head, from.batch, barrier, (1 << PARTS) - 1);
+    else
+      copy_tile(at, from.map, panel * 64, row, from.head, from.batch, barrier);
+  }
+}
+// What has been asked for, so many bytes, will arrive at `barrier`.
+DEVICE void fetched(uint32_t barrier, int bytes) { mbarrier_expect(barrier, bytes); }
+#else
+constexpr int FILLING = 128;
+#define OPERAND const element_t*
+typedef const element_t* Operand;
+struct Head {
+  const element_t* first;
+  index_t stride, rows;
+};
+#define HEAD_OF(x, X, batch, head, rows) \
+  Head { x + X##_OFFSET + (batch) * X##_BATCH + (head) * X##_HEAD, X##_ROW, rows }
+
+template <int TILE_ROWS, int COLUMNS, int ROWS, int PARTS = 1>
+DEVICE void fetch(unsigned char* to, const Head& from, index_t first, uint32_t) {
+  static_assert(PARTS == 1, "only the copy engine sends to others");
+  copy_rows<TILE_ROWS, COLUMNS, 128, ROWS, 4>(to, from.first + first * from.stride, from.stride, from.rows - first, threadIdx.x % 128);
+}
+DEVICE void fetched(uint32_t barrier, int) { cp_async_arrive(barrier); }
+#endif
+// Whether a thread of the filling warpgroup, which begins at `first`, asks for copies.
+DEVICE bool asks(int first) { return !MAPS || (same_for_warp(threadIdx.x / 32) == first / 32 && elected()); }
+
 // Values as wgmma's right operand, of panels of ROWS rows. Adding 128 moves down 16 rows.
 template <int ROWS> DEVICE uint64_t values_operand(uint32_t shared) {
   return 1ull << 62 | 64ull << 32 | (uint64_t)(ROWS * 8) << 16 | (shared & 0x3ffff) >> 4;
@@ -174,6 +224,11 @@ struct Softmax {
   }
 };
 
+// Which row of the result a query has.
+DEVICE index_t row_of(index_t batch, index_t head, index_t query SYMBOL_PARAMS) {
+  return OUT_HEADS_INNER ? (batch * SIZE_Q + query) * HEADS + head : (batch * HEADS + head) * SIZE_Q + query;
+}
+
 // Divides a warp's rows of sums by those of their powers and stores them; `row` is this thread's first.
 DEVICE void store_rows(float (&o)[DIM_V / 2], const Softmax& rows, index_t batch, index_t head, index_t row,
                        element_t* out SYMBOL_PARAMS) {
@@ -186,8 +241,7 @@ DEVICE void store_rows(float (&o)[DIM_V / 2], const Softmax& rows, index_t batch
     // A sum has the power of its row's largest score, 1, in it.
     const float factor = sum == 0.f ? 0.f : pw_quotient(1.f, sum);
     const index_t y = row + h * 8;
-    const index_t at = OUT_HEADS_INNER ? (batch * SIZE_Q + y) * HEADS + head : (batch * HEADS + head) * SIZE_Q + y;
-    element_t* const to = out + at * DIM_V;
+    element_t* const to = out + row_of(batch, head, y SYMBOL_NAMES) * DIM_V;
     const auto word = [&](int n) { return pack2<element_t>(o[n * 4 + h * 2] * factor, o[n * 4 + h * 2 + 1] * factor); };
     // Four neighbours have two columns each of four blocks; they exchange for one whole block each.
 #pragma unroll

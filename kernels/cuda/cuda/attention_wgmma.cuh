@@ -3,9 +3,10 @@
 // last to the first. The last warpgroup fills rings of STAGES tiles of keys and of values. A multiplying warpgroup asks
 // for the next tile's scores and this tile's values at once and takes powers of the former while the latter are under way;
 // the warpgroups take turns at asking, so that one's powers are taken while another's products are.
-// full: one arrival of each filling thread, two where it also stores a mask. empty: one of each multiplying warp, or of each of
-// its threads where they read a mask. Queries are each warpgroup's own, so that one may begin with the next item while
-// another still finishes the last.
+// SHARE blocks of a cluster take queries below each other; each asks for a part of the keys and values, which all of them get.
+// full: one arrival of each filling thread, or of the one that asks the copy engine, and one more of each where they store a
+// mask. empty: one of each multiplying warp of all blocks that get the same, or of each of its threads where they read a mask.
+// Queries are each warpgroup's own, so that one may begin with the next item while another still finishes the last.
 
 constexpr int BLOCK_Q = 64 * CONSUMERS;
 constexpr int THREADS = 128 * (CONSUMERS + 1);
@@ -16,6 +17,7 @@ constexpr int MASK_STAGE = MASK_BY_KEY ? KEYS : 0;
 constexpr int MASK_STAGE = 0;
 #endif
 static_assert(KEYS % 16 == 0 && KEYS <= 256 && DIM % 16 == 0 && DIM_V % 16 == 0, "the tiles are of 16");
+static_assert(SHARE == 1 || (MAPS && !CAUSAL && MASK_STAGE == 0 && KEYS % (8 * SHARE) == 0), "the copy engine sends the same to all");
 
 // A block's part of the work: queries of one head.
 struct Item {
@@ -23,12 +25,15 @@ struct Item {
   int tiles;          // of keys
 };
 
-#define TILES_Q ((SIZE_Q + BLOCK_Q - 1) / BLOCK_Q)
+#define TILES_Q ((SIZE_Q + SHARE * BLOCK_Q - 1) / (SHARE * BLOCK_Q))
 
-// The number of this block's n-th item, which may be one past the last. TOGETHER heads, whose keys L2 holds, are done at the
+// The number of this cluster's n-th item, which may be one past the last. TOGETHER heads, whose keys L2 holds, are done at the
 // same time, the last queries first: with a causal mask those take longest. Every other turn goes through the blocks
 // backwards, for each block to get as much as others.
-DEVICE index_t number(index_t n) { return n * gridDim.x + (n % 2 ? gridDim.x - 1 - blockIdx.x : blockIdx.x); }
+DEVICE index_t number(index_t n) {
+  const index_t all = gridDim.x / SHARE, mine = blockIdx.x / SHARE;
+  return n * all + (n % 2 ? all - 1 - mine : mine);
+}
 
 #define ITEMS (SIZE_BATCH * HEADS * TILES_Q)
 
@@ -37,7 +42,7 @@ DEVICE Item find(index_t id SYMBOL_PARAMS) {
   const index_t first = id / (TOGETHER * TILES_Q) * TOGETHER, rest = id - first * TILES_Q;
   const index_t left = SIZE_BATCH * HEADS - first, beside = left < TOGETHER ? left : TOGETHER;
   item.both = first + rest % beside;
-  item.q0 = (TILES_Q - 1 - rest / beside) * BLOCK_Q;
+  item.q0 = ((TILES_Q - 1 - rest / beside) * SHARE + blockIdx.x % SHARE) * BLOCK_Q;
   index_t keys = SIZE_K;
   if (CAUSAL) {
     const index_t seen = (item.q0 + BLOCK_Q < SIZE_Q ? item.q0 + BLOCK_Q : SIZE_Q) + SIZE_K - SIZE_Q;
@@ -61,22 +66,23 @@ struct Place {
   }
 };
 
-DEVICE void fill(const Place& place, const element_t* q, const element_t* k, const element_t* v MASK_PARAMS SYMBOL_PARAMS) {
-  const int thread = threadIdx.x - 128 * CONSUMERS;
+DEVICE void fill(const Place& place, Operand q, Operand k, Operand v MASK_PARAMS SYMBOL_PARAMS) {
+  // Masks are stored by all of them; the copy engine is asked by one.
+  if (MAPS && MASK_STAGE == 0 && same_for_warp(threadIdx.x / 32) != 4 * CONSUMERS) return;
+  const bool asking = asks(128 * CONSUMERS);
   Position<STAGES> at_k = {0, 1}, at_v = {0, 1};
   uint32_t parity_q = 1;
   dependency_wait();
   for (index_t n = 0; number(n) < ITEMS; ++n) {
     const Item item = find(number(n) SYMBOL_NAMES);
     const index_t batch = item.both / HEADS, head = item.both % HEADS, head_kv = head * KV_HEADS / HEADS;
-    const element_t* from_q = q + Q_OFFSET + batch * Q_BATCH + head * Q_HEAD + item.q0 * Q_ROW;
-    const element_t* from_k = k + K_OFFSET + batch * K_BATCH + head_kv * K_HEAD;
-    const element_t* from_v = v + V_OFFSET + batch * V_BATCH + head_kv * V_HEAD;
+    const Head of_q = HEAD_OF(q, Q, batch, head, SIZE_Q);
+    const Head of_k = HEAD_OF(k, K, batch, head_kv, SIZE_K), of_v = HEAD_OF(v, V, batch, head_kv, SIZE_K);
     const auto fill_queries = [&](int group) {
       mbarrier_wait(place.empty_q + 8 * group, parity_q);
-      const index_t first = group * 64;
-      copy_rows<64, DIM, 128, 64, 4>(place.q + group * Q_BYTES, from_q + first * Q_ROW, Q_ROW, SIZE_Q - item.q0 - first, thread);
-      cp_async_arrive(place.full_q + 8 * group);
+      if (!asking) return;
+      fetch<64, DIM, 64>(place.q + group * Q_BYTES, of_q, item.q0 + group * 64, place.full_q + 8 * group);
+      fetched(place.full_q + 8 * group, Q_BYTES);
     };
     fill_queries(0);
 #pragma unroll 1
@@ -84,12 +90,14 @@ DEVICE void fill(const Place& place, const element_t* q, const element_t* k, con
       if (t > 0) {
         const index_t first = (index_t)(t - 1) * KEYS;
         mbarrier_wait(place.empty_k + 8 * at_k.slot, at_k.parity);
-        copy_rows<KEYS, DIM, 128, KEYS, 4>(place.k + at_k.slot * K_BYTES, from_k + first * K_ROW, K_ROW, SIZE_K - first, thread);
-        cp_async_arrive(place.full_k + 8 * at_k.slot);
+        if (asking) {
+          fetch<KEYS, DIM, KEYS, SHARE>(place.k + at_k.slot * K_BYTES, of_k, first, place.full_k + 8 * at_k.slot);
+          fetched(place.full_k + 8 * at_k.slot, K_BYTES);
+        }
 #ifdef MASK
         if (MASK_BY_KEY) {
           const index_t from = MASK_OFFSET + batch * MASK_BATCH + head * MASK_HEAD;
-          for (int i = thread; i < KEYS; i += 128)
+          for (int i = threadIdx.x % 128; i < KEYS; i += 128)
             place.mask[at_k.slot * MASK_STAGE + i] = first + i < SIZE_K ? mask_value(mask[from + (first + i) * MASK_COLUMN]) : 0.f;
           mbarrier_arrive(place.full_k + 8 * at_k.slot);
         }
@@ -104,14 +112,26 @@ DEVICE void fill(const Place& place, const element_t* q, const element_t* k, con
       } else {
         const index_t first = (index_t)t * KEYS;
         mbarrier_wait(place.empty_v + 8 * at_v.slot, at_v.parity);
-        copy_rows<KEYS, DIM_V, 128, KEYS, 4>(place.v + at_v.slot * V_BYTES, from_v + first * V_ROW, V_ROW, SIZE_K - first, thread);
-        cp_async_arrive(place.full_v + 8 * at_v.slot);
+        if (asking) {
+          fetch<KEYS, DIM_V, KEYS, SHARE>(place.v + at_v.slot * V_BYTES, of_v, first, place.full_v + 8 * at_v.slot);
+          fetched(place.full_v + 8 * at_v.slot, V_BYTES);
+        }
         at_v.advance();
       }
     }
   }
-  cp_async_commit();
-  cp_async_wait<0>();
+  if (!MAPS) {
+    cp_async_commit();
+    cp_async_wait<0>();
+  }
+}
+
+// By a multiplying warp: keys or values that it has read may be overwritten, in all blocks that get the same.
+DEVICE void release_shared(uint32_t empty) {
+  if (SHARE == 1)
+    release(empty);
+  else if (threadIdx.x % 32 < SHARE)
+    mbarrier_arrive_at(empty, threadIdx.x % 32);
 }
 
 // Barriers at which the warpgroups take turns: `group` waits for its turn, and gives it to the next.
@@ -140,7 +160,7 @@ DEVICE void multiply(const Place& place MASK_PARAMS, element_t* out SYMBOL_PARAM
     const auto take_scores = [&](int t) {
       written(s);
       if (t == 0) release(place.empty_q + 8 * group);
-      if (MASK_STAGE == 0) release(place.empty_k + 8 * at_k.slot);
+      if (MASK_STAGE == 0) release_shared(place.empty_k + 8 * at_k.slot);
       const Corner at = {item.both / HEADS, item.both % HEADS, q0 + row, (index_t)t * KEYS + lane % 4 * 2};
       const bool edge = (index_t)(t + 1) * KEYS > (CAUSAL ? min(q0 + 1 + SIZE_K - SIZE_Q, (index_t)SIZE_K) : (index_t)SIZE_K);
       mask_scores<KEYS>(s, at, edge, place.mask + at_k.slot * MASK_STAGE + lane % 4 * 2 MASK_NAMES SYMBOL_NAMES);
@@ -150,7 +170,7 @@ DEVICE void multiply(const Place& place MASK_PARAMS, element_t* out SYMBOL_PARAM
     };
     const auto ask_values = [&](bool add) {
       mbarrier_wait(place.full_v + 8 * at_v.slot, at_v.parity);
-      fence_async_shared();
+      if (!MAPS) fence_async_shared();
       wgmma_fence();
 #pragma unroll
       for (int j = 0; j < KEYS / 16; ++j)
@@ -159,7 +179,7 @@ DEVICE void multiply(const Place& place MASK_PARAMS, element_t* out SYMBOL_PARAM
     };
     const auto ask = [&] {
       mbarrier_wait(place.full_k + 8 * at_k.slot, at_k.parity);
-      fence_async_shared();
+      if (!MAPS) fence_async_shared();
     };
     mbarrier_wait(place.full_q + 8 * group, parity_q);
     parity_q ^= 1;
@@ -191,7 +211,7 @@ DEVICE void multiply(const Place& place MASK_PARAMS, element_t* out SYMBOL_PARAM
         }
         wgmma_wait<0>();
         written(o);
-        release(place.empty_v + 8 * at_v.slot);
+        release_shared(place.empty_v + 8 * at_v.slot);
         at_v.advance();
         pack_scores<KEYS>(p, s);
         add = true;
@@ -199,7 +219,7 @@ DEVICE void multiply(const Place& place MASK_PARAMS, element_t* out SYMBOL_PARAM
       ask_values(add);
       wgmma_wait<0>();
       written(o);
-      release(place.empty_v + 8 * at_v.slot);
+      release_shared(place.empty_v + 8 * at_v.slot);
       at_v.advance();
     } else {
       release(place.empty_q + 8 * group);
@@ -211,24 +231,34 @@ DEVICE void multiply(const Place& place MASK_PARAMS, element_t* out SYMBOL_PARAM
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
-    KERNEL_NAME(const element_t* q, const element_t* k, const element_t* v MASK_PARAMS,
-                element_t* out SYMBOL_PARAMS PREFETCH_PARAMS) {
+    KERNEL_NAME(OPERAND q, OPERAND k, OPERAND v MASK_PARAMS, element_t* out SYMBOL_PARAMS PREFETCH_PARAMS) {
   extern __shared__ __align__(1024) unsigned char shared[];
   const Place place(shared);
   if (threadIdx.x == 0) {
     for (int i = 0; i < CONSUMERS; ++i) {
-      mbarrier_init(place.full_q + 8 * i, 128);
+      mbarrier_init(place.full_q + 8 * i, FILLING);
       mbarrier_init(place.empty_q + 8 * i, 4);
     }
     for (int i = 0; i < STAGES; ++i) {
-      mbarrier_init(place.full_k + 8 * i, MASK_STAGE > 0 ? 256 : 128);
-      mbarrier_init(place.full_v + 8 * i, 128);
-      mbarrier_init(place.empty_k + 8 * i, (MASK_STAGE > 0 ? 128 : 4) * CONSUMERS);
-      mbarrier_init(place.empty_v + 8 * i, 4 * CONSUMERS);
+      mbarrier_init(place.full_k + 8 * i, FILLING + (MASK_STAGE > 0 ? 128 : 0));
+      mbarrier_init(place.full_v + 8 * i, FILLING);
+      mbarrier_init(place.empty_k + 8 * i, (MASK_STAGE > 0 ? 128 : 4) * CONSUMERS * SHARE);
+      mbarrier_init(place.empty_v + 8 * i, 4 * CONSUMERS * SHARE);
     }
     mbarrier_init_done();
+#if MAPS
+    prefetch_map(q);
+    prefetch_map(k);
+    prefetch_map(v);
+#endif
   }
-  __syncthreads();
+  if (SHARE > 1) {
+    __syncwarp();
+    cluster_arrive_relaxed();
+    cluster_wait();
+  } else {
+    __syncthreads();
+  }
   if (threadIdx.x >= 128 * CONSUMERS) {
     if (PRODUCER_REGISTERS > 0) give_registers<PRODUCER_REGISTERS>();
     fill(place, q, k, v MASK_NAMES SYMBOL_NAMES);
@@ -238,4 +268,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     dependency_wait();
     multiply(place MASK_NAMES, out SYMBOL_NAMES);
   }
+  // Nor may a block leave while another still arrives at its barriers.
+  if (SHARE > 1) cluster_barrier();
 }

@@ -151,6 +151,21 @@ DEVICE void copy_tile_to_all(uint32_t shared, const TensorMap& map, int c0, int 
       "l"(&map), "r"(c0), "r"(c1), "r"(barrier), "h"((unsigned short)blocks)
       : "memory");
 }
+// The same of a map of four dimensions.
+DEVICE void copy_tile(uint32_t shared, const TensorMap& map, int c0, int c1, int c2, int c3, uint32_t barrier) {
+  asm volatile(
+      "cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4, %5}], [%6];" ::"r"(
+          shared),
+      "l"(&map), "r"(c0), "r"(c1), "r"(c2), "r"(c3), "r"(barrier)
+      : "memory");
+}
+DEVICE void copy_tile_to_all(uint32_t shared, const TensorMap& map, int c0, int c1, int c2, int c3, uint32_t barrier, int blocks) {
+  asm volatile(
+      "cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster [%0], "
+      "[%1, {%2, %3, %4, %5}], [%6], %7;" ::"r"(shared),
+      "l"(&map), "r"(c0), "r"(c1), "r"(c2), "r"(c3), "r"(barrier), "h"((unsigned short)blocks)
+      : "memory");
+}
 // The channels from `c` of one tap, dx and dy from the first, of the map's many windows from the one that begins at (x, y, n).
 DEVICE void copy_windows(uint32_t shared, const TensorMap& map, int c, int x, int y, int n, int dx, int dy, uint32_t barrier) {
   asm volatile(

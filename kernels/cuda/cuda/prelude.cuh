@@ -467,6 +467,12 @@ DEVICE void ldmatrix_x2_trans(uint32_t (&r)[2], const void* row) {
                : "r"(shared_address(row))
                : "memory");
 }
+// Eight rows of eight halves across the warp, lane 4 r + c with columns 2 c and 2 c + 1 of row r: as columns.
+DEVICE uint32_t movmatrix_trans(uint32_t x) {
+  uint32_t y;
+  asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(y) : "r"(x));
+  return y;
+}
 
 // d += a * b on 16x8x8 of f16, the only shape of sm_75.
 DEVICE void mma_m16n8k8_f16(float (&d)[4], const uint32_t (&a)[2], uint32_t b) {

@@ -9,8 +9,10 @@ use std::fmt;
 /// of 128 bytes whose 16-byte chunk c is at place c ^ (row & 7); elements outside the tensor are zeros.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TensorMap<D = Dim> {
-    /// What it walks, from its first element.
+    /// What it walks.
     pub of: Tensor,
+    /// Bytes from the tensor's first element to the map's, a multiple of 16.
+    pub offset: D,
     /// The type of its elements, of 16 bits.
     pub dtype: DType,
     /// Elements of each dimension.
@@ -82,6 +84,7 @@ impl TensorMap<Dim> {
     pub fn map<E>(&self, f: &mut dyn FnMut(&Dim) -> E) -> TensorMap<E> {
         TensorMap {
             of: self.of,
+            offset: f(&self.offset),
             dtype: self.dtype,
             dims: self.dims.iter().map(&mut *f).collect(),
             strides: self.strides.iter().map(&mut *f).collect(),

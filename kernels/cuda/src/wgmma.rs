@@ -6,25 +6,41 @@ use bakelite_host::DType;
 /// `wgmma_step(d, a, b, add)`: d = a · b, or d += a · b, on 64 x `n` x 16 halves of shared memory, asynchronously. PTX for newer GPUs, which
 /// have no wgmma, gets the same with `mma.sync`.
 pub fn step(n: u32, dtype: DType) -> String {
+    let load = "\
+  const unsigned row = threadIdx.x / 32 % 4 * 16 + lane % 16;
+  ldmatrix_x4(fa, base + ((a & 0x3ff8) << 4) + row * 128 + (((a & 7) + lane / 16 ^ row & 7) << 4));";
+    of_two_tiles("step", "d = a * b on 64", 0, load, n, dtype)
+}
+
+/// `wgmma_across(d, a, b, add)`: the same with `a` of 16 rows of 64 halves, one for each of k.
+pub fn across(n: u32, dtype: DType) -> String {
+    let load = "\
+  const unsigned row = lane / 16 * 8 + lane % 8, chunk = threadIdx.x / 32 % 4 * 2 + lane / 8 % 2;
+  ldmatrix_x4_trans(fa, base + ((a & 0x3fff) << 4) + row * 128 + ((chunk ^ row) & 7) * 16);";
+    of_two_tiles("across", "d = a * b, of which a lies in rows of k, on 64", 1, load, n, dtype)
+}
+
+// `across`: whether a's rows are k. `load`: how mma.sync's operand `fa` is loaded for a warp.
+fn of_two_tiles(name: &str, what: &str, across: u32, load: &str, n: u32, dtype: DType) -> String {
     let (kind, count) = (kind(dtype), n / 2);
     let (names, registers) = accumulators(count);
     format!(
-        "// d = a * b on 64 x {n} x 16, `add`ed to d or not, asynchronously; what only sm_90a has, newer GPUs do with mma.sync.
-DEVICE void wgmma_step(float (&d)[{count}], uint64_t a, uint64_t b, bool add) {{
+        "// {what} x {n} x 16, `add`ed to d or not, asynchronously; what only sm_90a has, newer GPUs do with mma.sync.
+DEVICE void wgmma_{name}(float (&d)[{count}], uint64_t a, uint64_t b, bool add) {{
 #ifdef __CUDA_ARCH_FEAT_SM90_ALL
   asm volatile(
       \"{{\\n.reg .pred p;\\nsetp.ne.b32 p, %{}, 0;\\n\"
       \"wgmma.mma_async.sync.aligned.m64n{n}k16.f32.{kind}.{kind} \"
       \"{{{names}}}, \"
-      \"%{count}, %{}, p, 1, 1, 0, 0;\\n}}\"
+      \"%{count}, %{}, p, 1, 1, {across}, 0;\\n}}\"
       : {registers}
       : \"l\"(a), \"l\"(b), \"r\"((int)add));
 #else
-  const unsigned lane = threadIdx.x % 32, row = threadIdx.x / 32 % 4 * 16 + lane % 16;
+  const unsigned lane = threadIdx.x % 32;
   const unsigned char* const base = reinterpret_cast<const unsigned char*>(__cvta_shared_to_generic(0));
-  const unsigned char *tile_a = base + ((a & 0x3ff8) << 4), *tile_b = base + ((b & 0x3ff8) << 4);
+  const unsigned char* const tile_b = base + ((b & 0x3ff8) << 4);
   uint32_t fa[4], fb[2];
-  ldmatrix_x4(fa, tile_a + row * 128 + (((a & 7) + lane / 16 ^ row & 7) << 4));
+{load}
 #pragma unroll
   for (int j = 0; j < {}; ++j) {{
     for (int e = 0; e < 4; ++e) d[4 * j + e] = add ? d[4 * j + e] : 0.f;
@@ -113,6 +129,7 @@ mod tests {
             assert!(text.contains(&format!("%{count}, %{}, p", count + 1)), "{text}");
         }
         assert!(step(64, DType::BF16).contains("f32.bf16.bf16"));
+        assert!(step(8, DType::F16).contains("1, 1, 0, 0;") && across(8, DType::F16).contains("1, 1, 1, 0;"));
     }
 
     #[test]

@@ -357,6 +357,7 @@ impl Reference {
 /// What the compiler's session and generated crates do with a map.
 fn encode(gpu: &rt::Gpu, map: &TensorMap<i64>, address: rt::DevicePtr) -> rt::Result<rt::TensorMap> {
     let element = if map.dtype == DType::BF16 { rt::Element::BF16 } else { rt::Element::F16 };
+    let address = address.add(map.offset as usize);
     let swizzle = rt::Swizzle::B128;
     let dims: Vec<u64> = map.dims.iter().map(|d| *d as u64).collect();
     let strides: Vec<u64> = map.strides.iter().map(|d| *d as u64).collect();

@@ -2,13 +2,15 @@
 //! arrives. Halves, up to 256 keys and 128 dimensions of a head.
 
 use super::attention::{bytes, fits_mma, launch, size, text, wide};
-use super::attention_wgmma::registers;
+use super::attention_maps;
+use super::attention_wgmma::{by_key, registers};
 use super::strips::{LAUNCH, wrong};
 use crate::codegen;
 use crate::dim::{Dim, Symbols};
 use crate::family::{Build, Family};
 use crate::tactic::Tactic;
 use crate::target::Target;
+use crate::tensor_map::TensorMap;
 use crate::wgmma;
 use bakelite_host::Problem;
 use bakelite_host::problem::Attention;
@@ -30,9 +32,16 @@ struct Head<'a> {
 }
 
 impl Head<'_> {
-    /// Of 64 queries.
-    const fn tiles(self) -> u32 {
-        self.queries.div_ceil(64)
+    fn maps(self) -> Option<[TensorMap; 3]> {
+        attention_maps::maps(self.p, [self.queries, self.keys, self.keys]).filter(|_| self.queries <= 256)
+    }
+
+    /// Queries behind the last whole tile that the filling warpgroup can take care of: at most eight, which see all keys.
+    fn tail(self) -> u32 {
+        let queries = self.p.seq_q.as_const().and_then(|q| u32::try_from(q).ok()).unwrap_or(0);
+        let few = queries > 64 && matches!(queries % 64, 1..=8);
+        let fits = few && self.p.dim_v.is_multiple_of(64);
+        if fits && !self.p.causal && self.p.mask.is_none() { queries % 64 } else { 0 }
     }
 }
 
@@ -47,6 +56,8 @@ struct Tile {
     blocks: u32,
     /// 1: warpgroups take turns at asking for scores.
     turns: u32,
+    /// 1: the copy engine fetches rows, by tensor maps.
+    map: u32,
 }
 
 impl Tile {
@@ -57,6 +68,7 @@ impl Tile {
             stages: get("stages")?,
             blocks: get("blocks")?,
             turns: get("turns")?,
+            map: get("map")?,
         })
     }
 
@@ -66,6 +78,7 @@ impl Tile {
             ("stages", self.stages),
             ("blocks", self.blocks),
             ("turns", self.turns),
+            ("map", self.map),
         ];
         Tactic::new(AttentionHeads.name(), AttentionHeads.version(), &params)
     }
@@ -74,18 +87,41 @@ impl Tile {
         128 * (self.groups + 1)
     }
 
+    /// Queries that are no tile's.
+    fn tail(self, head: Head<'_>) -> u32 {
+        if self.map == 1 { head.tail() } else { 0 }
+    }
+
+    /// Of 64 queries, of a head.
+    fn tiles(self, head: Head<'_>) -> u32 {
+        if self.tail(head) > 0 { head.queries / 64 } else { head.queries.div_ceil(64) }
+    }
+
+    /// Registers of a thread at the start, then of a filling and of a multiplying one where they differ.
+    fn registers(self, head: Head<'_>) -> (u32, Option<(u32, u32)>) {
+        let asking = match (self.map, self.tail(head)) {
+            (0, _) => None,
+            (_, 0) => Some(24),
+            _ => Some(56),
+        };
+        registers(self.groups, self.blocks, asking, head.p)
+    }
+
     /// Products that a tile's scores take: ptxas wants the operands of one within the registers that the kernel starts with.
     fn parts(self, head: Head<'_>) -> u32 {
-        let (start, _) = registers(self.groups, self.blocks, head.p);
+        let (start, _) = self.registers(head);
         (head.keys / 2).div_ceil(start.saturating_sub(28).max(1))
     }
 
     fn shared(self, head: Head<'_>) -> u32 {
         let panel = |dim: usize| dim.div_ceil(64) as u32 * 128;
         let (dim, dim_v) = (panel(head.p.dim), panel(head.p.dim_v));
-        let by_key = head.p.mask.as_ref().is_some_and(|(_, access)| access.strides[2].is(0));
-        let mask = if by_key { head.keys * 4 } else { 0 };
-        self.stages * (head.tiles() * 64 * dim + head.keys * (dim + dim_v) + mask + 32)
+        let mask = if by_key(head.p) { head.keys * 4 } else { 0 };
+        // Its powers, maxima and sums.
+        let (rows, tail) =
+            if self.tail(head) > 0 { (16, head.keys.div_ceil(64) * 1024 + 256) } else { (0, 0) };
+        let queries = 64 * self.tiles(head) + rows;
+        tail + self.stages * (queries * dim + head.keys * (dim + dim_v) + mask + 32)
     }
 
     fn check(self, head: Head<'_>, target: &Target) -> Result<(), String> {
@@ -96,11 +132,14 @@ impl Tile {
         if self.turns > u32::from(self.groups > 1) {
             return fail("one warpgroup takes no turns");
         }
+        if self.map > 1 || (self.map == 1 && head.maps().is_none()) {
+            return fail("rows that tensor maps do not walk");
+        }
         // Scores, or as powers half as many beside the sums; a full mask; and what else there is.
         let (scores, sums) = (head.keys / 2, head.p.dim_v as u32 / 2);
         let mask = if head.p.mask.as_ref().is_some_and(|(_, a)| !a.strides[2].is(0)) { 24 } else { 0 };
         let held = scores.max(scores / 2 + sums) + mask + 36;
-        let (start, split) = registers(self.groups, self.blocks, head.p);
+        let (start, split) = self.registers(head);
         let multiplying = split.map_or(start, |(_, multiplying)| multiplying);
         if held > multiplying || self.parts(head) > 2 || sums + 28 > start {
             return fail(&format!("{held} registers beside {multiplying}"));
@@ -120,7 +159,8 @@ impl Tile {
         let heads = p.heads as f64 * size(&p.batch, symbols);
         let sms = f64::from(target.multiprocessors);
         let (groups, blocks) = (f64::from(self.groups), f64::from(self.blocks));
-        let (keys, tiles, dims) = (f64::from(head.keys), f64::from(head.tiles()), (p.dim + p.dim_v) as f64);
+        let (keys, tiles, dims) =
+            (f64::from(head.keys), f64::from(self.tiles(head)), (p.dim + p.dim_v) as f64);
         let per_sm = (heads / sms).ceil();
         let beside = blocks.min(per_sm);
         // Cycles of a tile of a warpgroup: 4096 multiplications and additions and 16 powers each. Three of them hide nearly all of
@@ -160,16 +200,17 @@ impl Family for AttentionHeads {
     }
 
     fn version(&self) -> u32 {
-        2
+        3
     }
 
     fn tactics(&self, problem: &Problem<Dim>, symbols: &Symbols, target: &Target) -> Vec<Tactic> {
         let Some(head) = fits(problem, symbols, target) else { return vec![] };
         let mut ranked = Vec::new();
+        let map = u32::from(head.maps().is_some());
         for (groups, blocks) in [(3, 1), (2, 1), (1, 2), (1, 1)] {
             for stages in [2, 1, 3] {
                 for turns in [0, 1] {
-                    let tile = Tile { groups, stages, blocks, turns };
+                    let tile = Tile { groups, stages, blocks, turns, map };
                     if tile.check(head, target).is_ok() {
                         ranked.push((tile.estimate(head, symbols, target), tile));
                     }
@@ -197,7 +238,7 @@ impl Family for AttentionHeads {
         let head = fits(problem, symbols, target).ok_or_else(|| wrong(self, problem))?;
         let (p, tile) = (head.p, Tile::of(tactic)?);
         tile.check(head, target)?;
-        let (filling, multiplying) = registers(tile.groups, tile.blocks, p).1.unwrap_or((0, 0));
+        let (filling, multiplying) = tile.registers(head).1.unwrap_or((0, 0));
         let constants = codegen::constants(&[
             ("CONSUMERS", tile.groups),
             ("HALVES", 2),
@@ -205,22 +246,32 @@ impl Family for AttentionHeads {
             ("BLOCKS", tile.blocks),
             ("TURNS", tile.turns),
             ("QUERIES", head.queries),
-            ("TILES", head.tiles()),
+            ("TILES", tile.tiles(head)),
             ("KEYS", head.keys),
             ("PARTS", tile.parts(head)),
             ("PRODUCER_REGISTERS", filling),
             ("CONSUMER_REGISTERS", multiplying),
         ]);
-        let steps =
+        let mut steps =
             wgmma::step(head.keys / tile.parts(head), p.dtype) + &wgmma::values(p.dim_v as u32, p.dtype);
+        if tile.tail(head) > 0 {
+            steps += &(wgmma::step(8, p.dtype) + &wgmma::across(8, p.dtype));
+        }
         let title = format!("{} attention, {tactic}", p.dtype);
-        let source =
-            codegen::source(&title, wide(p, symbols), &[&text(p, problem), &constants, &steps, MAINLOOP]);
+        let by = format!("#define MAPS {}\n#define TAIL {}\n", tile.map, tile.tail(head));
+        let source = codegen::source(
+            &title,
+            wide(p, symbols),
+            &[&text(p, problem), &by, &constants, &steps, MAINLOOP],
+        );
         let mut build = launch(p, problem, source, head.queries, (tile.threads(), tile.shared(head)));
         // As many blocks as are resident at once, each for several heads.
         let resident = Dim::from(i64::from(target.multiprocessors * tile.blocks));
         for launch in &mut build.launches {
             launch.grid[0] = Dim::min(&launch.grid[0], &resident);
+        }
+        if tile.map == 1 {
+            attention_maps::take(&mut build, head.maps().ok_or_else(|| wrong(self, problem))?);
         }
         Ok(build)
     }

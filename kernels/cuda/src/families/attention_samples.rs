@@ -57,6 +57,12 @@ fn causal(mut p: Attention<Dim>) -> Attention<Dim> {
     p
 }
 
+/// Queries that are no one's own of the batch, as learned ones are.
+fn same_queries(mut p: Attention<Dim>) -> Attention<Dim> {
+    p.q.strides[0] = Dim::from(0);
+    p
+}
+
 /// With a mask of one row for each of the batch, or a full one.
 fn masked(mut p: Attention<Dim>, dtype: DType, full: bool) -> Attention<Dim> {
     let zero = || Dim::from(0);
@@ -101,6 +107,12 @@ pub fn samples() -> Vec<Problem<Dim>> {
         attention(F16, "50 8 4 50 70 64 64"),
         causal(packed(attention(BF16, "30 10 10 130 130 64 64"))),
         packed(masked(attention(F16, "26 12 12 100 100 64 64"), F32, false)),
+        // The same queries for all of a batch, which maps do not walk.
+        same_queries(attention(F16, "3 4 2 150 200 64 64")),
+        // A few queries behind the last whole tile, which other warps take.
+        attention(F16, "45 8 4 69 70 64 64"),
+        packed(attention(BF16, "20 10 10 136 136 80 80")),
+        attention(F16, "1 3 3 193 250 128 48"),
         // Full precision.
         packed(attention(F32, "2 3 3 65 65 64 64")),
         causal(masked(attention(F32, "batch 4 2 seq seq 32 32"), F32, true)),

@@ -2,12 +2,14 @@
 //! 512 keys and 128 dimensions of a head.
 
 use super::attention::{bytes, fits_mma, launch, size, text, wide};
+use super::attention_maps;
 use super::strips::{LAUNCH, wrong};
 use crate::codegen;
 use crate::dim::{Dim, Symbols};
 use crate::family::{Build, Family};
 use crate::tactic::Tactic;
 use crate::target::Target;
+use crate::tensor_map::TensorMap;
 use crate::wgmma;
 use bakelite_host::Problem;
 use bakelite_host::problem::Attention;
@@ -32,6 +34,8 @@ struct Tile {
     parts: u32,
     /// 1: the next kernel's blocks may start as soon as this one's operands are asked for.
     early: u32,
+    /// 1: the copy engine fetches rows, by tensor maps.
+    map: u32,
 }
 
 impl Tile {
@@ -42,6 +46,7 @@ impl Tile {
             turns: tactic.get("turns")?,
             parts: tactic.get("parts")?,
             early: tactic.get("early")?,
+            map: tactic.get("map")?,
         })
     }
 
@@ -52,6 +57,7 @@ impl Tile {
             ("turns", self.turns),
             ("parts", self.parts),
             ("early", self.early),
+            ("map", self.map),
         ];
         Tactic::new(AttentionWhole.name(), AttentionWhole.version(), &params)
     }
@@ -77,7 +83,14 @@ impl Tile {
     fn shared(self, p: &Attention<Dim>, keys: u32) -> u32 {
         let panel = |dim: usize| dim.div_ceil(64) as u32 * 128;
         let held = self.part(keys) * self.parts;
-        self.rows() * panel(p.dim) + held * (panel(p.dim) + panel(p.dim_v) + 4)
+        let barriers = self.map * 16 * self.parts;
+        self.rows() * panel(p.dim) + held * (panel(p.dim) + panel(p.dim_v) + 4) + barriers
+    }
+
+    fn maps(self, p: &Attention<Dim>, keys: u32) -> Option<[TensorMap; 3]> {
+        // 32 queries lie in eights, 16 rows apart.
+        let part = self.part(keys);
+        attention_maps::maps(p, [64 * self.groups, part, part]).filter(|_| self.q == 64)
     }
 
     /// Registers of a thread: its scores, or half as many words of powers beside the sums, both where there are several parts;
@@ -106,6 +119,9 @@ impl Tile {
         }
         if self.part(keys) > 256 {
             return fail("parts of at most 256 keys");
+        }
+        if self.map > 1 || (self.map == 1 && self.maps(p, keys).is_none()) {
+            return fail("rows that tensor maps do not walk");
         }
         if self.registers(p, keys).next_multiple_of(8) * self.threads() > 65536 {
             return fail("not enough registers");
@@ -166,7 +182,7 @@ impl Family for AttentionWhole {
     }
 
     fn version(&self) -> u32 {
-        4
+        5
     }
 
     fn tactics(&self, problem: &Problem<Dim>, symbols: &Symbols, target: &Target) -> Vec<Tactic> {
@@ -176,7 +192,8 @@ impl Family for AttentionWhole {
         let forms = [(1, 1), (1, 2), (1, 3), (1, 4), (2, 1), (2, 2), (4, 1), (3, 1)].map(|form| (64, form));
         for (q, (groups, turns)) in forms.into_iter().chain([(32, (1, 1)), (32, (2, 1))]) {
             for (parts, early) in [(1, 1), (2, 1), (1, 0), (2, 0)] {
-                let tile = Tile { q, groups, turns, parts, early };
+                let tile = Tile { q, groups, turns, parts, early, map: 1 };
+                let tile = Tile { map: u32::from(tile.maps(p, keys).is_some()), ..tile };
                 // Not more than one block for everything.
                 let useful = u64::from(tile.queries()) < queries + 64;
                 if useful && tile.check(p, keys, target).is_ok() {
@@ -217,8 +234,17 @@ impl Family for AttentionWhole {
         ]);
         let steps = wgmma::step(tile.part(keys), p.dtype) + &wgmma::values(p.dim_v as u32, p.dtype);
         let title = format!("{} attention, {tactic}", p.dtype);
-        let source =
-            codegen::source(&title, wide(p, symbols), &[&text(p, problem), &constants, &steps, MAINLOOP]);
-        Ok(launch(p, problem, source, tile.queries(), (tile.threads(), tile.shared(p, keys))))
+        let by = format!("#define MAPS {}\n", tile.map);
+        let source = codegen::source(
+            &title,
+            wide(p, symbols),
+            &[&text(p, problem), &by, &constants, &steps, MAINLOOP],
+        );
+        let shape = (tile.threads(), tile.shared(p, keys));
+        let mut build = launch(p, problem, source, tile.queries(), shape);
+        if tile.map == 1 {
+            attention_maps::take(&mut build, tile.maps(p, keys).ok_or_else(|| wrong(self, problem))?);
+        }
+        Ok(build)
     }
 }

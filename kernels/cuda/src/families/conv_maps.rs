@@ -24,7 +24,8 @@ pub(super) fn pixels(geometry: &Geometry, count: u32) -> Option<TensorMap> {
     let channels = Dim::from(geometry.channels);
     let pitch = Dim::from(geometry.channels * geometry.dtype.size());
     let map = |dims, strides, piece| {
-        Some(TensorMap { of: Tensor::Input(0), dtype: geometry.dtype, dims, strides, piece })
+        let of = Tensor::Input(0);
+        Some(TensorMap { of, offset: Dim::from(0), dtype: geometry.dtype, dims, strides, piece })
     };
     if geometry.is_pointwise() {
         let piece = Piece::Tile(vec![DEPTH, count]);
@@ -92,6 +93,7 @@ impl Matrix {
         }
         let map = TensorMap {
             of,
+            offset: Dim::from(0),
             dtype,
             dims: vec![Dim::from(column + filters), &Dim::from(row) + &geometry.pixels()],
             strides: vec![Dim::from(2 * pitch)],

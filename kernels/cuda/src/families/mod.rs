@@ -4,6 +4,7 @@ pub mod arg_reduce;
 pub mod attention;
 pub mod attention_direct;
 pub mod attention_heads;
+mod attention_maps;
 pub mod attention_samples;
 pub mod attention_wgmma;
 pub mod attention_whole;
