@@ -426,6 +426,17 @@ fn rivals<'a>(
     let (mut first, second): (Vec<_>, Vec<_>) =
         timed.into_iter().partition(|(_, candidate)| seen.insert(footprint(candidate, target, long)));
     first.extend(second);
+    // Blocks of a cluster that wait for each other gain 1 % on a cool GPU and lose 2 % on a hot one, seen of 4096 x 4096 x 4096: that the
+    // same tile without a cluster is tried is not left to chance.
+    let in_cluster = |c: &Candidate| c.build.launches.iter().any(|l| l.cluster.is_some());
+    if let Some((_, fastest)) = first.first().filter(|(_, c)| priced && in_cluster(c)) {
+        let like = |c: &Candidate| {
+            c.tactic.family == fastest.tactic.family && tile(&c.tactic) == tile(&fastest.tactic)
+        };
+        if let Some(at) = first.iter().position(|(_, c)| like(c) && !in_cluster(c)) {
+            first[1..=at].rotate_right(1);
+        }
+    }
     first.truncate(settle::MOST_RIVALS);
     first
 }
@@ -532,6 +543,7 @@ fn job(region: &Region, constant: Vec<bool>, symbols: &Symbols, target: &Target,
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bakelite_kernels::Launch;
 
     // Measured on an H200, alone and as the difference that one product's tile makes to the whole plan, µs for each of its twelve.
     #[test]
@@ -551,14 +563,37 @@ mod tests {
         }
     }
 
+    fn candidate(m: u32, n: u32, share: u32) -> Candidate {
+        let launch = Launch {
+            kernel: 0,
+            grid: [132.into(), 1.into(), 1.into()],
+            block: [384, 1, 1],
+            shared: 0,
+            cluster: (share > 1).then_some([share, 1, 1]),
+            programmatic: true,
+            args: vec![],
+        };
+        let build = Build { kernels: vec![], launches: vec![launch], workspace: 0.into(), packs: vec![] };
+        let params = [("m", m), ("n", n), ("share", share)];
+        Candidate { tactic: Tactic::new("conv.wgmma", 1, &params), estimate: 0.0, build }
+    }
+
+    #[test]
+    fn what_a_hot_gpu_may_do_sooner_without_clusters_is_tried_so() {
+        let target = Target::of("sm_90a".parse().unwrap());
+        let [pairs, other, alone, third] = [(128, 256, 2), (256, 128, 2), (128, 256, 1), (192, 192, 1)]
+            .map(|(m, n, share)| candidate(m, n, share));
+        let timed = vec![(180.0, &pairs), (183.0, &other), (184.0, &alone), (193.0, &third)];
+        let rivals = rivals(timed, 2 * 4096 * 4096 * 4096, &target);
+        let of = |c: &Candidate| ["m", "n", "share"].map(|name| c.tactic.get(name).unwrap());
+        let tried: Vec<_> = rivals.iter().map(|(_, c)| of(c)).collect();
+        assert_eq!(tried, [[128, 256, 2], [128, 256, 1], [256, 128, 2], [192, 192, 1]]);
+    }
+
     #[test]
     fn of_long_kernels_only_likely_ones_are_rivals() {
         let target = Target::of("sm_90a".parse().unwrap());
-        let candidate = |m, n| {
-            let build = Build { kernels: vec![], launches: vec![], workspace: 0.into(), packs: vec![] };
-            Candidate { tactic: Tactic::new("conv.wgmma", 1, &[("m", m), ("n", n)]), estimate: 0.0, build }
-        };
-        let [tall, large, small] = [(128, 192), (192, 192), (64, 64)].map(|(m, n)| candidate(m, n));
+        let [tall, large, small] = [(128, 192), (192, 192), (64, 64)].map(|(m, n)| candidate(m, n, 1));
         // The smallest tile is nearly as fast alone, and reads most.
         let timed = |scale: f64| {
             let times = [(30.4, &tall), (30.6, &small), (31.0, &large)];
