@@ -29,11 +29,13 @@ struct Head<'a> {
     /// At most, in whole 16s.
     queries: u32,
     keys: u32,
+    symbols: &'a Symbols,
 }
 
 impl Head<'_> {
     fn maps(self) -> Option<[TensorMap; 3]> {
-        attention_maps::maps(self.p, [self.queries, self.keys, self.keys]).filter(|_| self.queries <= 256)
+        let rows = [self.queries, self.keys, self.keys];
+        attention_maps::maps(self.p, rows, self.symbols).filter(|_| self.queries <= 256)
     }
 
     /// Queries behind the last whole tile that the filling warpgroup can take care of: at most eight, which see all keys.
@@ -184,14 +186,14 @@ impl Tile {
     }
 }
 
-fn fits<'a>(problem: &'a Problem<Dim>, symbols: &Symbols, target: &Target) -> Option<Head<'a>> {
+fn fits<'a>(problem: &'a Problem<Dim>, symbols: &'a Symbols, target: &Target) -> Option<Head<'a>> {
     let hopper = target.arch.sm == 90 && target.arch.specific;
     let p = fits_mma(problem, target)?;
     let most = |dim: &Dim| u32::try_from(dim.upper(symbols).max(1)).ok()?.checked_next_multiple_of(16);
     let (queries, keys) = (most(&p.seq_q)?, most(&p.seq_k)?);
     // Maxima are taken before scores are scaled.
     let fits = hopper && p.dim <= 128 && p.dim_v <= 128 && p.scale > 0.0 && queries <= 512 && keys <= 256;
-    fits.then_some(Head { p, queries, keys })
+    fits.then_some(Head { p, queries, keys, symbols })
 }
 
 impl Family for AttentionHeads {

@@ -1,6 +1,6 @@
 //! The tensor maps by which the copy engine finds an attention's queries, keys and values.
 
-use crate::dim::Dim;
+use crate::dim::{Dim, Symbols};
 use crate::family::{Arg, Build};
 use crate::tensor_map::{Piece, Tensor, TensorMap};
 use bakelite_host::problem::{Access, Attention};
@@ -9,8 +9,11 @@ use bakelite_host::problem::{Access, Attention};
 const COLUMNS: u32 = 64;
 
 /// Maps of queries, keys and values, by boxes of so many of their rows: dimensions of a head, rows, heads, batch. `None` where the
-/// copy engine cannot walk them.
-pub(super) fn maps(p: &Attention<Dim>, rows: [u32; 3]) -> Option<[TensorMap; 3]> {
+/// copy engine cannot walk them: rows that a batch shares, and keys of which there may be none at all, while there are queries.
+pub(super) fn maps(p: &Attention<Dim>, rows: [u32; 3], symbols: &Symbols) -> Option<[TensorMap; 3]> {
+    if p.seq_k.bounds(symbols).0 < 1 {
+        return None;
+    }
     let of = |n: usize, access: &Access<Dim>, heads: usize, seq: &Dim, dim: usize| {
         let sizes = [seq.clone(), Dim::from(heads as i64), p.batch.clone()];
         let [batch, head, row] = access.strides.as_slice() else { return None };
@@ -47,16 +50,18 @@ pub(super) fn take(build: &mut Build, maps: [TensorMap; 3]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::families::attention_samples;
+    use crate::dim::Range;
+    use crate::families::{attention_samples, sample_symbols};
     use bakelite_host::Problem;
 
     #[test]
     fn maps_walk_every_row_that_threads_would() {
+        let symbols = sample_symbols();
         let (mut walked, mut not) = (0, 0);
         for problem in attention_samples::samples().iter().chain(&attention_samples::layers()) {
             let Problem::Attention(p) = problem else { continue };
             let of_batches = |access: &Access<Dim>| access.strides[0].is(0) && !p.batch.is(1);
-            let Some(maps) = maps(p, [64, 32, 16]) else {
+            let Some(maps) = maps(p, [64, 32, 16], &symbols) else {
                 assert!([&p.q, &p.k, &p.v].into_iter().any(of_batches), "{p:?}");
                 not += 1;
                 continue;
@@ -75,5 +80,11 @@ mod tests {
             walked += 1;
         }
         assert!(walked > 20 && not == 1, "{walked}, {not}");
+        let none = symbols.iter().map(|(name, range)| (name.clone(), Range { min: 0, ..*range })).collect();
+        let empty = attention_samples::samples().into_iter().find_map(|problem| match problem {
+            Problem::Attention(p) if p.seq_k.as_const().is_none() => Some(p),
+            _ => None,
+        });
+        assert!(maps(&empty.unwrap(), [64; 3], &none).is_none());
     }
 }

@@ -77,7 +77,7 @@ impl Tile {
         self.queries() * panel(p.dim) + self.stages * ring + 32 * self.stages + 16 * self.groups
     }
 
-    fn check(self, p: &Attention<Dim>, target: &Target) -> Result<(), String> {
+    fn check(self, p: &Attention<Dim>, symbols: &Symbols, target: &Target) -> Result<(), String> {
         let fail = |what: &str| Err(format!("`{}`: {what}", self.tactic()));
         if !matches!(self.groups, 1..=3) || !matches!(self.stages, 2..=4) || !matches!(self.blocks, 1..=2) {
             return fail("1 to 3 warpgroups, 2 to 4 stages, 1 or 2 blocks");
@@ -85,7 +85,7 @@ impl Tile {
         if self.keys == 0 || self.keys > 256 || !self.keys.is_multiple_of(16) {
             return fail("tiles of at most 256 keys, in 16s");
         }
-        if self.map > 1 || (self.map == 1 && self.maps(p).is_none()) {
+        if self.map > 1 || (self.map == 1 && self.maps(p, symbols).is_none()) {
             return fail("rows that tensor maps do not walk");
         }
         let alone = p.causal || by_key(p) || self.map == 0;
@@ -109,9 +109,9 @@ impl Tile {
         Ok(())
     }
 
-    fn maps(self, p: &Attention<Dim>) -> Option<[TensorMap; 3]> {
+    fn maps(self, p: &Attention<Dim>, symbols: &Symbols) -> Option<[TensorMap; 3]> {
         let part = self.keys / self.share;
-        attention_maps::maps(p, [64, part, part])
+        attention_maps::maps(p, [64, part, part], symbols)
     }
 
     fn registers(self, p: &Attention<Dim>) -> (u32, Option<(u32, u32)>) {
@@ -234,13 +234,13 @@ impl Family for AttentionWgmma {
         let most = (p.seq_k.upper(symbols).clamp(1, 256) as u32).next_multiple_of(16);
         let mut ranked = Vec::new();
         // Threads never brought rows sooner where maps walk them, and took 4 to 9 % longer for many keys.
-        let walked = attention_maps::maps(p, [64; 3]).is_some();
+        let walked = attention_maps::maps(p, [64; 3], symbols).is_some();
         for (groups, blocks) in [(3, 1), (2, 1), (1, 1), (1, 2)] {
             for keys in [64, 80, 96, 112, 128, 144, 160, 176] {
                 for (stages, share) in [(2, 1), (3, 1), (2, 2), (3, 2)] {
                     let tile = Tile { groups, keys, stages, blocks, map: u32::from(walked), share };
                     let useful = keys == 64 || keys <= most;
-                    if useful && tile.check(p, target).is_ok() {
+                    if useful && tile.check(p, symbols, target).is_ok() {
                         ranked.push((tile.estimate(p, symbols, target), tile));
                     }
                 }
@@ -266,7 +266,7 @@ impl Family for AttentionWgmma {
     ) -> Result<Build, String> {
         let p = fits(problem, target).ok_or_else(|| wrong(self, problem))?;
         let tile = Tile::of(tactic)?;
-        tile.check(p, target)?;
+        tile.check(p, symbols, target)?;
         let (filling, multiplying) = tile.registers(p).1.unwrap_or((0, 0));
         let constants = codegen::constants(&[
             ("CONSUMERS", tile.groups),
@@ -297,7 +297,7 @@ impl Family for AttentionWgmma {
             launch.cluster = (tile.share > 1).then_some([tile.share, 1, 1]);
         }
         if tile.map == 1 {
-            attention_maps::take(&mut build, tile.maps(p).ok_or_else(|| wrong(self, problem))?);
+            attention_maps::take(&mut build, tile.maps(p, symbols).ok_or_else(|| wrong(self, problem))?);
         }
         Ok(build)
     }

@@ -87,10 +87,10 @@ impl Tile {
         self.rows() * panel(p.dim) + held * (panel(p.dim) + panel(p.dim_v) + 4) + barriers
     }
 
-    fn maps(self, p: &Attention<Dim>, keys: u32) -> Option<[TensorMap; 3]> {
+    fn maps(self, p: &Attention<Dim>, keys: u32, symbols: &Symbols) -> Option<[TensorMap; 3]> {
         // 32 queries lie in eights, 16 rows apart.
         let part = self.part(keys);
-        attention_maps::maps(p, [64 * self.groups, part, part]).filter(|_| self.q == 64)
+        attention_maps::maps(p, [64 * self.groups, part, part], symbols).filter(|_| self.q == 64)
     }
 
     /// Registers of a thread: its scores, or half as many words of powers beside the sums, both where there are several parts;
@@ -108,7 +108,12 @@ impl Tile {
         (65536 / registers).min(target.shared_per_multiprocessor / (self.shared(p, keys) + 1024)).clamp(1, 8)
     }
 
-    fn check(self, p: &Attention<Dim>, keys: u32, target: &Target) -> Result<(), String> {
+    fn check(
+        self,
+        p: &Attention<Dim>,
+        keys: u32,
+        (symbols, target): (&Symbols, &Target),
+    ) -> Result<(), String> {
         let fail = |what: &str| Err(format!("`{}`: {what}", self.tactic()));
         let turns = matches!((self.groups, self.turns), (1..=4, 1..=4));
         if !matches!(self.q, 32 | 64) || !turns || self.early > 1 {
@@ -120,7 +125,7 @@ impl Tile {
         if self.part(keys) > 256 {
             return fail("parts of at most 256 keys");
         }
-        if self.map > 1 || (self.map == 1 && self.maps(p, keys).is_none()) {
+        if self.map > 1 || (self.map == 1 && self.maps(p, keys, symbols).is_none()) {
             return fail("rows that tensor maps do not walk");
         }
         if self.registers(p, keys).next_multiple_of(8) * self.threads() > 65536 {
@@ -193,10 +198,10 @@ impl Family for AttentionWhole {
         for (q, (groups, turns)) in forms.into_iter().chain([(32, (1, 1)), (32, (2, 1))]) {
             for (parts, early) in [(1, 1), (2, 1), (1, 0), (2, 0)] {
                 let tile = Tile { q, groups, turns, parts, early, map: 1 };
-                let tile = Tile { map: u32::from(tile.maps(p, keys).is_some()), ..tile };
+                let tile = Tile { map: u32::from(tile.maps(p, keys, symbols).is_some()), ..tile };
                 // Not more than one block for everything.
                 let useful = u64::from(tile.queries()) < queries + 64;
-                if useful && tile.check(p, keys, target).is_ok() {
+                if useful && tile.check(p, keys, (symbols, target)).is_ok() {
                     ranked.push((tile.estimate(p, keys, symbols, target), tile));
                 }
             }
@@ -221,7 +226,7 @@ impl Family for AttentionWhole {
     ) -> Result<Build, String> {
         let (p, keys) = fits(problem, symbols, target).ok_or_else(|| wrong(self, problem))?;
         let tile = Tile::of(tactic)?;
-        tile.check(p, keys, target)?;
+        tile.check(p, keys, (symbols, target))?;
         let constants = codegen::constants(&[
             ("QUERIES", tile.q),
             ("HALVES", tile.q / 32),
@@ -243,7 +248,10 @@ impl Family for AttentionWhole {
         let shape = (tile.threads(), tile.shared(p, keys));
         let mut build = launch(p, problem, source, tile.queries(), shape);
         if tile.map == 1 {
-            attention_maps::take(&mut build, tile.maps(p, keys).ok_or_else(|| wrong(self, problem))?);
+            attention_maps::take(
+                &mut build,
+                tile.maps(p, keys, symbols).ok_or_else(|| wrong(self, problem))?,
+            );
         }
         Ok(build)
     }
