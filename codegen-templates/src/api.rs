@@ -48,11 +48,13 @@ fn head(m: &Model) -> String {
 
 fn exports(m: &Model) -> String {
     let on_gpu = m.gate("cuda");
+    // Whoever includes a module need not name all that it exports, and is not to be warned of what was written for them.
+    let quiet = if m.form == Form::Module { "#[allow(unused_imports)]\n" } else { "" };
     let mut text = String::new();
     if !m.cuda.is_empty() {
-        text += &format!("{on_gpu}pub use bakelite_runtime::{{DevicePtr, Gpu, Stream}};\n");
+        text += &format!("{on_gpu}{quiet}pub use bakelite_runtime::{{DevicePtr, Gpu, Stream}};\n");
     }
-    text += "pub use bakelite_runtime::{Error, Result};\n";
+    text += &format!("{quiet}pub use bakelite_runtime::{{Error, Result}};\n");
     if !m.cuda.is_empty() || m.host.is_some() {
         text += "use std::sync::Arc;\n";
     }

@@ -7,8 +7,7 @@ use crate::model::Model;
 pub fn single(m: &Model, api: &str, modules: &[(&str, String)]) -> Result<String> {
     let mut text =
         format!("// The model \"{}\", compiled by Bakelite. Made anew by the build script.\n\n", m.title);
-    // Whoever includes it need not name all that it exports, and is not to be warned of what was written for them.
-    text += &api.replace("pub use ", "#[allow(unused_imports)]\npub use ");
+    text += api;
     for (name, body) in modules {
         text += &format!("\nmod {name} {{\n");
         for line in body.lines() {

@@ -362,7 +362,7 @@ pub(crate) struct Addresses<'a> {
 
 const EMPTY: TensorMap = TensorMap::EMPTY;
 
-/// The map that a launch asks for, over the tensor at `address`.
+/// The map that a launch asks for, which begins at `address`.
 fn encode(gpu: &Gpu, map: &PlanMap<i64>, address: u64) -> bakelite_runtime::Result<TensorMap> {
     let element = if map.dtype == DType::BF16 { Element::BF16 } else { Element::F16 };
     let (address, swizzle) = (DevicePtr(address), Swizzle::B128);
@@ -403,9 +403,9 @@ pub(crate) fn launch(
     let maps = launch.args.iter().filter_map(|a| match a {
         PlanArg::Map(map) => {
             // Of a tensor that is not there the driver refuses the address.
-            let address = map.of.among(places.inputs, places.outputs).copied().unwrap_or(0);
-            let address = address.wrapping_add_signed(value(&map.offset));
-            Some(encode(stream.gpu(), &map.eval(value), address))
+            let (map, tensor) = (map.eval(value), map.of.among(places.inputs, places.outputs));
+            let address = tensor.map_or(0, |tensor| tensor.wrapping_add_signed(map.offset));
+            Some(encode(stream.gpu(), &map, address))
         }
         _ => None,
     });

@@ -2,8 +2,9 @@
 //! then timed under a graph with the weights where they will be when it runs: in L2 if the plan asks them there ahead, else in
 //! memory.
 
+use super::rivals::{is_busy, products};
 use super::subject::Subject;
-use super::{Candidate, Job, Joining, Open, Tactics, Tuner, Verdict, is_busy, products};
+use super::{Candidate, Job, Joining, Open, Tactics, Tuner, Verdict};
 use crate::error::{Error, Result, Stage};
 use crate::execute::gpu::{Session, median};
 use crate::execute::kernels::Images;

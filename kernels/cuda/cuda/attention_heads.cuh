@@ -186,10 +186,7 @@ DEVICE void fill(const Place& place, Operand q, Operand k, Operand v MASK_PARAMS
     }
 #endif
   }
-  if (!MAPS) {
-    cp_async_commit();
-    cp_async_wait<0>();
-  }
+  all_fetched();
 }
 
 // By a multiplying warp: of a mask, every lane has read a part of its own.
@@ -277,11 +274,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
       mbarrier_init(place.empty_v + 8 * i, 4 * CONSUMERS + (TAIL > 0 ? 4 : 0));
     }
     mbarrier_init_done();
-#if MAPS
-    prefetch_map(q);
-    prefetch_map(k);
-    prefetch_map(v);
-#endif
+    prefetch_maps(q, k, v);
   }
   __syncthreads();
   if (threadIdx.x >= 128 * CONSUMERS) {

@@ -78,9 +78,10 @@ struct Head {
   Head { x, (int)(head), (int)(batch) }
 
 // ROWS rows from `first` on into a tile of TILE_ROWS; those that do not exist become zero. PARTS blocks of a cluster ask for a part
-// each, and all get all of it.
-template <int TILE_ROWS, int COLUMNS, int ROWS, int PARTS = 1>
-DEVICE void fetch(unsigned char* to, const Head& from, index_t first, uint32_t barrier) {
+// each, and all get all of it. The rest is for threads: how many, and as copy_rows() has it.
+template <int TILE_ROWS, int COLUMNS, int ROWS, int PARTS = 1, int THREADS = 128, int UNROLL = 4, int APART = 0>
+DEVICE void fetch(unsigned char* to, const Head& from, index_t first, uint32_t barrier, int = 0) {
+  static_assert(APART % 8 == 0 && APART <= 8, "boxes are of rows below each other");
   const int before = PARTS > 1 ? blockIdx.x % PARTS * (ROWS / PARTS) : 0, row = (int)first + before;
 #pragma unroll
   for (int panel = 0; panel < (COLUMNS + 63) / 64; ++panel) {
@@ -93,6 +94,12 @@ DEVICE void fetch(unsigned char* to, const Head& from, index_t first, uint32_t b
 }
 // What has been asked for, so many bytes, will arrive at `barrier`.
 DEVICE void fetched(uint32_t barrier, int bytes) { mbarrier_expect(barrier, bytes); }
+DEVICE void all_fetched() {}
+DEVICE void prefetch_maps(Operand q, Operand k, Operand v) {
+  prefetch_map(q);
+  prefetch_map(k);
+  prefetch_map(v);
+}
 #else
 constexpr int FILLING = 128;
 #define OPERAND const element_t*
@@ -104,12 +111,19 @@ struct Head {
 #define HEAD_OF(x, X, batch, head, rows) \
   Head { x + X##_OFFSET + (batch) * X##_BATCH + (head) * X##_HEAD, X##_ROW, rows }
 
-template <int TILE_ROWS, int COLUMNS, int ROWS, int PARTS = 1>
-DEVICE void fetch(unsigned char* to, const Head& from, index_t first, uint32_t) {
+template <int TILE_ROWS, int COLUMNS, int ROWS, int PARTS = 1, int THREADS = 128, int UNROLL = 4, int APART = 0>
+DEVICE void fetch(unsigned char* to, const Head& from, index_t first, uint32_t, int thread = threadIdx.x % 128) {
   static_assert(PARTS == 1, "only the copy engine sends to others");
-  copy_rows<TILE_ROWS, COLUMNS, 128, ROWS, 4>(to, from.first + first * from.stride, from.stride, from.rows - first, threadIdx.x % 128);
+  copy_rows<TILE_ROWS, COLUMNS, THREADS, ROWS, UNROLL, APART>(to, from.first + first * from.stride, from.stride,
+                                                              from.rows - first, thread);
 }
 DEVICE void fetched(uint32_t barrier, int) { cp_async_arrive(barrier); }
+// Before a thread ends.
+DEVICE void all_fetched() {
+  cp_async_commit();
+  cp_async_wait<0>();
+}
+DEVICE void prefetch_maps(Operand, Operand, Operand) {}
 #endif
 // Whether a thread of the filling warpgroup, which begins at `first`, asks for copies.
 DEVICE bool asks(int first) { return !MAPS || (same_for_warp(threadIdx.x / 32) == first / 32 && elected()); }

@@ -120,10 +120,7 @@ DEVICE void fill(const Place& place, Operand q, Operand k, Operand v MASK_PARAMS
       }
     }
   }
-  if (!MAPS) {
-    cp_async_commit();
-    cp_async_wait<0>();
-  }
+  all_fetched();
 }
 
 // By a multiplying warp: keys or values that it has read may be overwritten, in all blocks that get the same.
@@ -246,11 +243,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
       mbarrier_init(place.empty_v + 8 * i, 4 * CONSUMERS * SHARE);
     }
     mbarrier_init_done();
-#if MAPS
-    prefetch_map(q);
-    prefetch_map(k);
-    prefetch_map(v);
-#endif
+    prefetch_maps(q, k, v);
   }
   if (SHARE > 1) {
     __syncwarp();

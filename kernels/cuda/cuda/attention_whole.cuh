@@ -1,6 +1,7 @@
 // attention.whole: softmax(scale * q * k^T + mask) * v on Hopper's tensor cores, where a block holds all keys and values of a
-// head: PARTS times KEYS. It asks for everything at once, by all threads or (MAPS) one, and begins with what has come; each of its GROUPS warpgroups takes
-// TURNS times QUERIES queries, 64 or 32: products are of 64 rows always, but fewer queries are fewer powers, and more blocks.
+// head: PARTS times KEYS. It asks for everything at once, by all threads or (MAPS) one, and begins with what has come; each of its
+// GROUPS warpgroups takes TURNS times QUERIES queries, 64 or 32: products are of 64 rows always, but fewer queries are fewer
+// powers, and more blocks.
 
 constexpr int BLOCK_Q = QUERIES * GROUPS * TURNS, HELD_Q = 64 * GROUPS * TURNS;
 constexpr int THREADS = 128 * GROUPS;
@@ -30,64 +31,21 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     seen = most < seen ? most : seen;
   }
 
-  // The first queries of each group lie together, and come with the first keys; the second ones come with the last values.
 #if MAPS
   // Of each part: its keys have come, its values have.
   const uint32_t full = shared_address(shared_mask + ROWS);
   if (threadIdx.x == 0) {
     for (int i = 0; i < 2 * PARTS; ++i) mbarrier_init(full + 8 * i, 1);
     mbarrier_init_done();
-    prefetch_map(q);
-    prefetch_map(k);
-    prefetch_map(v);
+    prefetch_maps(q, k, v);
   }
   __syncthreads();
-  dependency_wait();
-  if (asks(0)) {
-    static_assert(HALVES == 2, "boxes of whole 64 queries");
-    constexpr int TURN_BYTES = Q_BYTES / TURNS, PART_K = panel_bytes(KEYS, DIM), PART_V = panel_bytes(KEYS, DIM_V);
-    const auto fetch_queries = [&](int i, uint32_t barrier) {
-      fetch<64 * GROUPS, DIM, 64 * GROUPS>(shared + i * TURN_BYTES, of_q, q0 + i * GROUPS * QUERIES, barrier);
-    };
-#pragma unroll
-    for (int part = 0; part < PARTS; ++part) {
-      const index_t first = part * KEYS;
-      const bool asked = !CAUSAL || part == 0 || first < seen;
-      const uint32_t full_k = full + part * 16, full_v = full_k + 8;
-      if (part == 0) fetch_queries(CAUSAL ? TURNS - 1 : 0, full_k);
-      if (asked) fetch<ROWS, DIM, KEYS>(shared_k + first * 128, of_k, first, full_k);
-      fetched(full_k, (asked ? PART_K : 0) + (part == 0 ? TURN_BYTES : 0));
-      if (asked) fetch<ROWS, DIM_V, KEYS>(shared_v + first * 128, of_v, first, full_v);
-      if (part == PARTS - 1) {
-#pragma unroll
-        for (int i = 1; i < TURNS; ++i) fetch_queries(CAUSAL ? TURNS - 1 - i : i, full_v);
-      }
-      fetched(full_v, (asked ? PART_V : 0) + (part == PARTS - 1 ? (TURNS - 1) * TURN_BYTES : 0));
-    }
-  }
+  const auto asked_for = [](uint32_t barrier, int bytes) { fetched(barrier, bytes); };
   const auto keys_come = [&](int part) { mbarrier_wait(full + part * 16, 0); };
   const auto values_come = [&](int part) { mbarrier_wait(full + part * 16 + 8, 0); };
 #else
-  dependency_wait();
-  const auto copy_queries = [&](int i) {
-    const index_t first = q0 + i * GROUPS * QUERIES;
-    copy_rows<64 * GROUPS, DIM, THREADS, GROUPS * QUERIES, 64, 16 / HALVES>(shared + i * (Q_BYTES / TURNS), of_q.first + first * Q_ROW,
-                                                                        Q_ROW, SIZE_Q - first, threadIdx.x);
-  };
-  copy_queries(CAUSAL ? TURNS - 1 : 0);
-#pragma unroll
-  for (int part = 0; part < PARTS; ++part) {
-    const index_t first = part * KEYS;
-    const bool asked = !CAUSAL || part == 0 || first < seen;
-    if (asked) copy_rows<ROWS, DIM, THREADS, KEYS, 64, 8>(shared_k + first * 128, of_k.first + first * K_ROW, K_ROW, SIZE_K - first, threadIdx.x);
-    cp_async_commit();
-    if (asked) copy_rows<ROWS, DIM_V, THREADS, KEYS, 64, 8>(shared_v + first * 128, of_v.first + first * V_ROW, V_ROW, SIZE_K - first, threadIdx.x);
-    if (part == PARTS - 1) {
-#pragma unroll
-      for (int i = 1; i < TURNS; ++i) copy_queries(CAUSAL ? TURNS - 1 - i : i);
-    }
-    cp_async_commit();
-  }
+  constexpr uint32_t full = 0;
+  const auto asked_for = [](uint32_t, int) { cp_async_commit(); };
   const auto arrived = [] {
     fence_async_shared();
     __syncthreads();
@@ -103,6 +61,30 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     arrived();
   };
 #endif
+  dependency_wait();
+  if (asks(0)) {
+    // The first queries of each group lie together, and come with the first keys; the second ones come with the last values.
+    constexpr int TURN_BYTES = Q_BYTES / TURNS;
+    const auto fetch_queries = [&](int i, uint32_t barrier) {
+      fetch<64 * GROUPS, DIM, GROUPS * QUERIES, 1, THREADS, 64, 16 / HALVES>(shared + i * TURN_BYTES, of_q, q0 + i * GROUPS * QUERIES,
+                                                                            barrier, threadIdx.x);
+    };
+    fetch_queries(CAUSAL ? TURNS - 1 : 0, full);
+#pragma unroll
+    for (int part = 0; part < PARTS; ++part) {
+      const index_t first = part * KEYS;
+      const bool asked = !CAUSAL || part == 0 || first < seen;
+      const uint32_t full_k = full + part * 16, full_v = full_k + 8;
+      if (asked) fetch<ROWS, DIM, KEYS, 1, THREADS, 64, 8>(shared_k + first * 128, of_k, first, full_k, threadIdx.x);
+      asked_for(full_k, (asked ? panel_bytes(KEYS, DIM) : 0) + (part == 0 ? TURN_BYTES : 0));
+      if (asked) fetch<ROWS, DIM_V, KEYS, 1, THREADS, 64, 8>(shared_v + first * 128, of_v, first, full_v, threadIdx.x);
+      if (part == PARTS - 1) {
+#pragma unroll
+        for (int i = 1; i < TURNS; ++i) fetch_queries(CAUSAL ? TURNS - 1 - i : i, full_v);
+      }
+      asked_for(full_v, (asked ? panel_bytes(KEYS, DIM_V) : 0) + (part == PARTS - 1 ? (TURNS - 1) * TURN_BYTES : 0));
+    }
+  }
 #ifdef MASK
   if (MASK_BY_KEY) {
     for (int i = threadIdx.x; i < ROWS; i += THREADS)

@@ -26,6 +26,11 @@ pub(super) fn size(dim: &Dim, symbols: &Symbols) -> f64 {
     dim.opt(symbols).max(1) as f64
 }
 
+/// Whether there is a mask that is the same for all queries.
+pub(super) fn by_key(p: &Attention<Dim>) -> bool {
+    p.mask.as_ref().is_some_and(|(_, access)| access.strides[2].is(0))
+}
+
 /// Constants, sizes and the mask.
 pub(super) fn text(p: &Attention<Dim>, problem: &Problem<Dim>) -> String {
     let acc = codegen::class_type(p.dtype.class());
@@ -55,8 +60,7 @@ pub(super) fn text(p: &Attention<Dim>, problem: &Problem<Dim>) -> String {
     let params = codegen::symbol_params(problem);
     text += &params;
     text += &params.replacen("SYMBOL_PARAMS", "SYMBOL_NAMES", 1).replace(", int ", ", ");
-    let by_key = p.mask.as_ref().is_some_and(|(_, access)| access.strides[2].is(0));
-    text += &format!("constexpr bool MASK_BY_KEY = {by_key};\n");
+    text += &format!("constexpr bool MASK_BY_KEY = {};\n", by_key(p));
     let Some((dtype, access)) = &p.mask else { return text + "#define MASK_PARAMS\n#define MASK_NAMES\n" };
     let ty = codegen::ctype(*dtype);
     text += &codegen::size("MASK_OFFSET", &access.offset);

@@ -1,9 +1,9 @@
 //! `attention.heads`: attention of many heads on Hopper's tensor cores, where a block holds all of a head while the next one
 //! arrives. Halves, up to 256 keys and 128 dimensions of a head.
 
-use super::attention::{bytes, fits_mma, launch, size, text, wide};
+use super::attention::{by_key, bytes, fits_mma, launch, size, text, wide};
 use super::attention_maps;
-use super::attention_wgmma::{by_key, registers};
+use super::attention_wgmma::registers;
 use super::strips::{LAUNCH, wrong};
 use crate::codegen;
 use crate::dim::{Dim, Symbols};
@@ -139,7 +139,7 @@ impl Tile {
         }
         // Scores, or as powers half as many beside the sums; a full mask; and what else there is.
         let (scores, sums) = (head.keys / 2, head.p.dim_v as u32 / 2);
-        let mask = if head.p.mask.as_ref().is_some_and(|(_, a)| !a.strides[2].is(0)) { 24 } else { 0 };
+        let mask = if head.p.mask.is_some() && !by_key(head.p) { 24 } else { 0 };
         let held = scores.max(scores / 2 + sums) + mask + 36;
         let (start, split) = self.registers(head);
         let multiplying = split.map_or(start, |(_, multiplying)| multiplying);

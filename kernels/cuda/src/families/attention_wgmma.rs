@@ -1,7 +1,7 @@
 //! `attention.wgmma`: attention over any number of keys on Hopper's tensor cores, with warpgroups that take turns between
 //! products and powers. Halves, up to 128 dimensions of a head.
 
-use super::attention::{bytes, fits_mma, launch, pairs, size, text, wide};
+use super::attention::{by_key, bytes, fits_mma, launch, pairs, size, text, wide};
 use super::attention_maps;
 use super::strips::{LAUNCH, wrong};
 use crate::codegen;
@@ -148,11 +148,6 @@ impl Tile {
         };
         LAUNCH - 0.6 + 0.25 * f64::from(self.groups) + cluster + (factor * cycles / 1750.0).max(memory)
     }
-}
-
-/// Whether there is a mask that is the same for all queries.
-pub(super) fn by_key(p: &Attention<Dim>) -> bool {
-    p.mask.as_ref().is_some_and(|(_, access)| access.strides[2].is(0))
 }
 
 /// Registers of a thread of `groups` multiplying warpgroups and a filling one, `blocks` times on a multiprocessor: at the start,

@@ -1,7 +1,7 @@
 //! `attention.whole`: attention on Hopper's tensor cores where a block holds all keys and values of a head. Halves, up to
 //! 512 keys and 128 dimensions of a head.
 
-use super::attention::{bytes, fits_mma, launch, size, text, wide};
+use super::attention::{by_key, bytes, fits_mma, launch, size, text, wide};
 use super::attention_maps;
 use super::strips::{LAUNCH, wrong};
 use crate::codegen;
@@ -97,7 +97,7 @@ impl Tile {
     /// what a mask takes; and what else there is.
     fn registers(self, p: &Attention<Dim>, keys: u32) -> u32 {
         let (keys, sums) = (self.part(keys), p.dim_v as u32 / 2);
-        let mask = if p.mask.as_ref().is_some_and(|(_, a)| !a.strides[2].is(0)) { 24 } else { 0 };
+        let mask = if p.mask.is_some() && !by_key(p) { 24 } else { 0 };
         let held = if self.parts == 1 { (keys / 2).max(keys / 4 + sums) + 48 } else { keys / 2 + sums + 38 };
         (held + mask).min(255)
     }

@@ -115,28 +115,8 @@ fn convolution(r: &mut Random, case: usize) {
         }
     }
     let epilogue = finish.epilogue.clone();
-    let math = Math::Exact;
-    let p = Conv {
-        n,
-        channels,
-        filters,
-        groups,
-        input,
-        output,
-        kernel,
-        strides,
-        dilations,
-        pads,
-        layout,
-        x: None,
-        scaled: false,
-        added: None,
-        expand: None,
-        pooled: None,
-        dtype,
-        math,
-        epilogue,
-    };
+    let plain = plain(dtype, layout, (n, channels, filters), &input, 1);
+    let p = Conv { groups, output, kernel, strides, dilations, pads, epilogue, ..plain };
     if dtype == DType::I8 && acc.iter().any(|v| v.abs() > 120.0)
         || dtype == DType::BF16 && acc.iter().any(|v| v.abs() > 250.0)
     {
