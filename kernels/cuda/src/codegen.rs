@@ -4,7 +4,7 @@
 use crate::dim::{Dim, Symbols, product};
 use crate::family::{Arg, KERNEL_NAME};
 use bakelite_host::problem::{Access, Epilogue, Placement};
-use bakelite_host::{Class, DType, Instr, Problem, Program, Scalar};
+use bakelite_host::{Class, DType, Instr, Problem, Program, Pw, Scalar};
 use std::collections::BTreeSet;
 use std::fmt::Write;
 
@@ -235,7 +235,6 @@ pub fn entry(params: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bakelite_host::Pw;
 
     fn dims(text: &str) -> Vec<Dim> {
         text.split_whitespace().map(|t| t.parse().unwrap()).collect()
@@ -372,6 +371,24 @@ struct Epilogue {
         for line in ["v1 = reads.v1;", "x2 = reads.x2;", "v3 = carried;", "v4 = reads.v4;"] {
             assert!(text.contains(&format!("const auto& {line}\n")), "{line}: {text}");
         }
+    }
+
+    #[test]
+    fn what_is_rounded_to_halves_is_computed_for_halves() {
+        let gelu = |code: &[Instr], out: DType| {
+            let mut program = Program { inputs: vec![DType::F32], ..Program::default() };
+            let mut last = program.push(Instr::Apply(Pw::Gelu, vec![0]));
+            for instr in code {
+                last = program.push(instr.clone());
+            }
+            program.outputs = vec![(last, out)];
+            epilogue(&Epilogue::new(program, vec![]), &dims("8 64")).contains("pw_gelu_half(")
+        };
+        let doubled = Instr::Apply(Pw::Add, vec![1, 1]);
+        assert!(gelu(&[], DType::F16) && gelu(&[], DType::BF16) && !gelu(&[], DType::F32));
+        assert!(!gelu(std::slice::from_ref(&doubled), DType::F16));
+        let cast = Instr::Cast(DType::F16, 1);
+        assert!(gelu(std::slice::from_ref(&cast), DType::F32) && !gelu(&[cast, doubled], DType::F32));
     }
 
     #[test]

@@ -298,9 +298,37 @@ fn live(program: &Program) -> Vec<bool> {
     live
 }
 
+/// Which registers are only ever rounded to halves.
+fn rounded(program: &Program, live: &[bool]) -> Vec<bool> {
+    let half = |dtype: DType| matches!(dtype, DType::F16 | DType::BF16);
+    let inputs = program.inputs.len();
+    let mut rounded = vec![true; live.len()];
+    for (r, dtype) in &program.outputs {
+        rounded[usize::from(*r)] &= half(*dtype);
+    }
+    for (instr, _) in program.code.iter().zip(&live[inputs..]).filter(|(_, live)| **live) {
+        match instr {
+            Instr::Const(_) => {}
+            Instr::Cast(to, arg) => rounded[usize::from(*arg)] &= half(*to),
+            Instr::Apply(_, args) => args.iter().for_each(|a| rounded[usize::from(*a)] = false),
+        }
+    }
+    rounded
+}
+
+/// The text of an operator of which a half is made: what that does not show is not computed.
+fn to_half(op: Pw) -> &'static str {
+    match op {
+        Pw::Gelu => "pw_gelu_half(a)",
+        Pw::GeluTanh => "pw_gelu_tanh_half(a)",
+        op => op.cuda(),
+    }
+}
+
 /// Writes one statement for each live instruction and returns the expression that names each register.
 fn arithmetic(program: &Program, classes: &[Class], live: &[bool], out: &mut String) -> Vec<String> {
     let mut names: Vec<String> = (0..program.inputs.len()).map(|n| format!("x{n}")).collect();
+    let rounded = rounded(program, live);
     for instr in &program.code {
         let here = names.len();
         let class = class_type(classes[here]);
@@ -318,7 +346,9 @@ fn arithmetic(program: &Program, classes: &[Class], live: &[bool], out: &mut Str
                     [a, b] => vec![("a", a), ("b", b), ("T", operand)],
                     _ => vec![("a", of[0]), ("T", operand)],
                 };
-                let text = replace_words(op.cuda(), &names);
+                let text =
+                    if rounded[here] && classes[here] == Class::F32 { to_half(*op) } else { op.cuda() };
+                let text = replace_words(text, &names);
                 // The table's text is in parentheses of its own, which a whole statement does not need.
                 match text.strip_prefix('(').and_then(|t| t.strip_suffix(')')) {
                     Some(inner) if balanced(inner) => inner.to_owned(),

@@ -114,7 +114,9 @@ pub(super) fn instructions(program: &Program) -> f64 {
     let one = |instr: &Instr| match instr {
         Instr::Apply(Pw::Erf, _) => 24.0,
         Instr::Apply(Pw::Sigmoid | Pw::Silu, _) => 7.0,
-        Instr::Apply(Pw::Gelu | Pw::Exp | Pw::Log | Pw::Tanh | Pw::Div | Pw::Pow, _) => 10.0,
+        Instr::Apply(Pw::Gelu, _) => 8.0,
+        Instr::Apply(Pw::GeluTanh, _) => 9.0,
+        Instr::Apply(Pw::Exp | Pw::Log | Pw::Tanh | Pw::Div | Pw::Pow, _) => 10.0,
         Instr::Apply(..) | Instr::Cast(..) => 1.0,
         Instr::Const(_) => 0.0,
     };

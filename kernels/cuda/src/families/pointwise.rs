@@ -428,18 +428,20 @@ pub fn samples() -> Vec<Problem<Dim>> {
         add("33", vec![access(0, "1")], program);
     }
     // Bias, residual and activation, static and dynamic, odd and even sizes, in half precisions.
-    for (dtype, shape, full, bias) in [
-        (DType::F16, "batch 64 14 14", "12544 196 14 1", "0 1 0 0"),
-        (DType::F16, "batch 7 7 64", "3136 448 64 1", "0 0 0 1"),
-        (DType::BF16, "batch seq 96", "96*seq 96 1", "0 0 1"),
-        (DType::F32, "3 5 7", "35 7 1", "0 1 0"),
+    for (op, dtype, shape, full, bias) in [
+        (Pw::Gelu, DType::F16, "batch 64 14 14", "12544 196 14 1", "0 1 0 0"),
+        (Pw::GeluTanh, DType::F16, "batch 7 7 64", "3136 448 64 1", "0 0 0 1"),
+        (Pw::Gelu, DType::BF16, "batch seq 96", "96*seq 96 1", "0 0 1"),
+        (Pw::GeluTanh, DType::BF16, "batch seq 96", "96*seq 96 1", "0 0 1"),
+        (Pw::Gelu, DType::F32, "3 5 7", "35 7 1", "0 1 0"),
+        (Pw::GeluTanh, DType::F32, "3 5 7", "35 7 1", "0 1 0"),
     ] {
         let mut program = Program { inputs: vec![dtype; 3], ..Program::default() };
         let sum = program.push(Instr::Apply(Pw::Add, vec![0, 1]));
         let sum = program.push(Instr::Apply(Pw::Add, vec![sum, 2]));
         let half = program.push(Instr::Const(Scalar::F32(-0.5)));
         let scaled = program.push(Instr::Apply(Pw::Mul, vec![sum, half]));
-        let result = program.push(Instr::Apply(Pw::Gelu, vec![scaled]));
+        let result = program.push(Instr::Apply(op, vec![scaled]));
         program.outputs = vec![(result, dtype)];
         add(shape, vec![access(0, full), access(0, bias), access(0, full)], program);
     }
