@@ -35,7 +35,6 @@ struct Slab {
 #endif
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      if (!Epilogue::TOGETHER && to[half] < 0) continue;
 #pragma unroll
       for (int p = 0; p < PARTS; ++p) {
         acc_t sum[WIDTH];
@@ -48,8 +47,10 @@ struct Slab {
           for (int i = 0; i < WIDTH; ++i) x[half].v[p * WIDTH + i] = some.v[i];
         }
 #else
-        if (PARTS == 1 || n + p * WIDTH < NG) 
-          epilogue.template store<WIDTH>(sum, to[half] + p * WIDTH, reads[half][p], rows[half]);
+        // Rows that do not exist are finished with the others: what goes by columns is widened once for both then.
+        if (PARTS == 1 || n + p * WIDTH < NG)
+          epilogue.template store<WIDTH>(sum, p == 0 || to[half] >= 0 ? to[half] + p * WIDTH : -1, reads[half][p],
+                                         rows[half]);
 #endif
       }
     }

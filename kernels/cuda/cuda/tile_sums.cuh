@@ -1,19 +1,31 @@
 // Sums of a tile on their way from accumulators to the epilogue, through shared memory.
 
 // Adds to `sum` the WIDTH floats at `from`, aligned to 16 bytes where WIDTH allows. Of eight, every other four threads read
-// the upper half first, for all banks to be busy.
+// the upper half first, for all banks to be busy, and keep their sums so until they are turned.
 template <int WIDTH> DEVICE void add_sums(acc_t (&sum)[WIDTH], const float* from) {
   if constexpr (WIDTH == 8) {
     const int swap = threadIdx.x & 4;
     const float4 v = *reinterpret_cast<const float4*>(from + swap), u = *reinterpret_cast<const float4*>(from + (swap ^ 4));
-    sum[0] += swap ? u.x : v.x, sum[1] += swap ? u.y : v.y, sum[2] += swap ? u.z : v.z, sum[3] += swap ? u.w : v.w;
-    sum[4] += swap ? v.x : u.x, sum[5] += swap ? v.y : u.y, sum[6] += swap ? v.z : u.z, sum[7] += swap ? v.w : u.w;
+    sum[0] += v.x, sum[1] += v.y, sum[2] += v.z, sum[3] += v.w;
+    sum[4] += u.x, sum[5] += u.y, sum[6] += u.z, sum[7] += u.w;
   } else if constexpr (WIDTH == 4) {
     const float4 v = *reinterpret_cast<const float4*>(from);
     sum[0] += v.x, sum[1] += v.y, sum[2] += v.z, sum[3] += v.w;
   } else {
 #pragma unroll
     for (int e = 0; e < WIDTH; ++e) sum[e] += from[e];
+  }
+}
+
+// Into the other order of halves and back.
+template <int WIDTH> DEVICE void turn_sums(acc_t (&sum)[WIDTH]) {
+  if constexpr (WIDTH == 8) {
+#pragma unroll
+    for (int e = 0; e < 4; ++e) {
+      const acc_t low = sum[e];
+      sum[e] = threadIdx.x & 4 ? sum[e + 4] : low;
+      sum[e + 4] = threadIdx.x & 4 ? low : sum[e + 4];
+    }
   }
 }
 
@@ -40,8 +52,10 @@ template <int ROWS, int COLUMNS, int PLANES> struct BlockSums {
   DEVICE void sent() const {}
   template <int WIDTH> DEVICE void add(acc_t (&sum)[WIDTH], const unsigned char* shared, int row, int column) const {
     const float* const from = reinterpret_cast<const float*>(shared) + row * PITCH + column;
+    turn_sums<WIDTH>(sum);
 #pragma unroll
     for (int p = 0; p < PLANES; ++p) add_sums<WIDTH>(sum, from + p * PART);
+    turn_sums<WIDTH>(sum);
   }
 };
 
@@ -107,6 +121,7 @@ template <int ROWS, int COLUMNS, int BLOCKS, int PLANES> struct ClusterSums : Bl
   template <int WIDTH> DEVICE void add(acc_t (&sum)[WIDTH], const unsigned char* shared, int row, int column) const {
     const float* const own = reinterpret_cast<const float*>(shared) + (first() + row) * PITCH + column;
     const float* const others = reinterpret_cast<const float*>(parts) + row * PITCH + column;
+    turn_sums<WIDTH>(sum);
 #pragma unroll
     for (int b = 0; b < BLOCKS; ++b) {
       const bool here = b == rank;
@@ -114,6 +129,7 @@ template <int ROWS, int COLUMNS, int BLOCKS, int PLANES> struct ClusterSums : Bl
       for (int p = 0; p < PLANES; ++p)
         add_sums<WIDTH>(sum, here ? own + p * Own::PART : others + ((b - (b > rank)) * PLANES + p) * PART);
     }
+    turn_sums<WIDTH>(sum);
   }
 };
 #endif

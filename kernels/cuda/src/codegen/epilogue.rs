@@ -40,9 +40,10 @@ pub fn epilogue(epilogue: &Epilogue<Dim>, out_shape: &[Dim]) -> String {
     epilogue_in_steps(epilogue, out_shape, &Steps::One, &LAST)
 }
 
-/// The same with `store<V>(acc, i, reads)` after `reads = read<V>(i)`: as operands may lie where the output does, no
-/// compiler reads for one row before it has stored another, and kernels that finish several rows should. Of rows that begin at one
-/// element of the innermost dimension, what goes by it alone is read once where `read<V>(i, column)` says so.
+/// The same with `store<V>(acc, i, reads)` after `reads = read<V>(i)`, which stores nothing where i is negative: as operands may
+/// lie where the output does, no compiler reads for one row before it has stored another, and kernels that finish several rows
+/// should. Of rows that begin at one element of the innermost dimension, what goes by it alone is read once where
+/// `read<V>(i, column)` says so.
 pub fn epilogue_in_two_steps(epilogue: &Epilogue<Dim>, out_shape: &[Dim]) -> String {
     epilogue_in_steps(epilogue, out_shape, &Steps::Two, &LAST)
 }
@@ -162,7 +163,7 @@ fn epilogue_in_steps(epilogue: &Epilogue<Dim>, out_shape: &[Dim], steps: &Steps,
         _ => {
             let known = if matches!(steps, Steps::One) { "" } else { ", const Row& row = {}" };
             let member = format!("void store(const acc_t (&acc)[V], index_t i{more}{known})");
-            let stores = if epilogue.moments {
+            let stores = if epilogue.moments || matches!(steps, Steps::Two) {
                 format!("if (i >= 0) {{\n{}}}\n", indent(&row.stores, 2))
             } else {
                 row.stores

@@ -130,7 +130,8 @@ impl Tile {
         2 * self.m / 64 / self.team() * if wait { row_registers(shape.epilogue) } else { 2 }
     }
 
-    /// Whether what is known of rows must be there before a tile is multiplied.
+    /// Whether what is known of rows must be there before a tile is multiplied. Only where there is no room for it: it comes behind
+    /// all that the ring has asked for, a microsecond after the first tile of k.
     pub(super) fn rows_first(&self, shape: &Shape<'_>) -> bool {
         self.room(shape) < 56 + self.known(shape, true) + self.batch(shape).1
     }
