@@ -13,17 +13,17 @@ pub(crate) const PLACES: Places = Places {
 
 /// Every kernel of this target.
 pub(crate) struct Kernels {
-    conv_direct_bb01cec2: Kernel,
+    conv_direct_cf57c4c1: Kernel,
     conv_simt_1d4bd58d: Kernel,
-    conv_simt_93fd9e28: Kernel,
+    conv_simt_b8c5aede: Kernel,
     conv_simt_7ee2c257: Kernel,
-    conv_simt_2357ef5d: Kernel,
-    pool_15f0b03b: Kernel,
-    conv_direct_b234c05c: Kernel,
+    conv_simt_e6c465f0: Kernel,
+    pool_6f9bab6a: Kernel,
+    conv_direct_43cc5462: Kernel,
     conv_simt_14fe27b8: Kernel,
-    pool_beb000fa: Kernel,
+    pool_73e9a95f: Kernel,
     gemm_simt_b30ffc46: Kernel,
-    gemm_simt_6bfb116c: Kernel,
+    gemm_simt_1e67141d: Kernel,
     gemm_simt_a1d3e341: Kernel,
 }
 
@@ -40,17 +40,17 @@ macro_rules! load {
 impl Kernels {
     pub(crate) fn load(gpu: &Gpu) -> Result<Kernels> {
         Ok(Kernels {
-            conv_direct_bb01cec2: load!(gpu, "conv_direct_bb01cec2", 0, false),
+            conv_direct_cf57c4c1: load!(gpu, "conv_direct_cf57c4c1", 0, false),
             conv_simt_1d4bd58d: load!(gpu, "conv_simt_1d4bd58d", 0, false),
-            conv_simt_93fd9e28: load!(gpu, "conv_simt_93fd9e28", 0, false),
+            conv_simt_b8c5aede: load!(gpu, "conv_simt_b8c5aede", 0, false),
             conv_simt_7ee2c257: load!(gpu, "conv_simt_7ee2c257", 0, false),
-            conv_simt_2357ef5d: load!(gpu, "conv_simt_2357ef5d", 0, false),
-            pool_15f0b03b: load!(gpu, "pool_15f0b03b", 0, false),
-            conv_direct_b234c05c: load!(gpu, "conv_direct_b234c05c", 0, false),
+            conv_simt_e6c465f0: load!(gpu, "conv_simt_e6c465f0", 0, false),
+            pool_6f9bab6a: load!(gpu, "pool_6f9bab6a", 0, false),
+            conv_direct_43cc5462: load!(gpu, "conv_direct_43cc5462", 0, false),
             conv_simt_14fe27b8: load!(gpu, "conv_simt_14fe27b8", 0, false),
-            pool_beb000fa: load!(gpu, "pool_beb000fa", 0, false),
+            pool_73e9a95f: load!(gpu, "pool_73e9a95f", 0, false),
             gemm_simt_b30ffc46: load!(gpu, "gemm_simt_b30ffc46", 0, false),
-            gemm_simt_6bfb116c: load!(gpu, "gemm_simt_6bfb116c", 0, false),
+            gemm_simt_1e67141d: load!(gpu, "gemm_simt_1e67141d", 0, false),
             gemm_simt_a1d3e341: load!(gpu, "gemm_simt_a1d3e341", 0, false),
         })
     }
@@ -74,7 +74,7 @@ pub(crate) fn enqueue(
     // conv.direct/1 1.87 us
     launch(
         stream,
-        &k.conv_direct_bb01cec2,
+        &k.conv_direct_cf57c4c1,
         early([(16 * batch) as u32, 1, 1], [128, 1, 1]),
         &[
             io.x.into(),
@@ -101,7 +101,7 @@ pub(crate) fn enqueue(
     )?;
     launch(
         stream,
-        &k.conv_simt_93fd9e28,
+        &k.conv_simt_b8c5aede,
         early([(4 * batch) as u32, 1, 1], [128, 1, 1]),
         &[a(0), w(38400), a(4718592), Arg::I32(batch as i32)],
     )?;
@@ -125,7 +125,7 @@ pub(crate) fn enqueue(
     )?;
     launch(
         stream,
-        &k.conv_simt_2357ef5d,
+        &k.conv_simt_e6c465f0,
         early([(4 * batch) as u32, 1, 1], [128, 1, 1]),
         &[a(0), a(4194304), w(75520), a(5242880), Arg::I32(batch as i32)],
     )?;
@@ -134,7 +134,7 @@ pub(crate) fn enqueue(
     // dtype=f32 then (f32) { } -> %0:f32 | pool/1 threads256 v1 1.13 us
     launch(
         stream,
-        &k.pool_15f0b03b,
+        &k.pool_6f9bab6a,
         early([(2 * batch) as u32, 1, 1], [256, 1, 1]),
         &[
             a(5242880),
@@ -151,7 +151,7 @@ pub(crate) fn enqueue(
     // %5:f32 [0,1,0,0] | conv.direct/1 1.26 us
     launch(
         stream,
-        &k.conv_direct_b234c05c,
+        &k.conv_direct_43cc5462,
         early([(4 * batch) as u32, 1, 1], [128, 1, 1]),
         &[a(0), w(75776), w(77056), a(262144), Arg::I32(batch as i32)],
     )?;
@@ -183,7 +183,7 @@ pub(crate) fn enqueue(
     // layout=channels_first dtype=f32 then (f32) { } -> %0:f32 | pool/1 threads256 v1 0.95 us
     launch(
         stream,
-        &k.pool_beb000fa,
+        &k.pool_73e9a95f,
         early([batch as u32, 1, 1], [256, 1, 1]),
         &[
             a(0),
@@ -205,7 +205,7 @@ pub(crate) fn enqueue(
     )?;
     launch(
         stream,
-        &k.gemm_simt_6bfb116c,
+        &k.gemm_simt_1e67141d,
         early([((64 * batch + 1023) / 1024) as u32, 1, 1], [256, 1, 1]),
         &[a(0), w(151296), a(65536), Arg::I32(batch as i32)],
     )?;

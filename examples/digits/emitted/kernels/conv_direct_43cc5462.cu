@@ -1,4 +1,4 @@
-// conv.simt: batch x [8x8] of 32 channels -> [8x8] of 32 filters, kernel 3x3, stride 1x1, dilation 1x1, pad 1x1, 1 groups, f32 (conv.simt/1 m32 n32 k16 tm4 tn4 split8), second kernel
+// conv.direct: batch x [4x4] of 32 channels -> [4x4] of 32 filters, kernel 3x3, stride 1x1, dilation 1x1, pad 1x1, 32 groups, f32 (conv.direct/1)
 
 // prelude: types, conversions, vectors, and what else of it is used below
 
@@ -195,14 +195,11 @@ DEVICE float pw_power(float a) {
 }
 DEVICE double pw_power(double a) { return exp(a); }
 
-// x P(x) = max(x, 0) - |x| P(-|x|), where P is the normal distribution, and the binary logarithm of P(-|x|) is nearly a polynomial:
-// within 2.5e-7, and within 1.1e-5 of P(-|x|) for |x| up to 4. One approximation of the hardware, where erf by quotient and
-// power takes two, and no branches. From 10 on, P(-|x|) is below 1e-22 and may stay what it is.
-DEVICE float pw_gelu(float a) {
-  const float x = fminf(fabsf(a), 10.f);
-  float power = fmaf(3.54744807e-05f, x, -0.000785611628f);
-  power = fmaf(fmaf(fmaf(power, x, 0.00811325666f), x, -0.0534150079f), x, -0.458818108f);
-  power = fmaf(fmaf(power, x, -1.1511656f), x, -0.999998987f);
+// x P(x) = max(x, 0) - |x| P(-|x|), where P is the normal distribution, and the binary logarithm of P(-|x|) is nearly a polynomial,
+// here `power`. One approximation of the hardware, where erf by quotient and power takes two, and no branches. From 10 on, P(-|x|) is
+// below 1e-20 and may stay what it is.
+DEVICE float gelu_distance(float a) { return fminf(fabsf(a), 10.f); }
+DEVICE float gelu_of(float a, float x, float power) {
   float tail, positive;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(tail) : "f"(power));
 #if __CUDA_ARCH__ >= 800
@@ -211,6 +208,28 @@ DEVICE float pw_gelu(float a) {
   positive = a < 0.f ? 0.f : a;
 #endif
   return fmaf(-x, tail, positive);
+}
+
+// Within 2.5e-7, and within 1.1e-5 of P(-|x|) for |x| up to 4.
+DEVICE float pw_gelu(float a) {
+  const float x = gelu_distance(a);
+  float power = fmaf(3.54744807e-05f, x, -0.000785611628f);
+  power = fmaf(fmaf(fmaf(power, x, 0.00811325666f), x, -0.0534150079f), x, -0.458818108f);
+  return gelu_of(a, x, fmaf(fmaf(power, x, -1.1511656f), x, -0.999998987f));
+}
+// To be rounded to a half: within 7e-5, and within 5.1e-4 of P(-|x|) for |x| up to 4. What is rounded then is off by 2.1e-4 to 2.6e-4 in
+// the mean of squares, 2.1e-4 of it by rounding.
+DEVICE float pw_gelu_half(float a) {
+  const float x = gelu_distance(a);
+  const float power = fmaf(fmaf(0.00263449177f, x, -0.037127614f), x, -0.479849875f);
+  return gelu_of(a, x, fmaf(fmaf(power, x, -1.14141858f), x, -1.00073087f));
+}
+// GELU by tanh likewise, whose P(-|x|) is 1 / (1 + e^(sqrt(8 / pi) (|x| + 0.044715 |x|^3))): within 9e-5, and within 6e-4 of it for |x|
+// up to 3.9, where quotient and power are two approximations of the hardware.
+DEVICE float pw_gelu_tanh_half(float a) {
+  const float x = gelu_distance(a);
+  const float power = fmaf(fmaf(fmaf(-0.000553058053f, x, -0.00223020604f), x, -0.018332554f), x, -0.496197909f);
+  return gelu_of(a, x, fmaf(fmaf(power, x, -1.13732326f), x, -1.00081658f));
 }
 DEVICE double pw_gelu(double a) { return 0.5 * a * (1.0 + erf(a * 0.70710678118654752)); }
 
@@ -280,9 +299,36 @@ DEVICE void dependency_wait() {
 
 #define PREFETCH_PARAMS
 #define PREFETCH(asks)
-constexpr int SPLIT = 8;
-constexpr int WIDTH = 4;
-// epilogue: (f32, f32) { %2 = add %0 %1; %3 = relu %2 } -> %3:f32
+#define SCALED 0
+typedef float element_t;
+constexpr int CHANNELS = 32;
+constexpr int FILTERS = 32;
+constexpr int GROUPS = 32;
+constexpr int CG = 1;
+constexpr int NG = 1;
+constexpr int LAST = 0;
+constexpr index_t ID = 1;
+constexpr index_t OD = 1;
+constexpr int KD = 1, SD = 1, DD = 1, PD = 0;
+constexpr index_t IH = 4;
+constexpr index_t OH = 4;
+constexpr int KH = 3, SH = 1, DH = 1, PH = 1;
+constexpr index_t IW = 4;
+constexpr index_t OW = 4;
+constexpr int KW = 3, SW = 1, DW = 1, PW = 1;
+#define N sym_batch
+#define M (16*sym_batch)
+#define SYMBOL_PARAMS , int sym_batch
+#define SYMBOL_NAMES , sym_batch
+#define ADDED_CHANNELS 0
+typedef float pixel_t;
+constexpr index_t OFFSET = 0;
+constexpr index_t XN = 512;
+constexpr index_t XD = 0;
+constexpr index_t XH = 4;
+constexpr index_t XW = 1;
+constexpr index_t XC = 16;
+// epilogue: (f32, f32) { %2 = add %0 %1; %3 = relu %2; %4 = 6.0f32; %5 = min %3 %4 } -> %5:f32
 typedef float acc_t;
 struct Epilogue {
   const float* e0;
@@ -291,7 +337,7 @@ struct Epilogue {
 
   // Elements i to i + V - 1 of the output, from their accumulators.
   template <int V> DEVICE void store(const acc_t (&acc)[V], index_t i) const {
-    const index_t c1 = i / 64 % 32;
+    const index_t c1 = i / 16 % 32;
     const float x1 = widen(e0[c1]);
     Vec<float, V> result;
 #pragma unroll
@@ -299,51 +345,71 @@ struct Epilogue {
       const float x0 = acc[j];
       const float r2 = x0 + x1;
       const float r3 = pw_relu(r2);
-      result.v[j] = narrow<float>(r3);
+      const float r5 = pw_min(r3, 6.0f);
+      result.v[j] = narrow<float>(r5);
     }
     store_vec<V>(out + i, result);
   }
 };
 #define EPILOGUE_PARAMS , const float* e0, float* out
 #define EPILOGUE Epilogue{e0, out, sym_batch}
-typedef float element_t;
-constexpr int CHANNELS = 32;
-constexpr int FILTERS = 32;
-constexpr int GROUPS = 1;
-constexpr int CG = 32;
-constexpr int NG = 32;
-constexpr int LAST = 0;
-constexpr index_t ID = 1;
-constexpr index_t OD = 1;
-constexpr int KD = 1, SD = 1, DD = 1, PD = 0;
-constexpr index_t IH = 8;
-constexpr index_t OH = 8;
-constexpr int KH = 3, SH = 1, DH = 1, PH = 1;
-constexpr index_t IW = 8;
-constexpr index_t OW = 8;
-constexpr int KW = 3, SW = 1, DW = 1, PW = 1;
-#define N sym_batch
-#define M (64*sym_batch)
-#define SYMBOL_PARAMS , int sym_batch
-#define SYMBOL_NAMES , sym_batch
-// The second kernel of a convolution whose k was split: adds the SPLIT planes of partial sums in a fixed order and
-// finishes them, WIDTH elements a thread.
+// conv.simt, direct: one thread sums one output element, with the weights as the model has them. For weights that are
+// computed at run time and for groups too small to tile. Pixels may be of any type and lie anywhere.
 
 extern "C" __global__ void __launch_bounds__(128)
-    conv_simt_93fd9e28(const acc_t* partial EPILOGUE_PARAMS SYMBOL_PARAMS PREFETCH_PARAMS) {
+    conv_direct_43cc5462(const pixel_t* x, const element_t* w
+#if SCALED
+                , const element_t* scales
+#endif
+#if ADDED_CHANNELS
+                , const element_t* added_x, const element_t* added_w
+#endif
+                EPILOGUE_PARAMS SYMBOL_PARAMS PREFETCH_PARAMS) {
   PREFETCH(threadIdx.x == 0);
+  const index_t i = (index_t)blockIdx.x * 128 + threadIdx.x;
+  const index_t pixels = OD * OH * OW;
   launch_dependents();
   dependency_wait();
-  const index_t i = ((index_t)blockIdx.x * 128 + threadIdx.x) * WIDTH;
   if (i >= M * FILTERS) return;
-  acc_t sum[WIDTH];
-#pragma unroll
-  for (int e = 0; e < WIDTH; ++e) sum[e] = 0;
-#pragma unroll
-  for (int p = 0; p < SPLIT; ++p) {
-    const Vec<acc_t, WIDTH> v = load_vec<WIDTH>(partial + (long long)p * M * FILTERS + i);
-#pragma unroll
-    for (int e = 0; e < WIDTH; ++e) sum[e] += v.v[e];
+  const int filter = LAST ? i % FILTERS : i / pixels % FILTERS;
+  const index_t pixel = LAST ? i / FILTERS % pixels : i % pixels;
+  const index_t image = i / (pixels * FILTERS);
+  const int z0 = pixel / (OH * OW) * SD - PD, y0 = pixel / OW % OH * SH - PH, x0 = pixel % OW * SW - PW;
+  const pixel_t* from = x + (OFFSET + image * XN + (index_t)(filter / NG * CG) * XC);
+  const element_t* weights = w + (index_t)filter * (CG * KD * KH * KW);
+  acc_t sum[1] = {0};
+  for (int a = 0; a < KD; ++a) {
+    const int z = z0 + a * DD;
+    if ((unsigned)z >= (unsigned)ID) continue;
+    for (int r = 0; r < KH; ++r) {
+      const int y = y0 + r * DH;
+      if ((unsigned)y >= (unsigned)IH) continue;
+      for (int s = 0; s < KW; ++s) {
+        const int column = x0 + s * DW;
+        if ((unsigned)column >= (unsigned)IW) continue;
+        const pixel_t* at = from + (z * XD + y * XH + column * XW);
+        const element_t* tap = weights + (a * KH + r) * KW + s;
+#pragma unroll 4
+        for (int c = 0; c < CG; ++c) {
+          acc_t value = widen(narrow<element_t>(widen(at[c * XC])));
+#if SCALED
+          value = widen(narrow<element_t>(value * widen(scales[image * CHANNELS + filter / NG * CG + c])));
+#endif
+          sum[0] += value * widen(tap[c * (KD * KH * KW)]);
+        }
+      }
+    }
   }
-  EPILOGUE.store<WIDTH>(sum, i);
+#if ADDED_CHANNELS
+  const index_t z = pixel / (OH * OW) * ADDED_SD, y = pixel / OW % OH * ADDED_SH, column = pixel % OW * ADDED_SW;
+  if (z < ADDED_ID && y < ADDED_IH && column < ADDED_IW) {
+    const index_t size = ADDED_ID * ADDED_IH * ADDED_IW, at = (z * ADDED_IH + y) * ADDED_IW + column;
+    added_x += image * size * ADDED_CHANNELS + at * (LAST ? ADDED_CHANNELS : 1);
+    added_w += (index_t)filter * ADDED_CHANNELS;
+    const index_t apart = LAST ? 1 : size;
+#pragma unroll 4
+    for (int c = 0; c < ADDED_CHANNELS; ++c) sum[0] += widen(added_x[c * apart]) * widen(added_w[c]);
+  }
+#endif
+  EPILOGUE.store<1>(sum, i);
 }
