@@ -161,13 +161,12 @@ fn epilogue_in_steps(epilogue: &Epilogue<Dim>, out_shape: &[Dim], steps: &Steps,
             (types, member, body + "return result;\n")
         }
         _ => {
-            let known = if matches!(steps, Steps::One) { "" } else { ", const Row& row = {}" };
+            // Who stores in one step knows nothing of rows, and gives no moments.
+            let two = matches!(steps, Steps::Two);
+            let known = if two { ", const Row& row = {}" } else { "" };
             let member = format!("void store(const acc_t (&acc)[V], index_t i{more}{known})");
-            let stores = if epilogue.moments || matches!(steps, Steps::Two) {
-                format!("if (i >= 0) {{\n{}}}\n", indent(&row.stores, 2))
-            } else {
-                row.stores
-            };
+            let stores =
+                if two { format!("if (i >= 0) {{\n{}}}\n", indent(&row.stores, 2)) } else { row.stores };
             (String::new(), member, body + &stores)
         }
     };
