@@ -55,7 +55,7 @@ fn to_first(rank: usize) -> Vec<usize> {
 fn lay_last(graph: &mut Graph, id: NodeId, tf32: bool) -> Result<bool, String> {
     let node = graph.node(id);
     let (rank, dtype) = (node.types[0].rank(), node.types[0].dtype);
-    let half = matches!(dtype, DType::F16 | DType::BF16);
+    let half = dtype.is_half();
     let op: Op = match node.op() {
         Some(Op::Conv(conv))
             if conv.layout == Layout::ChannelsFirst && (half || conv.math != Math::Exact) =>

@@ -95,6 +95,11 @@ impl DType {
         matches!(self.class(), Class::F32 | Class::F64)
     }
 
+    /// f16 or bf16.
+    pub const fn is_half(self) -> bool {
+        matches!(self, DType::F16 | DType::BF16)
+    }
+
     /// Any integer, signed or not; not bool.
     pub const fn is_int(self) -> bool {
         matches!(self.class(), Class::I64)

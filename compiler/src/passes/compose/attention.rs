@@ -268,7 +268,7 @@ fn widened(graph: &mut Graph, value: Value, to: DType, like: NodeId) -> Result<V
 }
 
 fn widens(from: DType, to: DType) -> bool {
-    matches!(from, DType::F16 | DType::BF16) && to == DType::F32
+    from.is_half() && to == DType::F32
 }
 
 fn swap_last(graph: &mut Graph, value: Value, like: NodeId) -> Result<Value, String> {

@@ -300,16 +300,15 @@ fn live(program: &Program) -> Vec<bool> {
 
 /// Which registers are only ever rounded to halves.
 fn rounded(program: &Program, live: &[bool]) -> Vec<bool> {
-    let half = |dtype: DType| matches!(dtype, DType::F16 | DType::BF16);
     let inputs = program.inputs.len();
     let mut rounded = vec![true; live.len()];
     for (r, dtype) in &program.outputs {
-        rounded[usize::from(*r)] &= half(*dtype);
+        rounded[usize::from(*r)] &= dtype.is_half();
     }
     for (instr, _) in program.code.iter().zip(&live[inputs..]).filter(|(_, live)| **live) {
         match instr {
             Instr::Const(_) => {}
-            Instr::Cast(to, arg) => rounded[usize::from(*arg)] &= half(*to),
+            Instr::Cast(to, arg) => rounded[usize::from(*arg)] &= to.is_half(),
             Instr::Apply(_, args) => args.iter().for_each(|a| rounded[usize::from(*a)] = false),
         }
     }

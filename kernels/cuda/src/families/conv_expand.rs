@@ -9,7 +9,7 @@ use crate::family::{Arg, Build, Family, Launch, Limit, Pack};
 use crate::tactic::Tactic;
 use crate::target::Target;
 use bakelite_host::problem::{Conv, Excite, Expand};
-use bakelite_host::{Class, DType, Problem};
+use bakelite_host::{Class, Problem};
 use std::collections::HashMap;
 
 const KERNEL: &str = include_str!("../../cuda/conv_expand.cuh");
@@ -41,7 +41,7 @@ impl Shape<'_> {
             return Err("its pixels lie otherwise, are scaled or pooled, or something is added".to_owned());
         }
         let g = Geometry::of_any_conv(conv)?;
-        if target.arch.sm < 80 || !matches!(g.dtype, DType::F16 | DType::BF16) {
+        if target.arch.sm < 80 || !g.dtype.is_half() {
             return Err(format!("conv.expand takes f16 and bf16 from sm_80 on, not {}", g.dtype));
         }
         if !conv.is_depthwise() || !g.last || g.rank > 2 || g.taps() > 49 || !g.channels.is_multiple_of(2) {

@@ -134,7 +134,7 @@ impl Matrix {
 }
 
 fn halves(dtype: DType) -> Option<DType> {
-    matches!(dtype, DType::F16 | DType::BF16).then_some(dtype)
+    dtype.is_half().then_some(dtype)
 }
 
 #[cfg(test)]

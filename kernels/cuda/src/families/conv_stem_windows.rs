@@ -41,7 +41,7 @@ impl Windows {
             return Err(format!("windows {windows:?} that leave results out, or lie in padding"));
         }
         let e = &conv.epilogue;
-        let whole = matches!(e.out(), DType::F16 | DType::BF16) && conv.filters.is_multiple_of(8);
+        let whole = e.out().is_half() && conv.filters.is_multiple_of(8);
         if !whole || e.moments || e.rows.is_some() {
             return Err("it pools halves of whole eights of filters, and knows no moments of them".to_owned());
         }

@@ -13,8 +13,8 @@ use crate::tactic::Tactic;
 use crate::target::Target;
 use crate::tensor_map::{Tensor, TensorMap};
 use crate::wgmma;
+use bakelite_host::Problem;
 use bakelite_host::problem::Epilogue;
-use bakelite_host::{DType, Problem};
 
 const RING: &str = include_str!("../../cuda/conv_wgmma_ring.cuh");
 const COPIES: &str =
@@ -95,7 +95,7 @@ impl Shape<'_> {
         if target.arch.sm != 90 || !target.arch.specific {
             return Err(format!("no wgmma on {}", target.arch));
         }
-        if !matches!(geometry.dtype, DType::F16 | DType::BF16) {
+        if !geometry.dtype.is_half() {
             return Err(format!("no wgmma for {}", geometry.dtype));
         }
         if !geometry.last || geometry.rank > 2 || geometry.groups != 1 || geometry.channels % 8 != 0 {

@@ -207,10 +207,7 @@ impl Tile {
             if self.through > 2 || self.cluster > 1 || self.through > 1 && self.pong == 1 {
                 return fail("one tile of results of each team that takes turns, one or two of others");
             }
-            if !whole
-                || !shape.geometry.filters.is_multiple_of(8)
-                || !matches!(shape.epilogue.out(), DType::F16 | DType::BF16)
-            {
+            if !whole || !shape.geometry.filters.is_multiple_of(8) || !shape.epilogue.out().is_half() {
                 return fail("results come through shared memory as halves, in boxes of 64 columns");
             }
             // What is placed out of a map's reach goes from registers after all.
