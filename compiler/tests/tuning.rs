@@ -7,7 +7,7 @@ use bakelite::fuse::{self, Regions};
 use bakelite::ir::Graph;
 use bakelite::passes::{self, Options, TargetKind};
 use bakelite::plan::{self, Plan};
-use bakelite::tune::{self, Chosen, Job, Tactics, Tuner, Verdict};
+use bakelite::tune::{self, Chosen, Job, Open, Tactics, Tuner, Verdict};
 use bakelite_kernels::{Symbols, Target};
 use std::time::Duration;
 
@@ -39,6 +39,8 @@ struct Fake<'a> {
     most: usize,
     /// Fails once so many jobs are measured.
     interrupted_after: usize,
+    /// How long it settles, before rivals are prepared and after.
+    settling: [Duration; 2],
     plan_time: &'a dyn Fn(&Plan) -> f64,
     measured: Vec<String>,
     /// Family and estimate of each candidate, of each job.
@@ -71,7 +73,11 @@ impl Tuner for Fake<'_> {
         Ok((0..job.candidates.len()).map(self.verdict).collect())
     }
     fn settling(&self) -> Duration {
-        Duration::from_secs(3600)
+        self.settling[0]
+    }
+    fn prepare_rivals(&mut self, _: &[Open], _: &Target) -> Result<()> {
+        self.settling[0] = self.settling[1];
+        Ok(())
     }
     fn time_plan(&mut self, plan: &Plan, _: usize) -> Result<Option<f64>> {
         Ok(Some((self.plan_time)(plan)))
@@ -88,6 +94,7 @@ fn fake<'a>(gpu: &'a str, verdict: &'a dyn Fn(usize) -> Verdict) -> Fake<'a> {
         verdict,
         most: 4,
         interrupted_after: usize::MAX,
+        settling: [Duration::from_secs(3600); 2],
         plan_time: &|_| 1.0,
         measured: vec![],
         estimates: vec![],
@@ -305,6 +312,28 @@ fn the_whole_plan_settles_and_the_file_records_it() {
         assert!(text.contains(&format!("| {second} | 11.00 | A")), "{text}");
         assert!(!text.contains(&format!("| {best} |")), "{text}");
     }
+}
+
+#[test]
+fn what_preparing_takes_is_not_there_for_settling() {
+    let trials = |settling: [u64; 2]| {
+        let mut tactics = Tactics::default();
+        let alone = choose(&mut fake("A", &ranked), &mut tactics).0.unwrap();
+        let plans = std::cell::Cell::new(0);
+        let plan_time = |_: &Plan| {
+            plans.set(plans.get() + 1);
+            1.0
+        };
+        let settling = settling.map(Duration::from_secs);
+        let mut tuner = Fake { plan_time: &plan_time, settling, ..fake("A", &ranked) };
+        let whole = bakelite::Target::Cuda(target());
+        let mut make = |chosen: &Chosen| plan::build(chosen.clone(), &whole);
+        tune::settle(alone, &target(), &mut tactics, &mut tuner, &mut make).unwrap();
+        plans.get()
+    };
+    // Of the plan as it is and as it was decided alone, once preparing has taken all of the time.
+    assert_eq!((trials([0, 0]), trials([60, 0])), (0, 2));
+    assert!(trials([60, 60]) > 2);
 }
 
 #[test]

@@ -35,16 +35,16 @@ pub fn settle(
     tuner: &mut dyn Tuner,
     plan: &mut dyn FnMut(&Chosen) -> Result<Plan>,
 ) -> Result<Chosen> {
-    let patience = tuner.settling();
     let mut open = std::mem::take(&mut chosen.open);
     open.retain(|o| o.rivals.len() > 1);
-    if patience.is_zero() || open.is_empty() {
+    if tuner.settling().is_zero() || open.is_empty() {
         return Ok(chosen);
     }
     let cost = |o: &Open| o.rivals[0].measured.unwrap_or(0.0) * o.regions.len() as f64;
     open.sort_by(|a, b| cost(b).total_cmp(&cost(a)));
     tuner.prepare_rivals(&open, target)?;
-    let began = Instant::now();
+    // What preparing took is not there for trials.
+    let (began, patience) = (Instant::now(), tuner.settling());
     let rivals: Vec<usize> = open.iter().map(|o| o.rivals.len()).collect();
     let mut time = |picks: &[usize]| {
         put(&mut chosen, &open, picks);
