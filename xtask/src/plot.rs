@@ -61,18 +61,22 @@ pub(crate) fn bars(title: &str, under: &str, groups: &[Group]) -> String {
         for bar in &group.bars {
             let (colour, weight) = if bar.strong { ("#c0502b", "bold") } else { ("#9db4c8", "normal") };
             let (length, baseline) = (bar.value * scale, y + BAR - 5.0);
+            let label = format!("{:.2} ({})", bar.value, bar.text);
+            // Lines of the scale end where a label is.
+            let covered = label.chars().count() as f64 * 6.8;
             let _ = writeln!(
                 svg,
                 "<text x=\"{:.1}\" y=\"{baseline:.1}\" text-anchor=\"end\" fill=\"#444444\" font-weight=\"{weight}\">{}</text>\
                  <rect x=\"{LEFT}\" y=\"{:.1}\" width=\"{length:.1}\" height=\"{:.1}\" fill=\"{colour}\"/>\
-                 <text x=\"{:.1}\" y=\"{baseline:.1}\" fill=\"#222222\" font-weight=\"{weight}\">{:.2} ({})</text>",
+                 <rect x=\"{:.1}\" y=\"{y:.1}\" width=\"{covered:.1}\" height=\"{BAR}\" fill=\"#ffffff\"/>\
+                 <text x=\"{:.1}\" y=\"{baseline:.1}\" fill=\"#222222\" font-weight=\"{weight}\">{}</text>",
                 LEFT - 8.0,
                 escape(bar.series),
                 y + 1.5,
                 BAR - 3.0,
+                LEFT + length + 3.0,
                 LEFT + length + 6.0,
-                bar.value,
-                escape(&bar.text)
+                escape(&label)
             );
             y += BAR;
         }
