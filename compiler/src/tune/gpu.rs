@@ -305,7 +305,7 @@ impl Tuner for GpuTuner<'_> {
     fn settling(&self) -> Duration {
         match self.effort {
             Effort::Fast => Duration::ZERO,
-            // What measuring has left of a minute, but for the compiler's other work.
+            // What measuring and compiling have left of a minute, but for what comes before and after.
             Effort::Normal => Duration::from_secs(50)
                 .saturating_sub(self.began.elapsed())
                 .clamp(Duration::from_secs(5), Duration::from_secs(35)),

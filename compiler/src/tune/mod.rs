@@ -99,7 +99,7 @@ pub trait Tuner {
     /// Sees what is joined or not next: so many of so many questions, and what it is about.
     fn ask(&mut self, _question: (usize, usize), _about: &str) {}
 
-    /// How long to try tactics in the whole plan; zero for not at all.
+    /// How long from now to try tactics in the whole plan; zero for not at all.
     fn settling(&self) -> Duration {
         Duration::ZERO
     }
