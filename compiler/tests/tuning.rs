@@ -108,6 +108,12 @@ fn choose(tuner: &mut Fake<'_>, tactics: &mut Tactics) -> (Result<Chosen>, Vec<S
     (chosen, warnings)
 }
 
+fn settle(chosen: Chosen, tactics: &mut Tactics, tuner: &mut Fake<'_>) -> Chosen {
+    let whole = bakelite::Target::Cuda(target());
+    let mut make = |chosen: &Chosen| plan::build(chosen.clone(), &whole);
+    tune::settle(chosen, &target(), tactics, tuner, &mut make).unwrap()
+}
+
 /// Slower the later.
 fn ranked(at: usize) -> Verdict {
     Verdict::Time(10.0 + at as f64)
@@ -302,10 +308,7 @@ fn the_whole_plan_settles_and_the_file_records_it() {
         if *tactic == second { 90.0 } else { 100.0 }
     };
     let mut tuner = Fake { plan_time: &plan_time, ..fake("A", &ranked) };
-    let target = target();
-    let whole = bakelite::Target::Cuda(target.clone());
-    let mut make = |chosen: &Chosen| plan::build(chosen.clone(), &whole);
-    let settled = tune::settle(alone, &target, &mut tactics, &mut tuner, &mut make).unwrap();
+    let settled = settle(alone, &mut tactics, &mut tuner);
     assert_eq!(settled.choices[0].tactic, second);
     assert!(settled.open.is_empty());
     for text in [tactics.print(), tuner.kept] {
@@ -326,9 +329,7 @@ fn what_preparing_takes_is_not_there_for_settling() {
         };
         let settling = settling.map(Duration::from_secs);
         let mut tuner = Fake { plan_time: &plan_time, settling, ..fake("A", &ranked) };
-        let whole = bakelite::Target::Cuda(target());
-        let mut make = |chosen: &Chosen| plan::build(chosen.clone(), &whole);
-        tune::settle(alone, &target(), &mut tactics, &mut tuner, &mut make).unwrap();
+        settle(alone, &mut tactics, &mut tuner);
         plans.get()
     };
     // Of the plan as it is and as it was decided alone, once preparing has taken all of the time.
@@ -356,8 +357,7 @@ fn blocks_get_a_multiprocessor_each_where_the_whole_plan_is_faster_so() {
     let of = |plan: &Plan| plan.steps[0].cuda.as_ref().unwrap().launches[0].shared;
     let plan_time = |plan: &Plan| if of(plan) == wanted { 90.0 } else { 100.0 };
     let mut tuner = Fake { plan_time: &plan_time, ..fake("A", &ranked) };
-    let mut make = |chosen: &Chosen| plan::build(chosen.clone(), &whole);
-    tune::settle(alone, &target, &mut tactics, &mut tuner, &mut make).unwrap();
+    settle(alone, &mut tactics, &mut tuner);
     // A build from the file is the same.
     let mut file = Tactics::parse(&tactics.print()).unwrap();
     let chosen =

@@ -318,9 +318,17 @@ fn a_build_script_compiles_a_model_once() {
     let lock = example.join("Cargo.lock");
     std::fs::copy(root().join("Cargo.lock"), &lock).unwrap();
     // Nothing optimised: it is the compiler that takes time here, not what it compiles.
-    let plain = ["opt-level=0", "package.'*'.opt-level=0", "debug=false", "incremental=false"];
-    let plain = plain.map(|setting| format!("--config=profile.dev.{setting}"));
-    let said = cargo(&example, &[&["run", "--offline"], &plain.each_ref().map(String::as_str)[..]].concat());
+    let said = cargo(
+        &example,
+        &[
+            "run",
+            "--offline",
+            "--config=profile.dev.opt-level=0",
+            "--config=profile.dev.package.'*'.opt-level=0",
+            "--config=profile.dev.debug=false",
+            "--config=profile.dev.incremental=false",
+        ],
+    );
     assert!(said.contains("it is a 3") && !said.contains("warning"), "{said}");
 
     let out = tempfile::tempdir().unwrap();

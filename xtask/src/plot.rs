@@ -24,6 +24,8 @@ const LEFT: f64 = 280.0;
 const RIGHT: f64 = 130.0;
 const BAR: f64 = 17.0;
 const TOP: f64 = 62.0;
+/// What a character of a label is wide, about.
+const CHARACTER: f64 = 6.8;
 
 /// The plot's text.
 pub(crate) fn bars(title: &str, under: &str, groups: &[Group]) -> String {
@@ -63,7 +65,7 @@ pub(crate) fn bars(title: &str, under: &str, groups: &[Group]) -> String {
             let (length, baseline) = (bar.value * scale, y + BAR - 5.0);
             let label = format!("{:.2} ({})", bar.value, bar.text);
             // Lines of the scale end where a label is.
-            let covered = label.chars().count() as f64 * 6.8;
+            let covered = label.chars().count() as f64 * CHARACTER;
             let _ = writeln!(
                 svg,
                 "<text x=\"{:.1}\" y=\"{baseline:.1}\" text-anchor=\"end\" fill=\"#444444\" font-weight=\"{weight}\">{}</text>\

@@ -69,7 +69,7 @@ pub(super) struct Matrix {
 }
 
 impl Matrix {
-    /// Of what is read or stored so over `shape`, if its rows lie evenly and the copy engine's limits allow.
+    /// Of halves that are read or stored so over `shape`, if its rows lie evenly and the copy engine's limits allow.
     fn of(
         of: Tensor,
         dtype: DType,
@@ -88,7 +88,7 @@ impl Matrix {
         };
         let offset = number(&access.offset)?;
         let (row, column) = (offset / pitch.max(1), offset % pitch.max(1));
-        if dtype.size() != 2 || !pitch.is_multiple_of(8) || pitch == 0 || column + filters > pitch {
+        if !dtype.is_half() || !pitch.is_multiple_of(8) || pitch == 0 || column + filters > pitch {
             return None;
         }
         let map = TensorMap {
@@ -104,7 +104,7 @@ impl Matrix {
 
     /// The result.
     pub(super) fn result(epilogue: &Epilogue<Dim>, geometry: &Geometry) -> Option<Matrix> {
-        let (of, dtype) = (Tensor::Output(0), halves(epilogue.out())?);
+        let (of, dtype) = (Tensor::Output(0), epilogue.out());
         match &epilogue.place {
             Some(place) => Matrix::of(of, dtype, &place.shape, &place.access, geometry),
             None => {
@@ -122,7 +122,7 @@ impl Matrix {
         own: usize,
         geometry: &Geometry,
     ) -> Option<(usize, Matrix)> {
-        let (shape, dtype) = (geometry.out_shape(), halves(epilogue.out())?);
+        let (shape, dtype) = (geometry.out_shape(), epilogue.out());
         epilogue.operands.iter().zip(epilogue.program.inputs.iter().skip(1)).enumerate().find_map(
             |(n, (access, of))| {
                 let tensor = Tensor::Input(own + n);
@@ -131,10 +131,6 @@ impl Matrix {
             },
         )
     }
-}
-
-fn halves(dtype: DType) -> Option<DType> {
-    dtype.is_half().then_some(dtype)
 }
 
 #[cfg(test)]
